@@ -1,0 +1,1 @@
+"""YAML files and the typed, checked configuration that they become."""

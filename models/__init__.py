@@ -1,0 +1,1 @@
+"""Networks: the autoencoder's codec, the class-conditional UNet, its moving average, and a small classifier."""

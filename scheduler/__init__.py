@@ -1,0 +1,1 @@
+"""Diffusion mathematics: the noise schedule, training objectives, guidance and samplers."""
