@@ -14,7 +14,9 @@ from typing import Any
 from config.errors import UserError
 
 _READ_BLOCK_BYTES = 1 << 20
-_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+_DISK_ERRNOS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST,
+)
 
 
 @contextlib.contextmanager
@@ -118,4 +120,7 @@ def _describe_disk_error(error: OSError, path: Path, temporary: Path | None) -> 
     if temporary is not None and temporary.exists():
         written = temporary.stat().st_size
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"{path}: could not be written ({reason}): {written:,} bytes were written, {free} free; free space or choose another folder"
+    return (
+        f"{path}: could not be written ({reason}): {written:,} bytes were written, {free} free; "
+        "free space or choose another folder"
+    )

@@ -1,0 +1,275 @@
+"""YAML and `--set` overrides -> Config. Every mistake is one line: file, key, expected, found, nearest key."""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.errors import UserError
+from config.schema import Config, check_consistency
+
+# Where the keys of the published layout live here.
+_PUBLISHED_LAYOUT = {
+    "unet": "unet_params (down_channels -> channels, attn_down -> attention, num_down_layers -> num_layers, "
+            "time_emb_dim -> time_embedding_dim, norm_channels -> norm_groups)",
+    "ldm_params": "unet_params (the network's shape), dataset_params.condition_types, train_params.label_dropout "
+                  "(cond_drop_prob) and unet_params.context_dim (the embedding of a condition)",
+    "vqvae": "autoencoder_params.pretrained (the VAE) and dataset_params (z_channels, latent_size)",
+    "vqvae_params": "autoencoder_params.pretrained (the VAE) and dataset_params (z_channels, latent_size)",
+    "autoencoder": "autoencoder_params.pretrained (the VAE) and dataset_params (z_channels, latent_size)",
+}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML would silently let the later one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, typing.Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides in order, check everything.
+
+    Raises:
+        UserError: the file cannot be read, or a key is unknown, of the wrong type, out of range or in contradiction
+            with another.
+    """
+    path = Path(path)
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply_override(raw, override)
+    return build_config(raw, source=str(path))
+
+
+def build_config(raw: Mapping[str, Any], *, source: str) -> Config:
+    """Plain nested mappings -> checked Config; `source` opens every error message."""
+    moved = [f"{name} -> {_PUBLISHED_LAYOUT[name]}" for name in raw if name in _PUBLISHED_LAYOUT]
+    if moved:
+        raise UserError(f"{source}: this is the published layout; its keys are here now: {'; '.join(moved)}")
+    config = _build(Config, raw, prefix="", source=source)
+    check_consistency(config, source)
+    return config
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A Config, or a section, as plain nested dictionaries and lists that YAML and JSON can hold."""
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(config)
+
+
+def config_to_yaml(config: Config) -> str:
+    """The resolved config as YAML that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: config file not found; see config/ for examples") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: config file cannot be read ({error})") from error
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as dataset_params, found {_show(raw)}")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from error
+    section: Any = raw
+    for part in parts[:-1]:
+        section = section.setdefault(part, {}) if section.get(part) is not None else _replace_none(section, part)
+        if not isinstance(section, dict):
+            raise UserError(f"--set {override}: {part} is not a section")
+    section[parts[-1]] = value
+
+
+def _replace_none(section: dict[str, Any], part: str) -> dict[str, Any]:
+    section[part] = {}
+    return section[part]
+
+
+def _build(cls: type, raw: Any, *, prefix: str, source: str) -> Any:
+    """Fill the dataclass `cls` from a mapping, checking names, types and ranges on the way."""
+    where = prefix.rstrip(".") or "the file"
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{source}: {where}: expected keys and values, found {_show(raw)}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in raw:
+        if name not in fields:
+            raise UserError(f"{source}: {prefix}{name}: unknown key{_nearest(str(name), fields, prefix)}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name not in raw:
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise UserError(f"{source}: {prefix}{name}: required key is missing ({field.metadata['doc']})")
+            continue
+        values[name] = _parse(raw[name], hints[name], field.metadata, key=f"{prefix}{name}", source=source)
+    return cls(**values)
+
+
+def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source: str) -> Any:
+    """Check and convert one value to the type `hint`; numeric strings count as numbers for floats."""
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, prefix=f"{key}.", source=source)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None:
+        if types.NoneType in options:
+            return None
+        raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found nothing")
+    for option in options:
+        parsed = _convert(value, option)
+        if parsed is not None and all(_within(item, limits) for item in _items(parsed)):
+            return parsed
+    remedy = ""
+    if isinstance(value, bool) and limits.get("choices"):
+        remedy = f"; YAML reads off and no as False: quote the value{' or write disabled' if not value else ''}"
+    raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found {_show(value)}{remedy}")
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as `hint`, or None where it is not one."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return None
+        items = [_convert(item, typing.get_args(hint)[0]) for item in value]
+        return None if any(item is None for item in items) else tuple(items)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            return None
+        item_hint = typing.get_args(hint)[1]
+        items = {name: item if item_hint is Any else _convert(item, item_hint) for name, item in value.items()}
+        valid = all(isinstance(name, str) for name in items) and (item_hint is Any or None not in items.values())
+        return items if valid else None
+    if hint is bool:
+        return value if isinstance(value, bool) else None
+    if hint is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if hint is float:
+        return _to_float(value)
+    if hint is str:
+        return value if isinstance(value, str) and value.strip() else None
+    return None
+
+
+def _to_float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, tuple):
+        return value
+    return value.values() if isinstance(value, Mapping) else (value,)
+
+
+def _within(value: Any, limits: Mapping[str, Any]) -> bool:
+    choices = limits.get("choices")
+    if choices is not None and str(value) not in choices:
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, above, high, below = (limits.get(name) for name in ("at_least", "above", "at_most", "below"))
+        return not ((low is not None and value < low) or (above is not None and value <= above)
+                    or (high is not None and value > high) or (below is not None and value >= below))
+    return True
+
+
+def _describe(hint: Any, limits: Mapping[str, Any]) -> str:
+    """The expected value in words: "an integer, at least 1"."""
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    words = []
+    for option in options:
+        origin = typing.get_origin(option)
+        if origin is tuple:
+            words.append(f"a list, each {names.get(typing.get_args(option)[0], 'a value')}")
+        elif origin is not None:
+            words.append("a mapping")
+        else:
+            words.append(names.get(option, "a section"))
+    text = " or ".join(words)
+    if limits.get("choices"):
+        text = "a list of " if "a list" in text else ""
+        return f"{text}{' | '.join(limits['choices'])}"
+    bounds = [f"{word} {limits[name]:g}" for name, word in
+              (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
+              if limits.get(name) is not None]
+    return ", ".join([text, *bounds])
+
+
+def _nearest(name: str, fields: Iterable[str], prefix: str) -> str:
+    names = list(fields)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean {prefix}{match[0]}?"
+    section = _section_of(name)
+    if section:
+        return f"; did you mean {section}.{name}?"
+    return f"; the keys here are {', '.join(names)}"
+
+
+def _section_of(name: str, cls: type = Config, prefix: str = "") -> str | None:
+    """The dotted section that has a key of exactly this name."""
+    for field_name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            section = f"{prefix}{field_name}"
+            if name in {field.name for field in dataclasses.fields(hint)}:
+                return section
+            if found := _section_of(name, hint, f"{section}."):
+                return found
+    return None
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()

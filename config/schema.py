@@ -1,0 +1,335 @@
+"""The configuration: one frozen dataclass a section, each key with its type, default, permitted values and meaning.
+
+`load.py` fills these from YAML and checks single keys against the metadata given here; what two keys must
+agree on is checked by `check_consistency`. Nothing here reads a file.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from config.errors import UserError
+
+CONDITION_TYPES = ("class", "context_class")
+SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc")
+PREDICTION_TYPES = ("epsilon", "v", "x0")
+SPLITS = ("train", "val", "test")
+SYMMETRIES = (
+    "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
+)
+
+
+def _key(
+    default: Any = dataclasses.MISSING,
+    *,
+    doc: str,
+    choices: tuple[str, ...] | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    metadata = {"doc": doc, "choices": choices, **bounds}
+    if isinstance(default, dict):
+        frozen = dict(default)
+        return dataclasses.field(default_factory=lambda: dict(frozen), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TableParams:
+    """`dataset_params.params`: where the labels and images are and how they are read."""
+
+    csv_file: str | Mapping[str, str] = _key(doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}")
+    root_dir: str = _key(doc="folder of the images")
+    im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
+    image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
+    fit: str = _key("pad", doc="how a non-square image becomes square", choices=("pad", "crop", "stretch"))
+    image_column: str = _key("IMAGE_NAME", doc="column of file names, with or without extension")
+    label_column: str = _key("blastocist", doc="column of labels: 0, 1, ... or a name of class_names")
+    class_names: tuple[str, ...] = _key(("no_blastocyst", "blastocyst"), doc="name of class 0, 1, ...")
+    group_column: str | None = _key(None, doc="column of patient or embryo; a group is never split")
+    split_column: str | None = _key(None, doc="column that says train, val or test")
+    split_fractions: Mapping[str, float] | None = _key(
+        None, doc="fractions of the groups where no table names the split: {train: .7, val: .15, test: .15}",
+        at_least=0, at_most=1,
+    )
+    val_from_train: float = _key(
+        0.0, doc="fraction of the training groups for validation where the tables name no val", at_least=0, below=1
+    )
+    split_seed: int = _key(0, doc="seed of the drawn split", at_least=0)
+    extra: Mapping[str, Any] = _key({}, doc="further keyword arguments of another `target` class")
+
+
+@dataclass(frozen=True)
+class DatasetParams:
+    """`dataset_params`: what is trained on."""
+
+    params: TableParams = _key(doc="the table of labels and the folder of images")
+    load_latents: bool = _key(True, doc="True trains from the latent cache, False encodes on the fly")
+    condition_types: tuple[str, ...] = _key(
+        ("class",), doc="class: added to the time embedding; context_class: cross-attention", choices=CONDITION_TYPES
+    )
+    z_channels: int = _key(4, doc="channels of the latents", at_least=1)
+    latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
+    lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head")
+    target: str = _key("dataset.Embryo_loader.Embryo_loader", doc="data set class, as module.Class")
+    directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features")
+    directory_latents: str = _key("runs/latents", doc="folder of the latent caches")
+    symmetries: tuple[str, ...] = _key(
+        ("identity", "mirror"), doc="views cached and trained on: those that the optics allow", choices=SYMMETRIES
+    )
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """`train_params`: how the UNet is trained."""
+
+    task_name: str = _key(doc="folder of the run: checkpoints, logs, samples")
+    seed: int = _key(1111, doc="seed of everything drawn in training", at_least=0)
+    ldm_batch_size: int = _key(24, doc="images per optimizer step, over all processes and micro-steps", at_least=1)
+    num_samples: int = _key(4, doc="images drawn at each validation, spread over the classes", at_least=1)
+    ldm_validate_epochs: int = _key(4, doc="epochs between validations", at_least=1)
+    ldm_lr: float = _key(5e-4, doc="peak learning rate", above=0)
+    ldm_ckpt_name: str = _key("ddpm_ckpt.safetensors", doc="file of the best EMA weights, in safetensors format")
+    resume_training: bool = _key(True, doc="go on where the run stopped, or start it")
+    epochs: int = _key(100, doc="passes over the training images", at_least=1)
+    max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1)
+    label_dropout: float = _key(0.2, doc="probability that a label becomes the null label", at_least=0, below=1)
+    balanced_sampling: float = _key(
+        0.0, doc="0: classes as frequent as in the data, 1: equally frequent", at_least=0, at_most=1
+    )
+    ema_decay: float = _key(0.9995, doc="decay of the weights' moving average; 0 is none", at_least=0, below=1)
+    lr_schedule: str = _key("cosine", doc="learning rate after the warm-up", choices=("constant", "cosine", "linear"))
+    warmup_steps: int = _key(100, doc="steps over which the learning rate rises from 0", at_least=0)
+    weight_decay: float = _key(0.0, doc="AdamW's weight decay", at_least=0)
+    adam_betas: tuple[float, ...] = _key((0.9, 0.99), doc="AdamW's betas", at_least=0, below=1)
+    clip_grad_norm: float = _key(1.0, doc="largest gradient norm; 0 does not clip", at_least=0)
+    gradient_accumulation_steps: int = _key(1, doc="micro-steps into which a batch is cut on each process", at_least=1)
+    mixed_precision: str = _key("no", doc="precision of the UNet's forward pass", choices=("no", "fp16", "bf16"))
+    checkpoint_interval_steps: int = _key(500, doc="optimizer steps between resume checkpoints", at_least=1)
+    keep_last_checkpoints: int = _key(2, doc="resume checkpoints kept", at_least=1)
+    selection_metric: str = _key(
+        "ema_validation_loss", doc="what makes weights the best ones", choices=("ema_validation_loss", "last")
+    )
+    validation_draws: int = _key(4, doc="fixed noise draws per held-out image at each validation", at_least=1)
+
+
+@dataclass(frozen=True)
+class DiffusionParams:
+    """`diffusion_params`: the forward process and the training objective."""
+
+    num_timesteps: int = _key(1000, doc="steps of the forward process", at_least=2)
+    beta_start: float = _key(0.0015, doc="noise variance of the first step", above=0, below=1)
+    beta_end: float = _key(0.0195, doc="noise variance of the last step", above=0, below=1)
+    schedule: str = _key("scaled_linear", doc="how beta grows", choices=("linear", "scaled_linear", "cosine"))
+    prediction_type: str = _key("v", doc="what the network predicts", choices=PREDICTION_TYPES)
+    loss_weighting: str = _key("uniform", doc="weight of a timestep's loss", choices=("uniform", "min_snr"))
+    min_snr_gamma: float = _key(5.0, doc="gamma of min_snr", above=0)
+
+
+@dataclass(frozen=True)
+class UNetParams:
+    """`unet_params`: the shape of the network."""
+
+    channels: tuple[int, ...] = _key(
+        (64, 128), doc="width of each level, finest first; the last is the middle", at_least=1
+    )
+    num_layers: int = _key(2, doc="residual blocks per level and way, and in the middle", at_least=1)
+    attention: tuple[bool, ...] = _key((False, True), doc="attention at each level")
+    num_heads: int = _key(4, doc="attention heads", at_least=1)
+    time_embedding_dim: int = _key(256, doc="width of the time embedding", at_least=2)
+    context_dim: int = _key(256, doc="width of a context token (context_class)", at_least=1)
+    norm_groups: int = _key(32, doc="groups of each group normalisation", at_least=1)
+    dropout: float = _key(0.0, doc="dropout in the residual blocks", at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainingParams:
+    """`autoencoder_params.training`: what `python -m tools.train_vae` trains."""
+
+    output: str = _key("runs/vae", doc="diffusers folder that train_vae writes")
+    fine_tune: bool = _key(False, doc="start from `pretrained` instead of fresh weights")
+    channels: tuple[int, ...] = _key((32, 64, 64), doc="width of each level; one halving less than levels", at_least=1)
+    num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
+    norm_groups: int = _key(16, doc="groups of each group normalisation", at_least=1)
+    max_minutes: float = _key(10.0, doc="wall clock of the training, resumed runs included", above=0)
+    max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
+    batch_size: int = _key(16, doc="images per step", at_least=1)
+    lr: float = _key(1e-3, doc="peak learning rate", above=0)
+    kl_weight: float = _key(1e-6, doc="weight of the KL divergence, per latent value", at_least=0)
+    perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
+    adversarial_weight: float = _key(0.1, doc="weight of the patch discriminator", at_least=0)
+    adversarial_start: float = _key(0.3, doc="share of the training after which the discriminator joins", at_least=0,
+                                    at_most=1)
+
+
+@dataclass(frozen=True)
+class AutoencoderParams:
+    """`autoencoder_params`: the pretrained, frozen VAE."""
+
+    pretrained: str = _key(doc="diffusers autoencoder: a local folder or a hub id")
+    subfolder: str | None = _key(None, doc="folder inside `pretrained`, such as vae")
+    batch_size: int = _key(16, doc="images encoded or decoded at once", at_least=1)
+    training: AutoencoderTrainingParams = _key(AutoencoderTrainingParams(), doc="what train_vae trains")
+
+
+@dataclass(frozen=True)
+class SampleParams:
+    """`sample_params`: what the sampling script draws."""
+
+    sampler: str = _key("dpm-solver++", doc="how the reverse process is solved", choices=SAMPLERS)
+    num_steps: int = _key(20, doc="steps of the sampler", at_least=1)
+    guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
+    guidance_interval: tuple[float, ...] = _key(
+        (0.0, 1.0), doc="part of the time axis t/T in which guidance acts", at_least=0, at_most=1
+    )
+    per_class: int | None = _key(None, doc="images per class; excludes num_images", at_least=1)
+    num_images: int | None = _key(None, doc="images in all, at the training split's class prior", at_least=1)
+    batch_size: int = _key(64, doc="images drawn at once", at_least=1)
+    seed: int = _key(0, doc="seed of the initial noise of every image", at_least=0)
+    output: str | None = _key(None, doc="folder of the images; default <task_name>/samples")
+
+
+@dataclass(frozen=True)
+class EvaluationParams:
+    """`evaluation_params`: which evidence is computed."""
+
+    encoders: tuple[str, ...] = _key(
+        ("inception",), doc="feature encoders; the first is the headline",
+        choices=("inception", "squeezenet1_1", "classifier"),
+    )
+    real_split: str = _key("test", doc="real images that are compared with", choices=SPLITS)
+    inception_path: str | None = _key(None, doc="official Inception weights (pt_inception-2015-12-05-6726825d.pth)")
+    inception_preset: str = _key("tf1", doc="how images are resized for it", choices=("tf1", "clean"))
+    allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
+    squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights")
+    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder")
+    judge_path: str | None = _key(None, doc="separately trained classifier that judges the class of images")
+    batch_size: int = _key(32, doc="images encoded at once", at_least=1)
+    max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM reading", at_least=1)
+    repeats: int = _key(50, doc="subsamples behind each range of a Fréchet distance", at_least=2)
+    bootstrap_repeats: int = _key(1000, doc="bootstrap draws behind each kernel distance interval", at_least=2)
+
+
+@dataclass(frozen=True)
+class LoggingParams:
+    """`logging_params`: what is shown and logged."""
+
+    wandb_mode: str = _key("offline", doc="whether wandb syncs, only stores, or is off",
+                           choices=("online", "offline", "disabled"))
+    wandb_project: str = _key("blastdiffusion", doc="wandb project")
+    interval_steps: int = _key(20, doc="optimizer steps between log rows", at_least=1)
+    progress_bar: bool = _key(True, doc="progress bars on a terminal")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration; no raw dictionary travels further than `load.py`."""
+
+    dataset_params: DatasetParams = _key(doc="what is trained on")
+    train_params: TrainParams = _key(doc="how the UNet is trained")
+    autoencoder_params: AutoencoderParams = _key(doc="the pretrained VAE")
+    diffusion_params: DiffusionParams = _key(DiffusionParams(), doc="the forward process and the objective")
+    unet_params: UNetParams = _key(UNetParams(), doc="the shape of the network")
+    sample_params: SampleParams = _key(SampleParams(), doc="what is drawn")
+    evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed")
+    logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dataset_params.params.class_names)
+
+
+def check_consistency(config: Config, source: str) -> None:
+    """Refuse keys that contradict each other.
+
+    Raises:
+        UserError: one line naming `source`, both keys and the remedy.
+    """
+    for problem in _contradictions(config):
+        raise UserError(f"{source}: {problem}")
+
+
+def _contradictions(config: Config) -> list[str]:
+    problems: list[str] = []
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            problems.append(message)
+
+    table, data, train = config.dataset_params.params, config.dataset_params, config.train_params
+    unet, sample, evaluation = config.unet_params, config.sample_params, config.evaluation_params
+
+    per_split_tables = isinstance(table.csv_file, Mapping)
+    require(len(table.class_names) >= 2, "dataset_params.params.class_names: expected two classes or more")
+    require(len(set(table.class_names)) == len(table.class_names),
+            f"dataset_params.params.class_names: expected different names, found {list(table.class_names)}")
+    if per_split_tables:
+        unknown = sorted(set(table.csv_file) - set(SPLITS))
+        require(not unknown and "train" in table.csv_file,
+                f"dataset_params.params.csv_file: expected a path, or paths under train, val and test, "
+                f"found {sorted(table.csv_file)}")
+    require(sum((per_split_tables, table.split_column is not None, table.split_fractions is not None)) <= 1,
+            "dataset_params.params: the split comes from csv_file per split, split_column or split_fractions; "
+            "give only one of them")
+    if table.split_fractions is not None:
+        fractions = table.split_fractions
+        require(not set(fractions) - set(SPLITS) and abs(sum(fractions.values()) - 1) < 1e-6
+                and fractions.get("train", 0) > 0,
+                f"dataset_params.params.split_fractions: expected train, val and test that add up to 1 with train "
+                f"above 0, found {dict(fractions)}")
+
+    require(len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
+    require("identity" in data.symmetries, "dataset_params.symmetries: expected identity among them, "
+            f"found {list(data.symmetries)}")
+    require(table.image_size % data.latent_size == 0,
+            f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {table.image_size}")
+    require(data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
+
+    levels = len(unet.channels)
+    require(len(unet.attention) == levels,
+            f"unet_params.attention: expected one value per level of channels ({levels}), found {len(unet.attention)}")
+    for channels in unet.channels:
+        require(channels % unet.norm_groups == 0,
+                f"unet_params.channels: {channels} is not a multiple of norm_groups {unet.norm_groups}")
+        require(channels % unet.num_heads == 0,
+                f"unet_params.channels: {channels} is not a multiple of num_heads {unet.num_heads}")
+    require(unet.time_embedding_dim % 2 == 0, f"unet_params.time_embedding_dim: expected an even number, found "
+            f"{unet.time_embedding_dim}")
+    require(data.latent_size % 2 ** (levels - 1) == 0,
+            f"dataset_params.latent_size {data.latent_size} cannot be halved {levels - 1} times for the "
+            f"{levels} levels of unet_params.channels")
+
+    require(train.ldm_batch_size % train.gradient_accumulation_steps == 0,
+            f"train_params.ldm_batch_size {train.ldm_batch_size} is not a multiple of gradient_accumulation_steps "
+            f"{train.gradient_accumulation_steps}")
+    require(len(train.adam_betas) == 2,
+            f"train_params.adam_betas: expected two numbers, found {list(train.adam_betas)}")
+    require(config.diffusion_params.beta_start < config.diffusion_params.beta_end,
+            "diffusion_params.beta_start must be below beta_end")
+
+    require(sample.num_steps <= config.diffusion_params.num_timesteps,
+            f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
+            f"{config.diffusion_params.num_timesteps}")
+    require(sample.guidance_scale == 1 or train.label_dropout > 0,
+            f"sample_params.guidance_scale {sample.guidance_scale} needs a trained null label: set "
+            "train_params.label_dropout above 0, or guidance_scale to 1")
+    require(len(sample.guidance_interval) == 2 and sample.guidance_interval[0] <= sample.guidance_interval[-1],
+            f"sample_params.guidance_interval: expected [low, high], found {list(sample.guidance_interval)}")
+    require(sample.per_class is None or sample.num_images is None,
+            "sample_params.per_class and num_images exclude each other; set one of them to null")
+
+    require(len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
+    require(evaluation.judge_path is None or evaluation.judge_path != evaluation.classifier_path,
+            "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
+    training = config.autoencoder_params.training
+    require(training.perceptual_weight == 0 or data.lpips_path is not None,
+            "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")
+    require(all(width % training.norm_groups == 0 for width in training.channels),
+            f"autoencoder_params.training.channels: every width must be a multiple of norm_groups "
+            f"{training.norm_groups}, found {list(training.channels)}")
+    return problems

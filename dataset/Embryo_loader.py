@@ -1,0 +1,92 @@
+"""The data set that `dataset_params.target` names by default: a table of labels and a folder as a torch Dataset.
+
+Owns the contract that any other target has to meet. Reading tables is left to dataset.annotations, reading
+images to dataset.images.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from config.errors import UserError
+from dataset.annotations import SPLITS, ImageRecord, read_records
+from dataset.images import check_geometry, load_image
+
+
+class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
+    """Labelled images, ready for an autoencoder.
+
+    Another class can take this one's place as `dataset_params.target` when it accepts the same arguments and has:
+
+    - `records`: list of ImageRecord of the split, one an item, in the order of the items, with image ids that are
+      unique over all splits, files that exist and groups that lie in one split each;
+    - `class_names`: tuple of str, the name of label i at place i; `im_channels`: 1 or 3; `image_size`: pixels a side;
+    - `__len__()`: the number of records;
+    - `__getitem__(i)`: (image, label), image float32 (im_channels, image_size, image_size) in [-1, 1], label the int
+      of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
+
+    Args:
+        csv_file: a table, or a mapping from train, val and test to tables (see dataset.annotations.read_records).
+        root_dir: the folder of the images.
+        im_channels: 1 or 3.
+        fit: "pad", "crop" or "stretch", how an image becomes a square (see dataset.images.prepare_image).
+        split: train, val or test; None gives all records.
+
+    Raises:
+        UserError: a setting, a table or the folder is not as it should be, on construction; an image, on access.
+    """
+
+    def __init__(
+        self,
+        csv_file: str | Path | Mapping[str, str],
+        root_dir: str | Path,
+        im_channels: int,
+        *,
+        class_names: Sequence[str] = ("no_blastocyst", "blastocyst"),
+        image_size: int = 512,
+        fit: str = "pad",
+        split: str | None = None,
+        image_column: str = "IMAGE_NAME",
+        label_column: str = "blastocist",
+        group_column: str | None = None,
+        split_column: str | None = None,
+        split_fractions: Mapping[str, float] | None = None,
+        val_from_train: float = 0.0,
+        split_seed: int = 0,
+    ) -> None:
+        check_geometry(im_channels=im_channels, size_px=image_size, fit=fit)
+        if split is not None and split not in SPLITS:
+            raise UserError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}; None gives all images")
+        records = read_records(
+            csv_file,
+            root_dir,
+            class_names=class_names,
+            image_column=image_column,
+            label_column=label_column,
+            group_column=group_column,
+            split_column=split_column,
+            split_fractions=split_fractions,
+            val_from_train=val_from_train,
+            split_seed=split_seed,
+        )
+        self.records: list[ImageRecord] = [record for record in records if split in (None, record.split)]
+        if not self.records:
+            found = ", ".join(name for name in SPLITS if any(record.split == name for record in records))
+            raise UserError(
+                f"{csv_file}: expected images in split {split!r}, found some in {found} only; "
+                "name rows for it, or set split_fractions or val_from_train"
+            )
+        self.class_names = tuple(class_names)
+        self.im_channels = im_channels
+        self.image_size = image_size
+        self.fit = fit
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        record = self.records[index]
+        image = load_image(record.path, im_channels=self.im_channels, size_px=self.image_size, fit=self.fit)
+        return torch.from_numpy(image), record.label

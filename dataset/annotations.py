@@ -1,0 +1,680 @@
+"""From a table of labels (CSV or XLSX) and a folder to records of images, each in one split.
+
+Owns how a table is read, how a name finds its file (exactly, nothing guessed) and how whole groups (patients,
+embryos) are dealt to train, val and test. Opens no image: what a file holds is the business of dataset.images.
+"""
+
+import csv
+import difflib
+import hashlib
+import io
+import math
+import os
+import posixpath
+import re
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from config.errors import UserError, name_some
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+_SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One labelled image: its name as the table has it, its file, its class, its group and its split."""
+
+    image_id: str
+    path: Path
+    label: int
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of mistake in a table: what is wrong, every place where it is, and what to do."""
+
+    found: str
+    offenders: tuple[str, ...]
+    remedy: str
+
+    def describe(self, limit: int = 5) -> str:
+        """One line with up to `limit` offenders."""
+        return f"{self.found} ({len(self.offenders)}): {name_some(list(self.offenders), limit)}; {self.remedy}"
+
+
+class AnnotationError(UserError):
+    """Rows of a table that cannot be used; `problems` has all offenders of each kind, the message up to five."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+def read_records(
+    csv_file: str | Path | Mapping[str, str],
+    root_dir: str | Path,
+    *,
+    class_names: Sequence[str],
+    image_column: str = "IMAGE_NAME",
+    label_column: str = "blastocist",
+    group_column: str | None = None,
+    split_column: str | None = None,
+    split_fractions: Mapping[str, float] | None = None,
+    val_from_train: float = 0.0,
+    split_seed: int = 0,
+) -> list[ImageRecord]:
+    """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
+
+    The split of a row is, in this order: the table it stands in where `csv_file` maps splits to tables, its cell in
+    `split_column`, or a seeded draw over groups by `split_fractions` (0.7, 0.15, 0.15 when nothing is given). Where
+    that leaves val without a row, `val_from_train` moves this share of the training groups there; 0 leaves it empty.
+    Draws depend on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
+    image is a group of its own.
+
+    A label is an integer from 0 to the number of classes minus 1, or a class name. Rows without any text are passed
+    over.
+
+    Raises:
+        AnnotationError: rows that cannot be used, all kinds at once.
+        UserError: any other mistake in the table, the folder or the settings.
+    """
+    class_names = _check_class_names(class_names)
+    _check_split_settings(csv_file, split_column, split_fractions, val_from_train)
+    columns = {"image_column": image_column, "label_column": label_column}
+    columns |= {"group_column": group_column} if group_column is not None else {}
+    columns |= {"split_column": split_column} if split_column is not None else {}
+    rows, source = _read_rows(csv_file, columns)
+    records = _resolve_rows(rows, source, ImageFolder.scan(root_dir), class_names)
+    if not isinstance(csv_file, Mapping) and split_column is None:
+        fractions = _check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
+        records = _deal(records, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
+    _check_leaks(records, source)
+    if val_from_train and not any(record.split == "val" for record in records):
+        _check_training_classes(records, source, class_names)
+        train = [record for record in records if record.split == "train"]
+        fractions = {"train": 1 - val_from_train, "val": val_from_train}
+        moved = _deal(train, source, fractions, class_names=class_names, seed=split_seed, purpose="val_from_train")
+        dealt = iter(moved)
+        records = [next(dealt) if record.split == "train" else record for record in records]
+    _check_training_classes(records, source, class_names)
+    return records
+
+
+def describe_splits(
+    records: Sequence[ImageRecord], class_names: Sequence[str]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Count images and groups: split -> class name -> {"images": n, "groups": g}; only splits that have images."""
+    images: Counter[tuple[str, int]] = Counter((record.split, record.label) for record in records)
+    groups: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for record in records:
+        groups[record.split, record.label].add(record.group)
+    present = {record.split for record in records}
+    return {
+        split: {
+            name: {"images": images[split, label], "groups": len(groups[split, label])}
+            for label, name in enumerate(class_names)
+        }
+        for split in SPLITS
+        if split in present
+    }
+
+
+def draw_splits(
+    group_labels: Mapping[str, Collection[int]], *, fractions: Mapping[str, float], seed: int, purpose: str
+) -> dict[str, str]:
+    """Deal whole groups to splits so that each class is spread by `fractions`, counted in groups.
+
+    Groups stand in the order of a hash of (seed, purpose, name), and rarer classes are dealt first. Each class gives
+    one group to every split that has none of it yet, then fills the shares from the last split to the first in one
+    stretch each, so that a few groups more move few of the others. A class with fewer groups than splits, or whose
+    groups are all bound by other classes, can stay absent from a split: the caller checks.
+
+    Args:
+        group_labels: the classes that occur in each group.
+        fractions: share of each split, positive, in sum 1.
+    """
+    order = sorted(group_labels, key=lambda group: (_address(seed, purpose, group), group))
+    members: defaultdict[int, list[str]] = defaultdict(list)
+    for group in order:
+        for label in set(group_labels[group]):
+            members[label].append(group)
+    splits = list(fractions)[::-1]
+    dealt: dict[str, str] = {}
+    for label in sorted(members, key=lambda label: (len(members[label]), label)):
+        left = _share_out(len(members[label]), {split: fractions[split] for split in splits})
+        absent = set(splits)
+        for group in members[label]:
+            if group in dealt:
+                left[dealt[group]] -= 1
+                absent.discard(dealt[group])
+        for group in members[label]:
+            if group not in dealt:
+                waiting = [split for split in splits if split in absent] or [s for s in splits if left[s] > 0]
+                split = waiting[0]
+                dealt[group] = split
+                left[split] -= 1
+                absent.discard(split)
+    return dealt
+
+
+def _address(seed: int, purpose: str, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{purpose}\0{group}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _share_out(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers in sum `num_groups` nearest to the fractions (largest remainder), none 0 where that can be."""
+    exact = {split: num_groups * fraction for split, fraction in fractions.items()}
+    # 1e-9 so that 10 * 0.7 = 6.999... counts as 7
+    counts = {split: math.floor(share + 1e-9) for split, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda split: counts[split] - exact[split])
+    for split in by_remainder[: num_groups - sum(counts.values())]:
+        counts[split] += 1
+    for split in counts:
+        if counts[split] == 0 and num_groups >= len(counts):
+            counts[max(counts, key=lambda other: counts[other])] -= 1
+            counts[split] = 1
+    return counts
+
+
+def _deal(
+    records: list[ImageRecord],
+    source: str,
+    fractions: Mapping[str, float],
+    *,
+    class_names: Sequence[str],
+    seed: int,
+    purpose: str,
+) -> list[ImageRecord]:
+    """Give `records` splits by `draw_splits`; every class has to reach every split."""
+    group_labels: defaultdict[str, set[int]] = defaultdict(set)
+    for record in records:
+        group_labels[record.group].add(record.label)
+    _check_any_image(records, source, class_names)
+    dealt = draw_splits(group_labels, fractions=fractions, seed=seed, purpose=purpose)
+    reached = {(label, dealt[group]) for group, labels in group_labels.items() for label in labels}
+    thin = []
+    for label, name in enumerate(class_names):
+        if any((label, split) not in reached for split in fractions):
+            num_groups = sum(label in labels for labels in group_labels.values())
+            thin.append(f"class {name!r} has {num_groups}")
+    if thin:
+        raise UserError(
+            f"{source}: to deal images to {', '.join(fractions)} every class needs a group of its own in each of these "
+            f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, deal to fewer "
+            "splits (split_fractions, val_from_train) or name the splits in a split column"
+        )
+    return [ImageRecord(r.image_id, r.path, r.label, r.group, dealt[r.group]) for r in records]
+
+
+# Settings
+
+
+def _check_class_names(class_names: Sequence[str]) -> list[str]:
+    names = list(class_names)
+    if isinstance(class_names, str) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(f"class_names: expected a list of names, label 0 first; found {class_names!r}; name each")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"class_names: expected each name once; found twice: {name_some(twice)}; rename one of them")
+    padded = [repr(name) for name in names if name != name.strip()]
+    if padded:
+        raise UserError(f"class_names: found spaces around {name_some(padded)}; remove them")
+    confusing = [
+        f"{name!r} (label {label})"
+        for label, name in enumerate(names)
+        if _INTEGER.fullmatch(name) and int(name.split(".")[0]) != label
+    ]
+    if confusing:
+        raise UserError(
+            f"class_names: a name that is a number must be the number of its label; found {name_some(confusing)}; "
+            "give the classes names in words"
+        )
+    return names
+
+
+def _check_split_settings(
+    csv_file: str | Path | Mapping[str, str],
+    split_column: str | None,
+    split_fractions: Mapping[str, float] | None,
+    val_from_train: float,
+) -> None:
+    ways = ["a table per split in csv_file"] if isinstance(csv_file, Mapping) else []
+    ways += [f"split_column {split_column!r}"] if split_column is not None else []
+    ways += ["split_fractions"] if split_fractions is not None else []
+    if len(ways) > 1:
+        raise UserError(f"splits: expected one way of splitting, found {' and '.join(ways)}; remove all but one")
+    if split_fractions is not None:
+        _check_fractions(split_fractions)
+    if not _is_number(val_from_train) or not 0 <= val_from_train < 1:
+        raise UserError(
+            f"val_from_train: expected a share from 0 to below 1, found {val_from_train!r}; 0 means no val split"
+        )
+
+
+def _check_fractions(split_fractions: Mapping[str, float]) -> dict[str, float]:
+    """Fractions by canonical name in the order of SPLITS, without those that are 0."""
+    named = _name_splits(split_fractions, "split_fractions")
+    bad = [f"{split}: {value!r}" for split, value in named.items() if not _is_number(value) or not 0 <= value <= 1]
+    if bad:
+        raise UserError(f"split_fractions: expected shares from 0 to 1, found {name_some(bad)}; for example train: 0.8")
+    if not math.isclose(sum(named.values()), 1, abs_tol=1e-6):
+        raise UserError(f"split_fractions: expected shares in sum 1, found {sum(named.values()):g}; change one of them")
+    if not named.get("train"):
+        raise UserError("split_fractions: expected a share above 0 for train, found none; give train the largest")
+    return {split: share / sum(named.values()) for split, share in named.items() if share}
+
+
+def _name_splits(given: Mapping[str, Any], setting: str) -> dict[str, Any]:
+    """`given` with "valid" and "validation" called val, in the order of SPLITS."""
+    unknown = [repr(key) for key in given if key not in _SPLIT_ALIASES]
+    if unknown:
+        raise UserError(f"{setting}: expected the splits train, val and test, found {name_some(unknown)}; rename it")
+    if len({_SPLIT_ALIASES[key] for key in given}) < len(given):
+        raise UserError(f"{setting}: expected each split once, found {', '.join(given)}; keep one name for val")
+    named = {_SPLIT_ALIASES[key]: value for key, value in given.items()}
+    return {split: named[split] for split in SPLITS if split in named}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The cells that matter of one row, by setting (image_column, ...), and where the user finds it."""
+
+    where: str
+    cells: dict[str, str]
+    table_split: str | None
+
+
+def _read_rows(csv_file: str | Path | Mapping[str, str], columns: Mapping[str, str]) -> tuple[list[_Row], str]:
+    """All rows with text of all tables, and the name of the table or tables for messages."""
+    if not isinstance(csv_file, Mapping):
+        return _read_table(Path(csv_file), columns, None, ""), str(csv_file)
+    tables = {split: path for split, path in _name_splits(csv_file, "csv_file").items() if path is not None}
+    if "train" not in tables:
+        raise UserError(f"csv_file: expected a table for train, found {', '.join(tables) or 'none'}; add train: TABLE")
+    rows = []
+    for split, path in tables.items():
+        rows += _read_table(Path(path), columns, split, f"{Path(path).name} ")
+    return rows, ", ".join(str(path) for path in tables.values())
+
+
+def _read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix: str) -> list[_Row]:
+    lines = _read_lines(path, list(columns.values()))
+    header = lines[0] if lines else []
+    while header and not header[-1].strip():
+        header = header[:-1]
+    if not header:
+        names = ", ".join(columns.values())
+        raise UserError(f"{path}: expected column names in the first row, found none; write {names} there")
+    twice = [repr(name) for name, count in Counter(header).items() if count > 1 and name.strip()]
+    if twice:
+        raise UserError(f"{path}: expected each column name once, found twice: {name_some(twice)}; rename one")
+    for setting, name in columns.items():
+        if name not in header:
+            near = difflib.get_close_matches(name, [cell for cell in header if cell.strip()], n=1, cutoff=0.5)
+            next_step = f"did you mean {setting}: {near[0]!r}?" if near else f"set {setting} to one of them"
+            found = ", ".join(repr(cell) for cell in header)
+            raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
+    positions = {setting: header.index(name) for setting, name in columns.items()}
+    rows, ragged = [], []
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+            ragged.append(f"row {number} has {len(cells)}")
+            continue
+        wanted = {setting: cells[position] for setting, position in positions.items()}
+        rows.append(_Row(f"{prefix}row {number}", wanted, split))
+    if ragged:
+        raise UserError(
+            f"{path}: expected {len(header)} cells in every row as in the first, found {len(ragged)} rows that differ: "
+            f"{name_some(ragged)}; put quotes around cells that hold the delimiter, or add the missing cells"
+        )
+    if not rows:
+        raise UserError(f"{path}: expected a row for each image, found only column names; add the labels")
+    return rows
+
+
+def _read_lines(path: Path, wanted: Collection[str]) -> list[list[str]]:
+    """The cells of a table as text, row by row; rows without text are kept, so that places are row numbers."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_DELIMITERS, ".xlsx"):
+        found = suffix or "no suffix"
+        raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {found}; save it as .csv")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        raise UserError(f"{path}: expected a table of labels, found {reason}; correct csv_file") from error
+    if not data:
+        raise UserError(f"{path}: expected a table of labels, found an empty file; write it again")
+    return _read_xlsx_lines(path, data) if suffix == ".xlsx" else _read_csv_lines(path, data, wanted)
+
+
+def _read_csv_lines(path: Path, data: bytes, wanted: Collection[str]) -> list[list[str]]:
+    """Parse delimited text; the delimiter is the one whose header has most `wanted` columns, then most columns."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected text in UTF-8, found byte 0x{data[error.start]:02x} at position {error.start}; "
+            "save the table as 'CSV UTF-8' or as .xlsx"
+        ) from error
+    if "\0" in text:
+        raise UserError(f"{path}: expected text, found zero bytes; save the table as 'CSV UTF-8' or as .xlsx")
+
+    def parse(delimiter: str) -> "csv._reader":
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+
+    def rate(delimiter: str) -> tuple[int, int]:
+        try:
+            header = next(parse(delimiter), [])
+        except csv.Error:
+            return -1, 0
+        return len(set(wanted) & set(header)), len(header)
+
+    try:
+        return list(parse(max(_DELIMITERS[path.suffix.lower()], key=rate)))
+    except csv.Error as error:
+        raise UserError(f"{path}: not readable as delimited text ({error}); look for an unclosed quote") from error
+
+
+def _read_xlsx_lines(path: Path, data: bytes) -> list[list[str]]:
+    """The one sheet that has content, the values that formulas had when the workbook was saved."""
+    import openpyxl
+
+    try:
+        with warnings.catch_warnings():  # about styles and extensions, which hold no labels
+            warnings.simplefilter("ignore")
+            workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheets = {}
+            for sheet in workbook.worksheets:
+                sheet.reset_dimensions()  # some programs write a wrong extent
+                sheets[sheet.title] = [[_cell_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+            workbook.close()
+    except Exception as error:  # openpyxl lets zip, XML and key errors of a damaged file through as they come
+        raise UserError(f"{path}: not readable as a workbook ({error!r}); save it again or as CSV UTF-8") from error
+    filled = [title for title, lines in sheets.items() if any(cell.strip() for line in lines for cell in line)]
+    if not filled:
+        raise UserError(f"{path}: expected a sheet with labels, found no sheet with content; save the workbook again")
+    if len(filled) > 1:
+        names = name_some([repr(title) for title in filled])
+        raise UserError(f"{path}: expected one sheet with content, found {len(filled)}: {names}; keep one")
+    lines = sheets[filled[0]]
+    width = max(map(len, lines))
+    return [line + [""] * (width - len(line)) for line in lines]
+
+
+def _cell_text(value: object) -> str:
+    """A spreadsheet's cell as text; 12.0 is 12, because spreadsheets keep every number as a float."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+# Names
+
+
+@dataclass
+class ImageFolder:
+    """What lies under a folder, read once. Names are paths relative to it, with / between folders."""
+
+    root: Path
+    files: dict[str, str] = field(default_factory=dict)  # name with suffix -> what tells two files apart
+    stems: dict[str, list[str]] = field(default_factory=dict)  # name without suffix -> names with suffix
+    others: dict[str, str] = field(default_factory=dict)  # files of other formats, with and without suffix
+    leaving: set[str] = field(default_factory=set)  # links to files outside the folder
+    linked_folders: set[str] = field(default_factory=set)
+    _loose: dict[str, str] | None = None
+
+    @classmethod
+    def scan(cls, root_dir: str | Path) -> "ImageFolder":
+        """Read the folder and its subfolders; links to folders are noted and not followed."""
+        root = Path(root_dir)
+        if not os.path.isdir(root):  # noqa: PTH112  (Path.is_dir lets a refused access through as an exception)
+            found = "a file" if os.path.exists(root) else "nothing there"  # noqa: PTH110
+            raise UserError(f"{root}: expected the folder of images, found {found}; correct root_dir")
+        folder = cls(root)
+        real_root = root.resolve()
+        pending = [""]
+        while pending:
+            prefix = pending.pop()
+            try:
+                with os.scandir(root / prefix) as entries:
+                    for entry in entries:
+                        name = prefix + entry.name
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(f"{name}/")
+                        elif entry.is_symlink():
+                            folder._add_link(name, entry, real_root)
+                        else:
+                            folder._add(name, name)
+            except OSError as error:
+                reason = error.strerror
+                raise UserError(f"{root / prefix}: could not be listed ({reason}); grant access to it") from error
+        return folder
+
+    def _add(self, name: str, identity: str) -> None:
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            self.files[name] = identity
+            self.stems.setdefault(stem, []).append(name)
+        else:
+            self.others[name] = name
+            self.others.setdefault(stem, name)
+
+    def _add_link(self, name: str, entry: "os.DirEntry[str]", real_root: Path) -> None:
+        try:
+            target = Path(entry.path).resolve(strict=True)
+        except (OSError, RuntimeError):  # a link to nothing, or in a circle: no image
+            return
+        if entry.is_dir():
+            self.linked_folders.add(name)
+        elif entry.is_file():
+            inside = target.is_relative_to(real_root)
+            self._add(name, target.relative_to(real_root).as_posix() if inside else str(target))
+            if not inside:
+                self.leaving.add(name)
+
+    def match(self, name: str) -> list[str]:
+        """Names with suffix that `name` means: itself, or with each supported suffix added."""
+        return [name] if name in self.files else sorted(self.stems.get(name, []))
+
+    def passes_linked_folder(self, name: str) -> bool:
+        """Whether a folder of `name` is a link."""
+        parts = name.split("/")
+        return any("/".join(parts[:end]) in self.linked_folders for end in range(1, len(parts)))
+
+    def hint(self, name: str) -> str:
+        """What is there instead of a name that has no image, as an addition to a message, or nothing."""
+        if name in self.others:
+            return f" (found {self.others[name]}: not one of {' '.join(IMAGE_SUFFIXES)})"
+        if self._loose is None:
+            self._loose = {}
+            for known in (*self.stems, *self.files):
+                self._loose.setdefault(_loosen(known), self.stems[known][0] if known in self.stems else known)
+        near = self._loose.get(_loosen(name))
+        return f" (found {near}: names must match exactly)" if near else ""
+
+
+def _loosen(name: str) -> str:
+    """What is left of a name without case, spaces, leading zeros, Unicode form and kind of slash."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    name = "".join(name.split()).replace("\\", "/")
+    return re.sub(r"(^|/)0+", r"\1", posixpath.normpath(name)) if name else ""
+
+
+# Rows
+
+
+def _resolve_rows(
+    rows: list[_Row], source: str, folder: ImageFolder, class_names: Sequence[str]
+) -> list[ImageRecord]:
+    """Records of all rows, the split empty where it is still to be drawn; AnnotationError with all that is wrong."""
+    bad: defaultdict[str, list[str]] = defaultdict(list)
+    labels = {name: label for label, name in enumerate(class_names)}
+    seen: dict[str, tuple[str, int | None]] = {}
+    spellings: dict[str, str] = {}
+    records = []
+    for row in rows:
+        name = row.cells["image_column"]
+        file_name = _find_file(name, row.where, folder, bad)
+        label = _parse_label(row.cells["label_column"], labels)
+        if label is None:
+            shown = repr(row.cells["label_column"]) if row.cells["label_column"].strip() else "blank"
+            bad["label"].append(f"{row.where} {shown}")
+        group = row.cells.get("group_column", name)
+        if "group_column" in row.cells:
+            if not group.strip():
+                bad["group"].append(row.where)
+            else:
+                known = spellings.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
+                if known != group:
+                    bad["spelling"].append(f"{row.where} {group!r} and {known!r}")
+        split = row.table_split or ""
+        if "split_column" in row.cells:
+            text = row.cells["split_column"].strip()
+            split = _SPLIT_ALIASES.get(text.lower(), "")
+            if not split:
+                bad["split"].append(f"{row.where} {text!r}" if text else f"{row.where} blank")
+        if file_name is None:
+            continue
+        identity = folder.files[file_name]
+        if identity in seen:
+            first, first_label = seen[identity]
+            agree = "the same label" if first_label == label else "labels that differ"
+            bad["twice"].append(f"{_show(name)} ({first} and {row.where}, {agree})")
+        else:
+            seen[identity] = (row.where, label)
+        if label is not None:
+            records.append(ImageRecord(name, folder.root / file_name, label, group, split))
+    problems = [make(tuple(bad[kind])) for kind, make in _problem_kinds(folder.root, class_names).items() if bad[kind]]
+    if problems:
+        _raise_problems(source, problems)
+    return records
+
+
+def _find_file(name: str, where: str, folder: ImageFolder, bad: Mapping[str, list[str]]) -> str | None:
+    """The file that a row's name means, or None and the reason in `bad`."""
+    if not name.strip():
+        bad["unnamed"].append(where)
+        return None
+    if _ABSOLUTE.match(name) or ".." in re.split(r"[/\\]", name):
+        bad["outside"].append(f"{where} {_show(name)}")
+        return None
+    matches = folder.match(name)
+    if len(matches) == 1 and matches[0] not in folder.leaving:
+        return matches[0]
+    if len(matches) > 1:
+        bad["ambiguous"].append(f"{where} {_show(name)} ({' and '.join(matches)})")
+    elif matches or folder.passes_linked_folder(name):
+        bad["link"].append(f"{where} {_show(name)}")
+    else:
+        bad["missing"].append(f"{where} {_show(name)}{folder.hint(name)}")
+    return None
+
+
+def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
+    text = text.strip()
+    if text in labels:
+        return labels[text]
+    if _INTEGER.fullmatch(text):
+        value = int(text.split(".")[0])
+        return value if 0 <= value < len(labels) else None
+    return None
+
+
+def _raise_problems(source: str, problems: Sequence[Problem]) -> NoReturn:
+    raise AnnotationError(f"{source}: " + "; also ".join(problem.describe() for problem in problems), problems)
+
+
+def _show(name: str) -> str:
+    """A name for a message: in quotes where spaces or control characters would be missed."""
+    return name if name.isprintable() and name == name.strip() else repr(name)
+
+
+def _problem_kinds(root: Path, class_names: Sequence[str]) -> dict[str, Callable[[tuple[str, ...]], Problem]]:
+    """The kinds of mistakes that rows can hold, in the order in which they are told."""
+    wanted = f"an integer from 0 to {len(class_names) - 1} or one of {', '.join(class_names)}"
+    texts = {
+        "unnamed": ("rows without an image name", "name the image or delete the row"),
+        "outside": (f"image names that lead out of {root}", "use names relative to root_dir, without '..'"),
+        "link": (
+            "images behind a link to a folder or out of root_dir",
+            "put the files themselves there, or point root_dir at their real folder",
+        ),
+        "ambiguous": ("image names that fit several files", "write the name with its suffix, or remove one file"),
+        "missing": (f"images not found in {root}", "correct the names, add the files or delete the rows"),
+        "twice": ("rows name an image again", "keep one row for each image"),
+        "label": ("labels that cannot be used", f"write {wanted}"),
+        "group": ("rows without a group", "name the patient or embryo of each image"),
+        "spelling": (
+            "groups differ from another only by case or spaces",
+            "write each group in one way, or a patient could come into two splits",
+        ),
+        "split": ("splits that cannot be used", "write train, val or test"),
+    }
+
+    def maker(found: str, remedy: str) -> Callable[[tuple[str, ...]], Problem]:
+        return lambda offenders: Problem(found, offenders, remedy)
+
+    return {kind: maker(found, remedy) for kind, (found, remedy) in texts.items()}
+
+
+def _check_leaks(records: Sequence[ImageRecord], source: str) -> None:
+    """No group in two splits: a model tested on a patient that it has seen is not tested."""
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        splits[record.group].add(record.split)
+    leaks = [
+        f"{group!r} ({' and '.join(split for split in SPLITS if split in found)})"
+        for group, found in splits.items()
+        if len(found) > 1
+    ]
+    if leaks:
+        problem = Problem("groups in more than one split", tuple(leaks), "keep each group in one split")
+        _raise_problems(source, [problem])
+
+
+def _check_any_image(records: Sequence[ImageRecord], source: str, class_names: Sequence[str]) -> None:
+    present = {record.label for record in records}
+    absent = [repr(name) for label, name in enumerate(class_names) if label not in present]
+    if absent:
+        raise UserError(
+            f"{source}: expected images of every class, found none of {name_some(absent)}; "
+            "add some or take the class out of class_names"
+        )
+
+
+def _check_training_classes(records: Sequence[ImageRecord], source: str, class_names: Sequence[str]) -> None:
+    _check_any_image(records, source, class_names)
+    present = {record.label for record in records if record.split == "train"}
+    absent = [repr(name) for label, name in enumerate(class_names) if label not in present]
+    if absent:
+        raise UserError(
+            f"{source}: expected training images of every class, found none of {name_some(absent)} in train; "
+            "move some there or take the class out of class_names"
+        )

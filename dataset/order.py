@@ -1,0 +1,118 @@
+"""Addressed randomness: which image, view and noise come at which step, as pure functions of (seed, purpose, address).
+
+Nothing here keeps a stream, so there is no state to save: step n draws the same whether or not step n - 1 ran in this
+process. A step is drawn for the whole global batch; processes and micro-steps take slices of it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
+    """The random generator that belongs to this seed, purpose and address, independent of every other one."""
+    text = "/".join([str(seed), purpose, *map(str, address)])
+    entropy = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy.tolist())))
+
+
+def normal(rng: np.random.Generator, shape: Sequence[int]) -> torch.Tensor:
+    """Unit normal float32 values on the CPU, whatever the device that uses them."""
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """All that is drawn for one global batch of B images, or for a slice of it."""
+
+    positions: torch.Tensor  # (B,) int64, which training image
+    views: torch.Tensor  # (B,) int64, which of the allowed symmetries
+    posterior_noise: torch.Tensor  # (B, C, h, w) float32, places the latent within the VAE's posterior
+    noise: torch.Tensor  # (B, C, h, w) float32, the diffusion noise
+    timesteps: torch.Tensor  # (B,) int64 in [0, T)
+    drop_uniforms: torch.Tensor  # (B,) float32 in [0, 1), decides whether the label is dropped
+
+    def slice(self, start: int, stop: int) -> "StepDraws":
+        """The draws of images start to stop - 1 of the batch."""
+        return StepDraws(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+
+
+class SampleOrder:
+    """In which order the training images come: an endless sequence in epochs of N, a pure function of the seed.
+
+    Within an epoch each class c has a quota of slots, proportional to n_c ** (1 - balance): with balance 0 every image
+    comes exactly once an epoch, with balance 1 all classes are equally frequent. A class fills its slots from endless
+    permutations of its own images, so that within a class all images come equally often.
+    """
+
+    def __init__(self, labels: Sequence[int], *, seed: int, balance: float = 0.0) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.seed = seed
+        self._members = {int(c): np.flatnonzero(self.labels == c) for c in np.unique(self.labels)}
+        self._quotas = _apportion({c: len(m) ** (1.0 - balance) for c, m in self._members.items()}, len(self.labels))
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def positions(self, start: int, count: int) -> np.ndarray:
+        """Image positions of places start to start + count - 1 of the endless sequence, int64 (count,)."""
+        places = np.arange(start, start + count)
+        epochs, offsets = np.divmod(places, len(self))
+        return np.array([self._epoch(int(e))[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            if len(self._epochs) >= 4:  # a batch rarely spans more epochs than this; older ones are drawn again
+                self._epochs.clear()
+            slots = np.concatenate([self._class_slots(c, epoch) for c in self._members])
+            self._epochs[epoch] = generator(self.seed, "epoch", epoch).permutation(slots)
+        return self._epochs[epoch]
+
+    def _class_slots(self, label: int, epoch: int) -> np.ndarray:
+        """The images that fill this class's quota in this epoch: a window on its endless permutations."""
+        members, quota = self._members[label], self._quotas[label]
+        first, last = divmod(epoch * quota, len(members)), (epoch + 1) * quota
+        cycles = range(first[0], -(-last // len(members)))
+        stream = [generator(self.seed, "class order", label, cycle).permutation(members) for cycle in cycles]
+        return np.concatenate([*stream, members[:0]])[first[1]:first[1] + quota]
+
+
+def draw_step(
+    order: SampleOrder, step: int, *, batch_size: int, num_views: int, latent_shape: tuple[int, int, int],
+    num_timesteps: int,
+) -> StepDraws:
+    """Everything that optimizer step `step` (from 0) draws for its global batch.
+
+    Timesteps are stratified: one uniform draw in each of `batch_size` equal strata of [0, T), in random order, so that
+    each is uniform and a batch covers the whole time axis (Kingma 2021, appendix I.1, with independent offsets).
+    """
+    def rng(purpose: str) -> np.random.Generator:
+        return generator(order.seed, purpose, step)
+
+    strata = rng("strata").permutation(batch_size)
+    fractions = (strata + rng("timestep").random(batch_size)) / batch_size
+    timesteps = np.minimum((fractions * num_timesteps).astype(np.int64), num_timesteps - 1)
+    shape = (batch_size, *latent_shape)
+    return StepDraws(
+        positions=torch.from_numpy(order.positions(step * batch_size, batch_size)),
+        views=torch.from_numpy(rng("view").integers(num_views, size=batch_size)),
+        posterior_noise=normal(rng("posterior"), shape),
+        noise=normal(rng("noise"), shape),
+        timesteps=torch.from_numpy(timesteps),
+        drop_uniforms=torch.from_numpy(rng("label drop").random(batch_size, dtype=np.float32)),
+    )
+
+
+def _apportion(weights: dict[int, float], total: int) -> dict[int, int]:
+    """Whole numbers proportional to `weights` that add up to `total` (largest remainders; ties to the lower key)."""
+    scale = total / sum(weights.values())
+    exact = {key: weight * scale for key, weight in weights.items()}
+    shares = {key: int(value + 1e-9) for key, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda key: (shares[key] - exact[key], key))
+    for key in by_remainder[: total - sum(shares.values())]:
+        shares[key] += 1
+    return shares

@@ -1,0 +1,216 @@
+"""LatentCodec: a pretrained, frozen diffusers autoencoder between images and standardised latents.
+
+It owns loading, the channel adaptation and the scale of the latents; caching and training are elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from config.errors import UserError
+
+_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_ENCODER_PARTS = ("encoder", "quant_conv")
+_SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "VQModel")
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per-channel mean and standard deviation of the raw latents of the training images, and whether all are gray."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    gray: bool
+
+    @classmethod
+    def measure(cls, moments: Iterator[tuple[torch.Tensor, torch.Tensor]], *, gray: bool) -> "LatentStatistics":
+        """Statistics of latents drawn from posteriors, given as (mean, std) batches of shape (B, C, h, w).
+
+        The variance of a draw is that of the posterior means plus the mean posterior variance. float64.
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for mean, std in moments:
+            mean, std = mean.double(), std.double()
+            count += mean.numel() // mean.shape[1]
+            total = total + mean.sum(dim=(0, 2, 3))
+            squares = squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        if not torch.isfinite(std).all() or (std <= 0).any():
+            raise UserError(
+                f"the VAE's latents have standard deviations {[round(v, 6) for v in std.tolist()]}: expected finite "
+                "values above 0 in every channel; the VAE does not encode these images, so train or choose another"
+            )
+        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray)
+
+
+class LatentCodec:
+    """Images in [-1, 1] <-> latents of zero mean and unit variance per channel.
+
+    Always float32, frozen and outside autocast: half precision in a VAE's decoder overflows on some weights, and its
+    rounding would enter every latent.
+    """
+
+    def __init__(self, vae: nn.Module, *, im_channels: int, statistics: LatentStatistics | None) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.vae_channels = int(vae.config.in_channels)
+        self.im_channels = im_channels
+        self.statistics = statistics
+        if self.vae_channels not in (im_channels, 3):
+            raise UserError(
+                f"the VAE takes {self.vae_channels}-channel images, dataset_params.params.im_channels is "
+                f"{im_channels}; choose a VAE of 3 channels or of as many as the images"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.vae.parameters()).device
+
+    def to(self, device: torch.device | str) -> "LatentCodec":
+        self.vae.to(device)
+        return self
+
+    @torch.inference_mode()
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and standard deviation, raw (not standardised), float32 (B, C, h, w), of images (B, c, H, W).
+
+        Autoencoders without a posterior have a standard deviation of zero.
+        """
+        images = images.to(self.device, torch.float32)
+        if images.shape[1] != self.vae_channels:
+            images = images.expand(-1, self.vae_channels, -1, -1)
+        with torch.autocast(self.device.type, enabled=False):
+            output = self.vae.encode(images.contiguous())
+        if hasattr(output, "latent_dist"):
+            return output.latent_dist.mean, output.latent_dist.std
+        latents = output.latents if hasattr(output, "latents") else output.latent
+        return latents, torch.zeros_like(latents)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images float32 (B, im_channels, H, W) in [-1, 1] of standardised latents (B, C, h, w).
+
+        Gray data sets come out gray: the channels are averaged.
+        """
+        raw = self.destandardise(latents.to(self.device, torch.float32))
+        with torch.autocast(self.device.type, enabled=False):
+            images = self.vae.decode(raw).sample.clamp(-1, 1)
+        if images.shape[1] != self.im_channels or self._statistics().gray:
+            images = images.mean(dim=1, keepdim=True).expand(-1, self.im_channels, -1, -1)
+        return images
+
+    def standardise(self, raw: torch.Tensor) -> torch.Tensor:
+        """Raw latents (B, C, h, w) -> zero mean, unit variance per channel over the training images."""
+        mean, std = self._scale(raw)
+        return (raw - mean) / std
+
+    def destandardise(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `standardise`."""
+        mean, std = self._scale(latents)
+        return latents * std + mean
+
+    def _scale(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        statistics = self._statistics()
+        if latents.shape[1] != len(statistics.mean):
+            raise UserError(f"the latents have {latents.shape[1]} channels, the statistics {len(statistics.mean)}")
+        mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (statistics.mean, statistics.std))
+        return mean, std
+
+    def _statistics(self) -> LatentStatistics:
+        if self.statistics is None:
+            raise ValueError("the latent statistics have not been measured yet")
+        return self.statistics
+
+
+def resolve_autoencoder(pretrained: str, subfolder: str | None = None) -> Path:
+    """The local folder of a diffusers autoencoder: a folder as it is, a hub id from the cache or by download.
+
+    Raises:
+        UserError: neither a folder nor obtainable from the hub.
+    """
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        folder = _download(pretrained, subfolder)
+    folder = folder / subfolder if subfolder else folder
+    for name in ("config.json", _WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"autoencoder_params.pretrained: {folder} has no {name}; expected a folder that diffusers' "
+                "save_pretrained wrote with safetensors (a folder inside it, such as vae, is autoencoder_params.subfolder)"
+            )
+    return folder
+
+
+def hash_autoencoder(folder: Path) -> str:
+    """SHA-256 over the config's class and shape and the weights file: what determines every latent."""
+    digest = hashlib.sha256(json.dumps(read_autoencoder_config(folder), sort_keys=True).encode())
+    with (folder / _WEIGHTS_NAME).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_autoencoder_config(folder: Path) -> dict[str, Any]:
+    """The diffusers config without the keys that say who wrote it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'config.json'}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("_class_name") not in _SUPPORTED:
+        found = config.get("_class_name") if isinstance(config, dict) else None
+        raise UserError(f"{folder / 'config.json'}: expected one of {', '.join(_SUPPORTED)}, found {found!r}")
+    return {key: value for key, value in config.items() if key not in ("_diffusers_version", "_name_or_path")}
+
+
+def load_codec(
+    folder: Path, *, im_channels: int, statistics: LatentStatistics | None = None, decoder_only: bool = False
+) -> LatentCodec:
+    """Load an autoencoder folder; with `decoder_only` the encoder's weights are never read.
+
+    Raises:
+        UserError: weights and config do not fit, or the VAE does not fit the images' channels.
+    """
+    import diffusers  # its start-up costs a second that a --dry-run need not pay
+
+    config = read_autoencoder_config(folder)
+    vae = getattr(diffusers, config["_class_name"]).from_config(config)
+    if decoder_only:
+        for part in _ENCODER_PARTS:
+            if getattr(vae, part, None) is not None:
+                setattr(vae, part, None)
+    path = folder / _WEIGHTS_NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            wanted = vae.state_dict().keys()
+            stored = set(file.keys())
+            missing = sorted(wanted - stored)
+            if missing:
+                raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more that its config.json asks for")
+            vae.load_state_dict({name: file.get_tensor(name) for name in wanted})
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not the weights that its config.json asks for ({reason})") from error
+    return LatentCodec(vae, im_channels=im_channels, statistics=statistics)
+
+
+def _download(pretrained: str, subfolder: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    try:
+        folder = snapshot_download(pretrained, allow_patterns=[f"{prefix}config.json", f"{prefix}{_WEIGHTS_NAME}"])
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            f"autoencoder_params.pretrained: {pretrained!r} is neither a local folder nor obtainable from the hub "
+            f"({type(error).__name__}); give the path of a diffusers VAE folder, or make one with "
+            "`python -m tools.train_vae`"
+        ) from error
+    return Path(folder)

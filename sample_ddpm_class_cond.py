@@ -1,0 +1,95 @@
+"""Draw labelled synthetic images from a trained model and measure them against the real ones.
+
+    python sample_ddpm_class_cond.py --config config/demo.yaml [--per-class N] [--seed S] [--output DIR] [--no-metrics]
+
+Writes DIR/images/*.png, DIR/manifest.csv, a grid per class and, unless --no-metrics, the evaluation.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from config.errors import UserError
+from config.load import load_config
+from config.schema import Config, SampleParams
+from dataset.storage import hash_file
+from tools.evaluation import protocol, report
+from tools.runtime import generation, samples
+from tools.runtime.command import run_command
+from tools.runtime.progress import Progress
+from tools.runtime.run_directory import RunDirectory
+from tools.runtime.trained_model import load_trained_model
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--checkpoint", type=Path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
+    parser.add_argument("--per-class", type=int, metavar="N", help="images per class")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the images")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where images, manifest and metrics go")
+    parser.add_argument("--no-metrics", action="store_true", help="draw only")
+    arguments = parser.parse_args(argv)
+    overrides = [f"sample_params.{key}={value}" for key, value in
+                 (("seed", arguments.seed), ("output", arguments.output), ("per_class", arguments.per_class))
+                 if value is not None]
+    if arguments.per_class is not None:
+        overrides.append("sample_params.num_images=null")
+    config = load_config(arguments.config, [*arguments.set, *overrides])
+    run = RunDirectory(Path(config.train_params.task_name))
+    checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
+    output = run.samples(config)
+    accelerator = Accelerator()
+    draw(config, checkpoint, output, accelerator)
+    if not arguments.no_metrics and accelerator.is_main_process:
+        evaluation = protocol.evaluate(config, output / "manifest.csv", device=accelerator.device)
+        report.write(evaluation, output)
+        report.log_to_wandb(evaluation, config, output)
+        print(report.format_table(evaluation))
+    accelerator.wait_for_everyone()
+
+
+def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerator) -> None:
+    """Draw every requested image that is not there yet, then write grids and the manifest."""
+    model = load_trained_model(config, checkpoint, accelerator.device)
+    params = config.sample_params
+    requests = generation.list_requests(requested_counts(params, model.class_counts))
+    batches = generation.split_into_batches(requests, params.batch_size)
+    writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
+                                  checkpoint_sha256=hash_file(checkpoint))
+    if accelerator.is_main_process:
+        writer.check_folder()
+    accelerator.wait_for_everyone()
+    mine = batches[accelerator.process_index::accelerator.num_processes]
+    missing = [batch for batch in mine if not writer.is_written(batch)]
+    done = len(requests) - sum(map(len, missing)) * accelerator.num_processes
+    with Progress("sampling", len(requests), initial=max(done, 0), enabled=config.logging_params.progress_bar
+                  and accelerator.is_main_process) as bar:
+        for batch, pixels in generation.iterate_images(model.denoising, model.codec, missing, params=params, seed=params.seed):
+            writer.write_batch(batch, pixels)
+            done += len(batch) * accelerator.num_processes
+            bar.update(min(done, len(requests)))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        writer.write_grids()
+        writer.write_manifest()
+        print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / 'manifest.csv'}")
+
+
+def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:
+    """How many images of each class are asked for; by default as many as there are training images, at their prior."""
+    if params.per_class is not None:
+        return [params.per_class] * len(class_counts)
+    total = params.num_images or sum(class_counts)
+    counts = generation.count_per_class(total, class_counts)
+    if min(counts) == 0:
+        raise UserError(f"sample_params.num_images {total} leaves a class without an image at the class prior "
+                        f"{list(class_counts)}; raise it, or give per_class")
+    return counts
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,108 @@
+"""Samplers: pure functions from noise and a denoiser to clean latents.
+
+A denoiser takes (x_t, t) and returns its estimate of x_0 for the whole batch at one integer timestep; guidance and
+prediction type are already inside it. ddpm and ddim are written here; dpm-solver++ and unipc are diffusers'.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+from scheduler.linear_noise_scheduler import NoiseSchedule
+from scheduler.objectives import epsilon_from_x0
+
+Denoiser = Callable[[torch.Tensor, int], torch.Tensor]
+DrawNoise = Callable[[], torch.Tensor]
+
+
+def trailing_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
+    """`num_steps` timesteps from T - 1 downwards, evenly spaced. Source: Lin 2024, table 2 ("trailing")."""
+    return [int(t) for t in np.round(num_timesteps - np.arange(num_steps) * num_timesteps / num_steps) - 1]
+
+
+def sample(
+    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int,
+    draw_noise: DrawNoise,
+) -> torch.Tensor:
+    """Run the named sampler from unit normal noise x_T (B, C, h, w) to x_0.
+
+    `draw_noise` gives fresh unit normal noise of the same shape, once for each step of ddpm but the last; the other
+    samplers are deterministic and never call it.
+    """
+    if sampler == "ddpm":
+        return sample_ddpm(denoiser, x_T, schedule=schedule, num_steps=num_steps, draw_noise=draw_noise)
+    if sampler == "ddim":
+        return sample_ddim(denoiser, x_T, schedule=schedule, num_steps=num_steps)
+    if sampler in _SOLVERS:
+        return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, num_steps=num_steps)
+    raise ValueError(f"sampler {sampler!r}")
+
+
+def sample_ddpm(
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int, draw_noise: DrawNoise
+) -> torch.Tensor:
+    """Ancestral sampling with the posterior variance, over all timesteps or a trailing subset of them.
+
+    Source: Ho 2020, eq. 6 and 7; on a subset the betas are those between the timesteps kept (Nichol & Dhariwal 2021).
+    """
+    x = x_T
+    timesteps = trailing_timesteps(schedule.num_timesteps, num_steps)
+    for timestep, previous in zip(timesteps, [*timesteps[1:], None], strict=True):
+        abar = schedule.alphas_cumprod[timestep]
+        abar_previous = 1.0 if previous is None else schedule.alphas_cumprod[previous]
+        alpha = abar / abar_previous
+        x_0 = denoiser(x, timestep)
+        x0_weight = np.sqrt(abar_previous) * (1 - alpha) / (1 - abar)
+        xt_weight = np.sqrt(alpha) * (1 - abar_previous) / (1 - abar)
+        x = float(x0_weight) * x_0 + float(xt_weight) * x
+        if previous is not None:
+            variance = (1 - abar_previous) / (1 - abar) * (1 - alpha)
+            x = x + float(np.sqrt(variance)) * draw_noise()
+    return x
+
+
+def sample_ddim(
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int
+) -> torch.Tensor:
+    """Deterministic DDIM (eta = 0). Source: Song 2021, eq. 12."""
+    x = x_T
+    timesteps = trailing_timesteps(schedule.num_timesteps, num_steps)
+    for timestep, previous in zip(timesteps, [*timesteps[1:], None], strict=True):
+        at = torch.full((1,), timestep, device=x.device)
+        x_0 = denoiser(x, timestep)
+        if previous is None:
+            return x_0
+        epsilon = epsilon_from_x0(
+            x_0, x_t=x, signal_level=schedule.signal_level(at), noise_level=schedule.noise_level(at)
+        )
+        to = torch.full((1,), previous, device=x.device)
+        x = schedule.signal_level(to) * x_0 + schedule.noise_level(to) * epsilon
+    raise ValueError("num_steps must be at least 1")
+
+
+_SOLVERS = {
+    # Second-order multistep in the data prediction. Source: Lu 2022 (DPM-Solver++), algorithm 2.
+    "dpm-solver++": lambda betas: DPMSolverMultistepScheduler(
+        trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", algorithm_type="dpmsolver++",
+        solver_order=2, timestep_spacing="trailing",
+    ),
+    # Unified predictor-corrector of order 2. Source: Zhao 2023 (UniPC).
+    "unipc": lambda betas: UniPCMultistepScheduler(
+        trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", solver_order=2,
+        timestep_spacing="trailing",
+    ),
+}
+
+
+def sample_with_solver(
+    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int
+) -> torch.Tensor:
+    """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
+    solver = _SOLVERS[sampler](schedule.betas)
+    solver.set_timesteps(num_steps, device=x_T.device)
+    x = x_T
+    for timestep in solver.timesteps:
+        x = solver.step(denoiser(x, int(timestep)), timestep, x, return_dict=False)[0]
+    return x

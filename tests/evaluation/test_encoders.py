@@ -1,0 +1,172 @@
+"""What every encoder promises: names, exact arithmetic, independence of the batch, refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from config.errors import UserError
+from models.classifier import Classifier, ClassifierConfig
+from tools.evaluation.encoders import load_encoder
+from tools.evaluation.frechet import frechet_distance
+from tools.evaluation.inference import exact_inference
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "weights" / "lpips_squeeze"
+
+
+def _squeezenet(folder):
+    torch.manual_seed(0)
+    path = folder / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    return load_encoder("squeezenet1_1", weights_path=path)
+
+
+def _classifier(folder, channels=1):
+    torch.manual_seed(0)
+    for name, data in Classifier(ClassifierConfig(channels, 2, 32)).to_files().items():
+        (folder / name).write_bytes(data)
+    return load_encoder("classifier", weights_path=folder)
+
+
+MAKERS = {"squeezenet1_1": _squeezenet, "classifier": _classifier}
+
+
+@pytest.fixture(params=list(MAKERS))
+def encoder(request, tmp_path):
+    return MAKERS[request.param](tmp_path)
+
+
+def _images(count, size=32, channels=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def test_shape_type_and_batch_independence(encoder):
+    images = _images(7)
+    features = encoder.encode(images, batch_size=7)
+    assert features.shape == (7, encoder.dimension) and features.dtype == np.float32
+    scale = np.abs(features).max()
+    for size in (1, 3):
+        assert np.abs(encoder.encode(images, batch_size=size) - features).max() <= 1e-5 * scale
+    assert np.abs(encoder.encode(images[::-1]) - features[::-1]).max() <= 1e-5 * scale
+
+
+def test_autocast_around_it_does_not_reach_in(encoder):
+    images = _images(4)
+    expected = encoder.encode(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(encoder.encode(images), expected)
+
+
+def test_name_carries_weights_and_preset(encoder):
+    assert not encoder.literature_comparable
+    for family in ("FD", "KD"):
+        expected = f"{family}[{encoder.name}@{encoder.weights_sha256[:8]},{encoder.preset}]"
+        assert encoder.metric_name(family) == expected
+    with pytest.raises(UserError, match="family among FD, KD"):
+        encoder.metric_name("FID")
+
+
+def test_progress_counts_up_to_all(encoder):
+    seen = []
+    encoder.encode(_images(5), batch_size=2, progress=seen.append)
+    assert seen == [2, 4, 5]
+
+
+def test_refuses_images_that_are_not_8_bit(encoder):
+    with pytest.raises(UserError, match="do not truncate"):
+        encoder.encode(np.zeros((2, 32, 32, 1), np.float32))
+    with pytest.raises(UserError, match=r"\(N, H, W, 1 or 3\)"):
+        encoder.encode(np.zeros((2, 32, 32, 4), np.uint8))
+    with pytest.raises(UserError, match="at least one image"):
+        encoder.encode(np.zeros((0, 32, 32, 1), np.uint8))
+
+
+def test_exact_inference_restores_precision_and_turns_tf32_off():
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    with pytest.raises(RuntimeError), exact_inference(torch.device("cpu")):
+        assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+        assert torch.is_inference_mode_enabled()
+        raise RuntimeError
+    assert [backend.fp32_precision for backend in backends] == before
+
+
+def test_squeezenet_is_the_pooled_trunk_with_imagenet_statistics(tmp_path):
+    encoder = _squeezenet(tmp_path)
+    images = _images(2, 240, 3)
+    network = torchvision.models.squeezenet1_1(weights=None).eval()
+    network.load_state_dict(torch.load(tmp_path / "squeezenet.pth", weights_only=True))
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        x = normalise(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+        expected = network.features(x).mean(dim=(2, 3)).numpy()
+    assert encoder.encode(images) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_squeezenet_presets_enlarge_to_their_least_side(tmp_path):
+    default = _squeezenet(tmp_path)
+    fast = load_encoder("squeezenet1_1", weights_path=tmp_path / "squeezenet.pth", preset="imagenet-min64")
+    assert (default.preset, fast.preset) == ("imagenet-min224", "imagenet-min64")
+    assert default.metric_name("FD") != fast.metric_name("FD")
+    flat = np.full((1, 32, 32, 3), 90, np.uint8)
+    for encoder, side in ((default, 224), (fast, 64)):
+        expected = encoder.encode(np.full((1, side, side, 3), 90, np.uint8))
+        assert encoder.encode(flat) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert not np.allclose(default.encode(flat), fast.encode(flat), rtol=1e-3)
+
+
+def test_classifier_features_are_the_penultimate_ones_in_eval_mode(tmp_path):
+    encoder = _classifier(tmp_path)
+    images = _images(2)
+    model = Classifier.from_folder(tmp_path)
+    with torch.no_grad():
+        expected = model.features(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert encoder.encode(images) == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-6)
+    assert np.array_equal(encoder.encode(images), encoder.encode(images))
+
+
+def test_classifier_refuses_other_sizes_and_channels(tmp_path):
+    encoder = _classifier(tmp_path)
+    for images in (_images(1, 48), _images(1, 32, 3)):
+        with pytest.raises(UserError, match="32 x 32 x 1 as in its training"):
+            encoder.encode(images)
+
+
+def test_refuses_unknown_or_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="encoder among inception, squeezenet1_1, classifier"):
+        load_encoder("resnet", weights_path=None)
+    with pytest.raises(UserError, match=r"evaluation_params\.squeezenet_path"):
+        load_encoder("squeezenet1_1", weights_path=None)
+    with pytest.raises(UserError, match=r"evaluation_params\.classifier_path"):
+        load_encoder("classifier", weights_path=None)
+    with pytest.raises(UserError, match=r"classifier\.json: expected a trained classifier"):
+        load_encoder("classifier", weights_path=tmp_path)
+    with pytest.raises(UserError, match="preset among symmetric"):
+        load_encoder("classifier", weights_path=tmp_path, preset="tf1")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared ImageNet trunk is not beside the repository")
+def test_more_blur_and_more_noise_are_farther_in_real_features():
+    encoder = load_encoder("squeezenet1_1", weights_path=SHARED)
+    rng = np.random.default_rng(0)
+    grid = np.arange(64)
+    centres, radii = rng.uniform(22, 42, (60, 2)), rng.uniform(8, 20, 60)
+    distance = np.hypot(grid[None, :, None] - centres[:, :1, None], grid[None, None, :] - centres[:, 1:, None])
+    images = 120 + 80 * (distance < radii[:, None, None]) + rng.normal(0, 3, (60, 64, 64))
+
+    def encode(values):
+        return encoder.encode(np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., None])
+
+    def blurred(width):
+        window = np.ones(width) / width
+        rows = np.apply_along_axis(np.convolve, 1, images, window, mode="same")
+        return np.apply_along_axis(np.convolve, 2, rows, window, mode="same")
+
+    real = encode(images)
+    blur = [frechet_distance(real, encode(blurred(width))) for width in (1, 3, 7)]
+    noise = [frechet_distance(real, encode(images + rng.normal(0, level, images.shape))) for level in (0, 8, 30)]
+    assert blur == sorted(blur) and noise == sorted(noise)
+    assert blur[0] < 1e-3 * blur[1] and noise[0] < 1e-3 * noise[1]

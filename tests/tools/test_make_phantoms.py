@@ -1,0 +1,188 @@
+"""The command make_phantoms: files that agree with the parameters, whole patients in splits, reruns and refusals."""
+
+import csv
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from dataset import phantoms
+from tools import make_phantoms
+from tools.make_phantoms import PhantomRequest, split_patients, write_phantoms
+
+ROOT = Path(__file__).parents[2]
+SMALL = PhantomRequest(num_images=60, image_size=32, difficulty="clear", seed=7)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "set"
+    _, made = write_phantoms(folder, SMALL)
+    assert made
+    return folder
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "annotations.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_table_images_and_true_parameters_agree(written: Path) -> None:
+    rows = read_table(written)
+    assert len(rows) == SMALL.num_images
+    assert list(rows[0])[:5] == ["IMAGE_NAME", "blastocyst", "PATIENT_ID", "SPLIT", "UM_PER_PX"]
+    kinds = {field.name: field.type for field in dataclasses.fields(phantoms.PhantomParameters)}
+    for row in rows:
+        read = phantoms.PhantomParameters(**{name: kind(row[name]) for name, kind in kinds.items()})
+        assert read == phantoms.draw_parameters(seed=7, index=read.index, difficulty="clear")
+        assert int(row["blastocyst"]) == read.label == read.morphology_class
+        assert row["PATIENT_ID"] == f"patient_{read.patient:04d}"
+        assert float(row["UM_PER_PX"]) == pytest.approx(200.0 / 32)
+        image = cv2.imread(str(written / "images" / f"{row['IMAGE_NAME']}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(image, phantoms.render_phantom(read, size_px=32))
+
+
+def test_summary_counts_the_table_and_stores_the_bayes_rate(written: Path) -> None:
+    summary = json.loads((written / "phantoms.json").read_text())
+    rows = read_table(written)
+    for split, counts in summary["counts"].items():
+        members = [row for row in rows if row["SPLIT"] == split]
+        assert counts["arrested"] == sum(row["blastocyst"] == "0" for row in members)
+        assert counts["blastocyst"] == sum(row["blastocyst"] == "1" for row in members)
+        assert counts["patients"] == len({row["PATIENT_ID"] for row in members}) > 0
+    rate = phantoms.bayes_rate("clear")
+    assert summary["bayes"] == {"balanced_accuracy": rate.balanced_accuracy, "auc": rate.auc}
+    assert summary["seed"] == 7 and summary["difficulty"] == "clear"
+
+
+def test_phantoms_do_not_depend_on_how_many_are_written(written: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "fewer", dataclasses.replace(SMALL, num_images=30))
+    ours, theirs = read_all(written), read_all(tmp_path / "fewer")
+    shared = [name for name in theirs if name.startswith("images/")]
+    assert len(shared) == 30 and all(ours[name] == theirs[name] for name in shared)
+
+
+@pytest.mark.parametrize("count", [28, 60, 500])
+def test_no_patient_is_in_two_splits_and_none_is_empty(count: int) -> None:
+    drawn = [phantoms.draw_parameters(seed=3, index=index, difficulty="faint") for index in range(count)]
+    splits = split_patients(labels=[p.label for p in drawn], patients=[p.patient for p in drawn], seed=3)
+    assert set(splits) == {"train", "val", "test"}
+    assert len({(p.patient, split) for p, split in zip(drawn, splits, strict=True)}) == len({p.patient for p in drawn})
+
+
+def test_splits_are_stratified() -> None:
+    drawn = [phantoms.draw_parameters(seed=3, index=index, difficulty="clear") for index in range(1000)]
+    labels = np.array([p.label for p in drawn])
+    splits = np.array(split_patients(labels=labels.tolist(), patients=[p.patient for p in drawn], seed=3))
+    for split, share in make_phantoms.SPLIT_SHARES.items():
+        assert (splits == split).mean() == pytest.approx(share, abs=0.015)
+        assert labels[splits == split].mean() == pytest.approx(labels.mean(), abs=0.03)
+
+
+def test_fewer_than_three_patients_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="expected 3 patients or more, found 2"):
+        split_patients(labels=[0, 1, 0], patients=[0, 0, 1], seed=1)
+
+
+@pytest.mark.parametrize("image_format", make_phantoms.IMAGE_FORMATS)
+def test_every_format_can_be_read_back(image_format: str, tmp_path: Path) -> None:
+    request = dataclasses.replace(SMALL, num_images=28, format=image_format)
+    write_phantoms(tmp_path, request)
+    files = sorted((tmp_path / "images").glob(f"*.{image_format}"))
+    assert len(files) == 28
+    image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED)
+    p = phantoms.draw_parameters(seed=7, index=0, difficulty="clear")
+    difference = np.abs(image.astype(int) - phantoms.render_phantom(p, size_px=32))
+    assert difference.max() <= (12 if image_format == "jpg" else 0)
+
+
+def test_a_rerun_does_nothing_and_says_so(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
+    arguments = ["--output", str(written), "--num-images", "60", "--image-size", "32", "--seed", "7"]
+    make_phantoms.main(arguments)
+    printed = capsys.readouterr().out
+    assert "already holds these 60 phantoms: nothing to do" in printed
+    assert "Bayes rate from the true parameters (clear): balanced accuracy 0.99" in printed
+    assert {path: path.stat().st_mtime_ns for path in written.rglob("*")} == before
+
+
+def test_a_set_that_lost_an_image_or_its_table_is_made_again(written: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path, SMALL)
+    (tmp_path / "images" / "phantom_000003.png").unlink()
+    assert write_phantoms(tmp_path, SMALL)[1]
+    (tmp_path / "annotations.csv").write_text("IMAGE_NAME\n")
+    assert write_phantoms(tmp_path, SMALL)[1]
+    assert read_all(tmp_path) == read_all(written)
+
+
+def test_a_killed_run_is_seen_and_finished(tmp_path: Path) -> None:
+    request = dataclasses.replace(SMALL, num_images=600)
+    command = [sys.executable, "-m", "tools.make_phantoms", "--output", str(tmp_path), "--num-images", "600"]
+    process = subprocess.Popen([*command, "--image-size", "32", "--seed", "7"], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("images/phantom_000005.png")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "annotations.csv").exists() and not (tmp_path / "phantoms.json").exists()
+    with pytest.raises(UserError, match="made with other arguments"):
+        write_phantoms(tmp_path, SMALL)
+    assert write_phantoms(tmp_path, request)[1]
+    assert not write_phantoms(tmp_path, request)[1]
+    assert not list(tmp_path.rglob("*unfinished*"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 8}, {"difficulty": "faint"}, {"image_size": 48}, {"num_images": 61}, {"format": "bmp"}]
+)
+def test_other_arguments_into_a_filled_folder_are_refused(written: Path, change: dict[str, int | str]) -> None:
+    with pytest.raises(UserError, match="expected an empty folder or this same set") as caught:
+        write_phantoms(written, dataclasses.replace(SMALL, **change))
+    assert "\n" not in str(caught.value) and str(written) in str(caught.value)
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="expected an empty folder, found other files"):
+        write_phantoms(tmp_path, SMALL)
+    with pytest.raises(UserError, match="expected a folder, found a file"):
+        write_phantoms(tmp_path / "notes.txt", SMALL)
+    assert list(tmp_path.iterdir()) == [tmp_path / "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": 27}, "--num-images: expected 28 or more .* found 27"),
+        ({"image_size": 8}, "--image-size: expected 16 to 2048 pixels, found 8"),
+        ({"difficulty": "hard"}, "--difficulty: expected one of clear, faint, shuffled, found 'hard'"),
+        ({"seed": -1}, "--seed: expected 0 or more, found -1"),
+        ({"format": "gif"}, "--format: expected one of png, jpg, tiff, bmp, found 'gif'"),
+    ],
+)
+def test_requests_that_cannot_be_served_are_refused(
+    change: dict[str, int | str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        write_phantoms(tmp_path / "new", dataclasses.replace(SMALL, **change))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_ends_a_mistake_with_one_line_and_code_two(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.make_phantoms", "--output", str(tmp_path / "new"), "--num-images", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: --num-images: expected 28 or more") and done.stderr.count("\n") == 1

@@ -1,0 +1,207 @@
+"""Encoders: 8-bit images -> feature vectors, behind one interface that also says what a distance between such vectors
+may be called. Owns presets and names; the networks lie in inception.py, trunks.py and models/classifier.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config.errors import UserError
+from dataset.storage import hash_file
+from models.classifier import WEIGHTS_FILE, Classifier
+from tools.evaluation import inception
+from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
+from tools.evaluation.trunks import build_trunk, find_trunk
+
+ENCODERS = ("inception", "squeezenet1_1", "classifier")
+Family = Literal["FD", "KD"]
+_OFFICIAL_NAMES = {"FD": "FID", "KD": "KID"}
+# ImageNet statistics of torchvision's published weights, for inputs in [0, 1].
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Least side in px for each preset. The trunk was trained at 224 px: on 64 px images of cells, blur of one pixel stands
+# 21 times above the real-against-real distance when they are enlarged to 224 px, 3 times when they are not.
+_SQUEEZENET_PRESETS = {"imagenet-min224": 224, "imagenet-min64": 64}
+
+
+class Encoder(Protocol):
+    """What features, metrics and the report know of an encoder."""
+
+    name: str
+    preset: str
+    weights_sha256: str
+    literature_comparable: bool
+    dimension: int
+
+    def metric_name(self, family: Family) -> str:
+        """ "FID" or "KID" where the weights are official, else "FD[name@sha8,preset]" or "KD[...]"."""
+        ...
+
+    def encode(
+        self, images: np.ndarray, *, batch_size: int = 32, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """uint8 (N, H, W, C), C of 1 or 3 -> float32 (N, dimension); `progress` gets the count of images done."""
+        ...
+
+
+class _NetworkEncoder:
+    """The common part: batching, exact arithmetic and names around a network and its preprocessing."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        preset: str,
+        weights_sha256: str,
+        literature_comparable: bool,
+        dimension: int,
+        network: nn.Module,
+        prepare: Callable[[np.ndarray, torch.device], Tensor],
+        device: torch.device | str,
+    ) -> None:
+        self.name = name
+        self.preset = preset
+        self.weights_sha256 = weights_sha256
+        self.literature_comparable = literature_comparable
+        self.dimension = dimension
+        self.device = torch.device(device)
+        self._network = network.to(self.device).eval()
+        self._prepare = prepare
+
+    def metric_name(self, family: Family) -> str:
+        if family not in _OFFICIAL_NAMES:
+            raise UserError(f"expected a metric family among {', '.join(_OFFICIAL_NAMES)}, found {family!r}")
+        if self.literature_comparable:
+            return _OFFICIAL_NAMES[family]
+        return f"{family}[{self.name}@{self.weights_sha256[:8]},{self.preset}]"
+
+    def encode(
+        self, images: np.ndarray, *, batch_size: int = 32, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        images = check_images(images)
+        features = np.empty((len(images), self.dimension), dtype=np.float32)
+        with exact_inference(self.device):
+            for start in range(0, len(images), batch_size):
+                batch = self._prepare(images[start : start + batch_size], self.device)
+                features[start : start + batch_size] = self._network(batch).to(torch.float32).cpu().numpy()
+                if progress is not None:
+                    progress(min(start + batch_size, len(images)))
+        return features
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights_path: Path | str | None,
+    preset: str | None = None,
+    device: torch.device | str = "cpu",
+    allow_download: bool = False,
+) -> Encoder:
+    """Load encoder `name` from local weights.
+
+    inception: the FID network, presets "tf1" (default) and "clean"; 2048 features.
+    squeezenet1_1: ImageNet trunk, mean of the last Fire block, presets "imagenet-min224" (default: sides under 224 px
+    enlarged bilinearly to 224, larger ones as they are) and "imagenet-min64" (faster, far less sensitive); 512
+    features.
+    classifier: a folder written from models.classifier, preset "symmetric".
+    Only inception can be fetched, and only with `allow_download`.
+
+    Raises:
+        UserError: unknown encoder or preset, or weights missing, unreadable or of another network.
+    """
+    loaders = {"inception": _load_inception, "squeezenet1_1": _load_squeezenet, "classifier": _load_classifier}
+    if name not in loaders:
+        raise UserError(f"expected an encoder among {', '.join(ENCODERS)}, found {name!r}")
+    path = None if weights_path is None else Path(weights_path)
+    return loaders[name](path, preset, device, allow_download)
+
+
+def _load_inception(path: Path | None, preset: str | None, device: torch.device | str, allow_download: bool) -> Encoder:
+    preset = _choose(preset, inception.PRESETS, "inception")
+    network, sha256, official = inception.load_inception(path, allow_download=allow_download)
+    return _NetworkEncoder(
+        name="inception",
+        preset=preset,
+        weights_sha256=sha256,
+        literature_comparable=official,
+        dimension=inception.DIMENSION,
+        network=network,
+        prepare=lambda images, where: inception.preprocess(to_rgb(images), preset, device=where),
+        device=device,
+    )
+
+
+def _load_squeezenet(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+    preset = _choose(preset, tuple(_SQUEEZENET_PRESETS), "squeezenet1_1")
+    trunk = find_trunk(path, "squeeze", key="evaluation_params.squeezenet_path")
+    return _NetworkEncoder(
+        name="squeezenet1_1",
+        preset=preset,
+        weights_sha256=trunk.sha256,
+        literature_comparable=False,
+        dimension=512,
+        network=nn.Sequential(build_trunk("squeeze", trunk.tensors), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        prepare=lambda images, where: _prepare_imagenet(images, where, _SQUEEZENET_PRESETS[preset]),
+        device=device,
+    )
+
+
+def _load_classifier(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+    preset = _choose(preset, ("symmetric",), "classifier")
+    if path is None:
+        raise UserError(
+            "encoder classifier: expected a folder with a trained classifier, found none in the config; name it in "
+            "evaluation_params.classifier_path"
+        )
+    classifier = Classifier.from_folder(path)
+
+    def prepare(images: np.ndarray, where: torch.device) -> Tensor:
+        size, channels = classifier.config.image_size, classifier.config.im_channels
+        if images.shape[1:] != (size, size, channels):
+            raise UserError(
+                f"encoder classifier: expected images {size} x {size} x {channels} as in its training, found "
+                f"{' x '.join(map(str, images.shape[1:]))}"
+            )
+        return to_tensor(images, where) / 127.5 - 1.0
+
+    return _NetworkEncoder(
+        name="classifier",
+        preset=preset,
+        weights_sha256=hash_file(path / WEIGHTS_FILE),
+        literature_comparable=False,
+        dimension=classifier.dimension,
+        network=_PenultimateFeatures(classifier),
+        prepare=prepare,
+        device=device,
+    )
+
+
+class _PenultimateFeatures(nn.Module):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier.features(x)
+
+
+def _prepare_imagenet(images: np.ndarray, device: torch.device, min_size_px: int) -> Tensor:
+    x = to_tensor(to_rgb(images), device) / 255.0
+    size = [max(side, min_size_px) for side in x.shape[2:]]
+    if size != list(x.shape[2:]):
+        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    mean = torch.tensor(_IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(_IMAGENET_STD, device=device).view(1, 3, 1, 1)
+    return (x - mean) / std
+
+
+def _choose(preset: str | None, allowed: tuple[str, ...], encoder: str) -> str:
+    if preset is None:
+        return allowed[0]
+    if preset not in allowed:
+        raise UserError(f"encoder {encoder}: expected a preset among {', '.join(allowed)}, found {preset!r}")
+    return preset

@@ -1,0 +1,57 @@
+"""Resampling by group (patient, embryo), never by image: subsample ranges and caps. Knows no metric of its own."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from config.errors import UserError
+from tools.evaluation.checks import as_groups
+
+
+def subsample_range(
+    x: np.ndarray,
+    y: np.ndarray,
+    groups_x: Sequence[str],
+    groups_y: Sequence[str],
+    *,
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    repeats: int = 50,
+    fraction: float = 0.8,
+    seed: int,
+) -> tuple[float, float]:
+    """The central 95% of `statistic(x, y)` over subsamples of the groups without replacement.
+
+    Each repeat keeps `fraction` of the groups of either side. It is a range at the smaller n, not a confidence
+    interval: sampling with replacement would repeat images, which biases the Fréchet distance upwards.
+
+    Raises:
+        UserError: fewer than two groups on a side, or `fraction` outside (0, 1], or fewer than two repeats.
+    """
+    if not 0.0 < fraction <= 1.0 or repeats < 2:
+        raise UserError(f"expected a fraction in (0, 1] and at least 2 repeats, found {fraction} and {repeats}")
+    numbers_x, count_x = as_groups(groups_x, len(x))
+    numbers_y, count_y = as_groups(groups_y, len(y))
+    rng = np.random.default_rng(seed)
+    values = [
+        statistic(x[_keep(numbers_x, count_x, fraction, rng)], y[_keep(numbers_y, count_y, fraction, rng)])
+        for _ in range(repeats)
+    ]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def cap_by_group(groups: Sequence[str], *, limit: int, seed: int) -> np.ndarray:
+    """Sorted indices of at most `limit` images, made of whole groups taken in a seeded order.
+
+    All images are kept where they fit. The group that crosses the limit is cut, so exactly `limit` come back.
+    """
+    numbers, count = as_groups(groups, len(groups), minimum=1)
+    if len(numbers) <= limit:
+        return np.arange(len(numbers))
+    rank = np.random.default_rng(seed).permutation(count)
+    return np.sort(np.argsort(rank[numbers], kind="stable")[:limit])
+
+
+def _keep(numbers: np.ndarray, count: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    kept = rng.permutation(count)[: max(2, round(fraction * count))]
+    return np.flatnonzero(np.isin(numbers, kept))

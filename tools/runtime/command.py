@@ -1,0 +1,76 @@
+"""How a command ends: exit codes and one-line errors, the same for every script. Knows nothing of what they do."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from config.errors import UserError
+
+EXIT_DONE = 0
+EXIT_USER_ERROR = 2
+EXIT_SIGNAL_BASE = 128  # a shell reports a process ended by signal n as 128 + n
+
+
+class Interrupted(Exception):
+    """The process was asked to stop by a signal and did so at a safe place; `hint` says how to go on."""
+
+    def __init__(self, signal_number: int, hint: str = "") -> None:
+        super().__init__(hint)
+        self.signal_number = signal_number
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 130 or 143 signalled; a bug keeps its traceback."""
+    previous = signal.signal(signal.SIGTERM, _raise_interrupted)
+    try:
+        main()
+    except UserError as error:
+        message = " ".join(str(error).splitlines())
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_SIGNAL_BASE + signal.SIGINT)
+    except Interrupted as stop:
+        print(str(stop) or "stopped by a signal", file=sys.stderr)
+        sys.exit(EXIT_SIGNAL_BASE + stop.signal_number)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    sys.exit(EXIT_DONE)
+
+
+class StopRequest:
+    """Whether a signal has asked for a stop; the training loop reads it between steps."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+
+@contextmanager
+def deferred_signals() -> Iterator[StopRequest]:
+    """Within the block SIGINT and SIGTERM only set the yielded request; a second one acts at once."""
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request:
+            _raise_interrupted(number, frame)
+        request.signal_number = number
+        print(f"\n{signal.Signals(number).name} received: stopping after this step (again to stop at once)",
+              file=sys.stderr)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature of a handler
+    raise Interrupted(number)

@@ -1,0 +1,136 @@
+"""From a config to data: the labelled images, the VAE's codec and the latent caches. The one place that joins them."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.latents import (
+    LabelledImages,
+    LatentCache,
+    build_latent_cache,
+    cache_identity,
+    describe_stale_caches,
+    open_latent_cache,
+)
+from models.autoencoder import (
+    LatentCodec,
+    LatentStatistics,
+    hash_autoencoder,
+    load_codec,
+    read_autoencoder_config,
+    resolve_autoencoder,
+)
+from tools.runtime.progress import Progress
+
+
+def open_images(config: Config, split: str | None) -> LabelledImages:
+    """The data set that `dataset_params.target` names, for one split or for all.
+
+    Raises:
+        UserError: the target cannot be imported or does not meet the contract, or the data have a fault.
+    """
+    module_name, _, class_name = config.dataset_params.target.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"dataset_params.target: {config.dataset_params.target!r} cannot be imported ({error})") from error
+    table = config.dataset_params.params
+    arguments: dict[str, Any] = {name: getattr(table, name) for name in table.__dataclass_fields__ if name != "extra"}
+    try:
+        images = target(**arguments, **table.extra, split=split)
+    except TypeError as error:
+        raise UserError(
+            f"dataset_params.target: {config.dataset_params.target} does not accept the arguments of "
+            f"dataset.Embryo_loader.Embryo_loader ({error})"
+        ) from error
+    for name in ("records", "class_names", "__len__", "__getitem__"):
+        if not hasattr(images, name):
+            raise UserError(f"dataset_params.target: {config.dataset_params.target} lacks {name}, which the contract in "
+                            "dataset/Embryo_loader.py asks for")
+    return images
+
+
+def has_split(config: Config, split: str) -> bool:
+    """Whether any image belongs to this split."""
+    return any(record.split == split for record in open_images(config, None).records)
+
+
+def find_autoencoder(config: Config) -> Path:
+    """The local folder of the config's VAE, checked against the latents that the config declares.
+
+    Raises:
+        UserError: it cannot be had, or its channels differ from z_channels.
+    """
+    folder = resolve_autoencoder(config.autoencoder_params.pretrained, config.autoencoder_params.subfolder)
+    declared = read_autoencoder_config(folder).get("latent_channels", config.dataset_params.z_channels)
+    if declared != config.dataset_params.z_channels:
+        raise UserError(
+            f"dataset_params.z_channels is {config.dataset_params.z_channels}, the VAE in {folder} has {declared} "
+            "latent channels"
+        )
+    return folder
+
+
+def open_codec(
+    config: Config, *, statistics: LatentStatistics | None = None, decoder_only: bool = False,
+    device: torch.device | str = "cpu",
+) -> LatentCodec:
+    """The codec of the config's VAE on a device."""
+    codec = load_codec(find_autoencoder(config), im_channels=config.dataset_params.params.im_channels,
+                       statistics=statistics, decoder_only=decoder_only)
+    return codec.to(device)
+
+
+def prepare_latents(config: Config, split: str, *, device: torch.device | str = "cpu") -> LatentCache:
+    """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
+
+    Validation and test hold the identity view only.
+
+    Raises:
+        UserError: a damaged cache, an image that cannot be read, latents of another size than declared.
+    """
+    images = open_images(config, split)
+    folder = Path(config.dataset_params.directory_latents)
+    symmetries = config.dataset_params.symmetries if split == "train" else ("identity",)
+    identity = cache_identity(images, transform=transform_identity(config), symmetries=symmetries,
+                              vae_sha256=hash_autoencoder(find_autoencoder(config)))
+    cache = open_latent_cache(folder, split=split, identity=identity)
+    if cache is None:
+        for line in describe_stale_caches(folder, split=split, identity=identity):
+            print(f"{line}: building a new one")
+        codec = open_codec(config, device=device)
+        with Progress(f"encoding {split}", len(images), enabled=config.logging_params.progress_bar) as progress:
+            cache = build_latent_cache(
+                folder, images, split=split, identity=identity, encode=codec.encode,
+                batch_size=config.autoencoder_params.batch_size, report=progress.report,
+            )
+    _check_latent_shape(config, cache.mean.shape[2:])
+    return cache
+
+
+def transform_identity(config: Config) -> dict[str, Any]:
+    """What of the config determines the pixels of a prepared image."""
+    table = config.dataset_params.params
+    return {"target": config.dataset_params.target, "im_channels": table.im_channels, "image_size": table.image_size,
+            "fit": table.fit, "extra": dict(table.extra)}
+
+
+def with_split_overridden(config: Config, **changes: Any) -> Config:
+    """The config with other `dataset_params.params` values, to read a further table by the same rules."""
+    table = replace(config.dataset_params.params, **changes)
+    return replace(config, dataset_params=replace(config.dataset_params, params=table))
+
+
+def _check_latent_shape(config: Config, shape: tuple[int, ...]) -> None:
+    data = config.dataset_params
+    expected = (data.z_channels, data.latent_size, data.latent_size)
+    if tuple(shape) != expected:
+        raise UserError(
+            f"the VAE turns {data.params.image_size} px images into latents {'x'.join(map(str, shape))}, the config "
+            f"declares z_channels x latent_size x latent_size = {'x'.join(map(str, expected))}"
+        )

@@ -1,0 +1,115 @@
+"""What a run will take, before it starts: parameters, images, memory, disk and time. Estimates, said to be such."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from config.schema import Config
+from dataset.annotations import ImageRecord
+from models.unet import UNet, count_parameters
+from tools.runtime.training import latent_shape, unet_shape
+
+_FLOAT_BYTES = 4
+_WEIGHT_COPIES = 5  # weights, gradient, two Adam moments, average
+_BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
+_ATTAINED_SHARE = 0.5  # of the matrix-product rate that a training step of this network reaches on a CPU or GPU
+_RATE_SIZE = 1024  # side of the matrices whose product measures the rate
+
+
+def count_steps(config: Config, num_images: int) -> tuple[int, int]:
+    """(optimizer steps per epoch, steps in all); a last, partial batch of an epoch is filled from the next one."""
+    per_epoch = -(-num_images // config.train_params.ldm_batch_size)
+    total = per_epoch * config.train_params.epochs
+    return per_epoch, min(total, config.train_params.max_steps or total)
+
+
+def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
+    """The lines that --dry-run prints after the resolved config."""
+    train = config.train_params
+    with torch.device("meta"):
+        network = UNet(unet_shape(config))
+        micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
+        x = torch.empty(micro_size, *latent_shape(config))
+        labels = torch.empty(micro_size, dtype=torch.int64)
+        saved = _SavedBytes()
+        with FlopCounterMode(display=False) as counter, saved.hooks():
+            network(x, labels, labels)
+    parameters = count_parameters(network)
+    num_train = sum(record.split == "train" for record in records)
+    num_val = sum(record.split == "val" for record in records)
+    per_epoch, total = count_steps(config, num_train)
+    step_flops = counter.get_total_flops() * _BACKWARD_FACTOR * train.gradient_accumulation_steps
+    rate = measure_matmul_rate(device)
+    seconds = step_flops * total / (rate * _ATTAINED_SHARE)
+    activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
+    memory = parameters * _FLOAT_BYTES * _WEIGHT_COPIES + activation_bytes
+    checkpoint = parameters * _FLOAT_BYTES * 4
+    latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
+        num_train * len(config.dataset_params.symmetries) + num_val)
+    disk = checkpoint * train.keep_last_checkpoints + parameters * _FLOAT_BYTES
+    disk += latents if config.dataset_params.load_latents else 0
+    lines = [
+        f"parameters of the UNet   {parameters:,}",
+        "images                   " + _describe_counts(config, records),
+        f"optimizer steps          {total:,} ({per_epoch:,} per epoch of {num_train:,} images)",
+        f"memory for training      about {_gigabytes(memory)} (weights, optimizer, average, activations)",
+        f"disk                     about {_gigabytes(disk)} (checkpoints and latent cache)",
+        f"time for training        about {_duration(seconds)} on this {device.type} "
+        f"({rate / 1e9:,.0f} GFLOP/s measured, {step_flops / 1e9:,.0f} GFLOP a step), without encoding and validation",
+    ]
+    return "\n".join(lines)
+
+
+def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
+    """FLOP/s of float32 matrix products on the device, measured for about `seconds`."""
+    a = torch.randn(_RATE_SIZE, _RATE_SIZE, device=device)
+    a @ a
+    started, products = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        a @ a
+        products += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return products * 2 * _RATE_SIZE**3 / (time.perf_counter() - started)
+
+
+class _SavedBytes:
+    """Sums the storage that autograd keeps for the backward pass, each tensor's storage once."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if not isinstance(tensor, torch.nn.Parameter) and storage._cdata not in self._kept:
+                self._kept[storage._cdata] = storage  # held, so that its address is not used again
+                self.total += storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _describe_counts(config: Config, records: Sequence[ImageRecord]) -> str:
+    counts = Counter((record.split, record.label) for record in records)
+    parts = []
+    for split in ("train", "val", "test"):
+        if any(key[0] == split for key in counts):
+            per_class = ", ".join(f"{name} {counts[split, label]:,}"
+                                  for label, name in enumerate(config.dataset_params.params.class_names))
+            parts.append(f"{split}: {per_class}")
+    return "; ".join(parts)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

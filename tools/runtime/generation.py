@@ -1,0 +1,117 @@
+"""Drawing labelled images from a trained network: what preview, sampling and studies share.
+
+The noise of image i of class c is a function of (seed, c, i) alone, and batches always have the same members and the
+same shape, so an image does not depend on the number of processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from config.schema import SampleParams
+from dataset.images import to_uint8
+from dataset.order import generator, normal
+from models.autoencoder import LatentCodec
+from scheduler.guidance import guided_prediction, scale_at
+from scheduler.linear_noise_scheduler import NoiseSchedule
+from scheduler.objectives import predict_x0
+from scheduler.samplers import sample
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Image `index` (from 0) of class `label`."""
+
+    label: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A trained network with all that is needed to run the reverse process with it."""
+
+    network: nn.Module
+    schedule: NoiseSchedule
+    prediction_type: str
+    null_label: int
+    latent_shape: tuple[int, int, int]
+    device: torch.device
+
+
+def count_per_class(total: int, class_counts: Sequence[int]) -> list[int]:
+    """`total` images shared out like `class_counts`, by largest remainders, ties to the lower class."""
+    exact = [total * count / sum(class_counts) for count in class_counts]
+    shares = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda c: (shares[c] - exact[c], c))
+    for label in by_remainder[: total - sum(shares)]:
+        shares[label] += 1
+    return shares
+
+
+def list_requests(counts: Sequence[int]) -> list[ImageRequest]:
+    """The first counts[c] images of every class c, class by class."""
+    return [ImageRequest(label, index) for label, count in enumerate(counts) for index in range(count)]
+
+
+def split_into_batches(requests: Sequence[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
+    """Batches of fixed membership; the last may be short and is padded when it is drawn."""
+    return [list(requests[start:start + batch_size]) for start in range(0, len(requests), batch_size)]
+
+
+@torch.inference_mode()
+def draw_latents(
+    denoising: Denoising, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int, batch_size: int
+) -> torch.Tensor:
+    """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`."""
+    padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
+    streams = [generator(seed, "sample", request.label, request.index) for request in padded]
+
+    def draw_noise() -> torch.Tensor:
+        noise = torch.stack([normal(stream, denoising.latent_shape) for stream in streams])
+        return noise.to(denoising.device)
+
+    labels = torch.tensor([request.label for request in padded], device=denoising.device)
+    network = denoising.network.eval()
+    interval = (params.guidance_interval[0], params.guidance_interval[1])
+
+    def denoiser(x_t: torch.Tensor, timestep: int) -> torch.Tensor:
+        timesteps = torch.full((len(padded),), timestep, device=denoising.device)
+        scale = scale_at(timestep, num_timesteps=denoising.schedule.num_timesteps,
+                         guidance_scale=params.guidance_scale, interval=interval)
+        prediction = guided_prediction(network, x_t, timesteps, labels, null_label=denoising.null_label,
+                                       guidance_scale=scale)
+        return predict_x0(denoising.prediction_type, prediction=prediction.float(), x_t=x_t,
+                          signal_level=denoising.schedule.signal_level(timesteps),
+                          noise_level=denoising.schedule.noise_level(timesteps))
+
+    latents = sample(params.sampler, denoiser, draw_noise(), schedule=denoising.schedule, num_steps=params.num_steps,
+                     draw_noise=draw_noise)
+    return latents[: len(requests)]
+
+
+def draw_images(
+    denoising: Denoising, codec: LatentCodec, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3."""
+    latents = draw_latents(denoising, requests, params=params, seed=seed, batch_size=batch_size)
+    return latents_to_pixels(codec, latents)
+
+
+def latents_to_pixels(codec: LatentCodec, latents: torch.Tensor) -> np.ndarray:
+    """Decode standardised latents (B, C, h, w) to uint8 (B, H, W, c); c is 1 for gray data sets, else 3."""
+    images = codec.decode(latents)
+    if codec.statistics is not None and codec.statistics.gray:
+        images = images[:, :1]
+    return to_uint8(images.permute(0, 2, 3, 1))
+
+
+def iterate_images(
+    denoising: Denoising, codec: LatentCodec, batches: Sequence[Sequence[ImageRequest]], *, params: SampleParams, seed: int
+) -> Iterator[tuple[Sequence[ImageRequest], np.ndarray]]:
+    """Draw batch after batch."""
+    for batch in batches:
+        yield batch, draw_images(denoising, codec, batch, params=params, seed=seed, batch_size=params.batch_size)

@@ -1,0 +1,83 @@
+"""Where training takes raw latents from: the cache, or the VAE's encoder on the fly. Both draw by the same addresses."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from config.schema import Config
+from dataset.image_bank import ImageBank
+from dataset.latents import is_gray_batch
+from dataset.symmetries import apply_symmetry
+from models.autoencoder import LatentCodec, LatentStatistics
+from tools.runtime.data import open_codec, open_images, prepare_latents
+
+_STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
+
+
+class LatentSource(Protocol):
+    """Labelled images as raw latents."""
+
+    labels: np.ndarray  # (N,) int64
+
+    def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Raw latents posterior mean + std * noise, float32 (B, C, h, w), for int64 (B,) positions and views."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale."""
+
+    train: LatentSource
+    val: LatentSource | None
+    codec: LatentCodec
+
+
+class EncodedLatents:
+    """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
+
+    def __init__(self, config: Config, split: str, codec: LatentCodec) -> None:
+        images = open_images(config, split)
+        self.labels = np.array([record.label for record in images.records], dtype=np.int64)
+        self._bank = ImageBank(images)
+        self._codec = codec
+        self._symmetries = config.dataset_params.symmetries
+        self._batch_size = config.autoencoder_params.batch_size
+
+    def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        pixels = self._bank.batch(positions.tolist())
+        pixels = torch.stack([apply_symmetry(image, self._symmetries[view])
+                              for image, view in zip(pixels, views.tolist(), strict=True)])
+        mean, std = (torch.cat(parts).cpu() for parts in zip(*self._encode(pixels), strict=True))
+        return mean + std * noise
+
+    def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Posterior moments of the first images, from which the latent statistics are measured."""
+        count = min(_STATISTICS_IMAGES, len(self.labels))
+        for start in range(0, count, self._batch_size):
+            yield from self._encode(self._bank.batch(range(start, min(start + self._batch_size, count))))
+
+    def all_gray(self) -> bool:
+        """Whether those first images are gray."""
+        count = min(_STATISTICS_IMAGES, len(self.labels))
+        return all(is_gray_batch(self._bank.batch([position])) for position in range(count))
+
+    def _encode(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for part in pixels.split(self._batch_size):
+            yield self._codec.encode(part)
+
+
+def open_training_data(config: Config, device: torch.device, *, has_val: bool) -> TrainingData:
+    """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly."""
+    if config.dataset_params.load_latents:
+        train = prepare_latents(config, "train", device=device)
+        val = prepare_latents(config, "val", device=device) if has_val else None
+        statistics = LatentStatistics.measure(train.moments(), gray=train.gray)
+        return TrainingData(train, val, open_codec(config, statistics=statistics, decoder_only=True, device=device))
+    codec = open_codec(config, device=device)
+    train = EncodedLatents(config, "train", codec)
+    codec.statistics = LatentStatistics.measure(train.moments(), gray=train.all_gray())
+    return TrainingData(train, EncodedLatents(config, "val", codec) if has_val else None, codec)

@@ -1,0 +1,48 @@
+"""Progress bars on a terminal, and a quiet line now and then where there is none."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 20.0  # in a log file or a pipe
+
+
+class Progress:
+    """A bar from 0 to `total`; in a pipe, one line every twenty seconds. Use as a context manager."""
+
+    def __init__(self, title: str, total: int, *, unit: str = "images", initial: int = 0, enabled: bool = True) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = initial
+        self._terminal = sys.stderr.isatty()
+        self._enabled = enabled
+        self._last_line = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1)
+            if enabled and self._terminal else None
+        )
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are done, with a short note such as the loss."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._done)
+        elif self._enabled and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"{self._title}: {done}/{self._total} {self._unit} {note}".rstrip(), file=sys.stderr, flush=True)
+        self._done = done
+
+    def report(self, done: int, total: int) -> None:
+        """`update` in the form that libraries call."""
+        assert total == self._total
+        self.update(done)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,119 @@
+"""The folder of a run, <task_name>: where its files lie, who owns it, and whether a config may go on in it."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.errors import UserError
+from config.load import config_to_dict, config_to_yaml
+from config.schema import Config
+from dataset.storage import write_text
+
+_NOTE = (
+    "The checkpoints in this folder derive from patients' images: store, share and delete them by the same rules.\n"
+    "Images under previews/ and samples/ are synthetic.\n"
+)
+
+# Keys that a resumed run may change, because they do not alter what the steps done so far computed.
+_HARMLESS = (
+    "train_params.epochs", "train_params.max_steps", "train_params.num_samples", "train_params.resume_training",
+    "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
+    "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
+    "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "evaluation_params", "logging_params",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths below <task_name>."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def previews(self) -> Path:
+        return self.root / "previews"
+
+    def samples(self, config: Config) -> Path:
+        """Where this config's synthetic images go."""
+        return Path(config.sample_params.output) if config.sample_params.output else self.root / "samples"
+
+    def write_config(self, config: Config) -> None:
+        """Record the resolved config and mark the folder as derived from patients' images."""
+        write_text(self.config, config_to_yaml(config))
+        write_text(self.root / "PATIENT_DATA.txt", _NOTE)
+
+    def check_resumable(self, config: Config) -> None:
+        """Refuse to go on under a config that would have computed other steps.
+
+        Raises:
+            UserError: the keys that differ, old and new, and how to start anew.
+        """
+        try:
+            old = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config}: not valid YAML; restore it, or remove {self.root} to start anew") from error
+        differences = list(_differences(old, config_to_dict(config)))
+        if differences:
+            raise UserError(
+                f"{self.root} was trained with another config: {'; '.join(differences)}; restore these keys to go on, or "
+                "give another train_params.task_name to start anew"
+            )
+
+
+@contextmanager
+def owned(root: Path, purpose: str) -> Iterator[RunDirectory]:
+    """Hold the run directory for one command; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another command holds it, saying which.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = (root / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{root}: the run directory cannot be written ({error.strerror})") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "another command"
+            raise UserError(f"{root} is in use by {holder}; wait for it, or give another train_params.task_name") from error
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"{purpose} (process {os.getpid()})")
+        handle.flush()
+        yield RunDirectory(root)
+        handle.seek(0)
+        handle.truncate()
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if prefix in _HARMLESS:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield f"{prefix} was {json.dumps(old)}, is {json.dumps(new)}"

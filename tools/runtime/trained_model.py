@@ -1,0 +1,59 @@
+"""Loading trained weights for use: the averaged network, its codec and schedule, checked against the config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from config.errors import UserError
+from config.load import build_config
+from config.schema import Config
+from models.autoencoder import LatentCodec, LatentStatistics
+from tools.runtime.checkpoints import read_checkpoint
+from tools.runtime.data import open_codec
+from tools.runtime.generation import Denoising
+from tools.runtime.training import latent_shape, make_schedule, make_unet
+
+# Sections that must be those of the training for the weights to mean what they meant.
+_DECISIVE = ("diffusion_params", "unet_params")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling needs."""
+
+    denoising: Denoising
+    codec: LatentCodec
+    class_names: Sequence[str]
+    class_counts: Sequence[int]
+
+
+def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -> TrainedModel:
+    """The network with its best averaged weights and the decoder, on a device.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule or classes.
+    """
+    tensors, values = read_checkpoint(checkpoint)
+    trained = build_config(values["config"], source=str(checkpoint))
+    for section in _DECISIVE:
+        if getattr(trained, section) != getattr(config, section):
+            raise UserError(f"{checkpoint} was trained with other {section} than the config gives: expected "
+                            f"{yaml.safe_dump(values['config'][section], default_flow_style=True, width=10_000).strip()}")
+    if trained.dataset_params.params.class_names != config.dataset_params.params.class_names:
+        raise UserError(f"{checkpoint} was trained on the classes {list(trained.dataset_params.params.class_names)}, the "
+                        f"config names {list(config.dataset_params.params.class_names)}")
+    network = make_unet(trained)
+    network.load_state_dict(tensors)
+    network.to(device).eval().requires_grad_(False)
+    stored = values["latent_statistics"]
+    statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"])
+    codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    denoising = Denoising(
+        network=network, schedule=make_schedule(trained.diffusion_params),
+        prediction_type=trained.diffusion_params.prediction_type, null_label=trained.num_classes,
+        latent_shape=latent_shape(trained), device=device,
+    )
+    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, values["class_counts"])

@@ -1,0 +1,248 @@
+"""The training step and the validation of the UNet: pure in everything but the networks that they update."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from config.errors import UserError
+from config.schema import Config, DiffusionParams
+from dataset.order import StepDraws, generator, normal
+from models.autoencoder import LatentCodec
+from models.ema import ExponentialMovingAverage
+from models.unet import UNet, UNetShape
+from scheduler.guidance import drop_labels
+from scheduler.linear_noise_scheduler import NoiseSchedule, make_noise_schedule
+from scheduler.objectives import loss_weights, make_target
+from tools.runtime import checkpoints
+from tools.runtime.latent_source import LatentSource
+
+MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
+
+
+@dataclass
+class TrainState:
+    """All that changes during training and is needed to go on: tensors in the modules, plain values here."""
+
+    model: nn.Module
+    ema: ExponentialMovingAverage
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    meters: dict[str, float] = field(default_factory=dict)
+
+    _PLAIN = ("step", "best_loss", "best_step", "skipped_steps", "skipped_in_a_row", "meters")
+
+    def add_to_meters(self, **values: float) -> None:
+        """Add one step's values; those that are not finite are counted as skipped steps, not averaged."""
+        if all(math.isfinite(value) for value in values.values()):
+            self.meters["count"] = self.meters.get("count", 0) + 1
+            for name, value in values.items():
+                self.meters[name] = self.meters.get(name, 0.0) + value
+
+    def read_meters(self, accelerator: Accelerator) -> dict[str, float | None]:
+        """Means since the last reading, over all processes; None where no step was finite."""
+        names = ("loss", "grad_norm")
+        sums = torch.tensor([self.meters.get(name, 0.0) for name in (*names, "count")], dtype=torch.float64)
+        self.meters = {}
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").cpu().double()
+        count = float(sums[-1])
+        return {name: float(value) / count if count else None for name, value in zip(names, sums[:-1], strict=True)}
+
+    def to_checkpoint(self, unwrapped: nn.Module, scaler: Any | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and plain values of a resume checkpoint."""
+        tensors = checkpoints.prefix_tensors(unwrapped.state_dict(), "model")
+        tensors |= checkpoints.prefix_tensors(self.ema.state_dict(), "ema")
+        tensors |= checkpoints.pack_optimizer(self.optimizer)
+        values = {name: getattr(self, name) for name in self._PLAIN}
+        values["ema_updates"] = self.ema.num_updates
+        values["scaler"] = None if scaler is None else {k: v for k, v in scaler.state_dict().items() if v is not None}
+        return tensors, values
+
+    def restore(self, unwrapped: nn.Module, scaler: Any | None, tensors: dict[str, torch.Tensor],
+                values: dict[str, Any]) -> None:
+        """Put back what `to_checkpoint` gave."""
+        unwrapped.load_state_dict(checkpoints.select_tensors(tensors, "model"))
+        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["ema_updates"])
+        checkpoints.unpack_optimizer(self.optimizer, tensors)
+        for name in self._PLAIN:
+            setattr(self, name, values[name])
+        if scaler is not None and values["scaler"]:
+            scaler.load_state_dict(values["scaler"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Standardised latents float32 (B, C, h, w) with int64 (B,) labels, on the training device."""
+
+    latents: torch.Tensor
+    labels: torch.Tensor
+
+
+def make_unet(config: Config) -> UNet:
+    """The config's UNet with weights drawn from train_params.seed, in channels-last memory order."""
+    torch.manual_seed(config.train_params.seed)
+    return UNet(unet_shape(config)).to(memory_format=torch.channels_last)
+
+
+def unet_shape(config: Config) -> UNetShape:
+    """What of the config determines the network's parameters."""
+    unet = config.unet_params
+    return UNetShape(
+        latent_channels=config.dataset_params.z_channels, num_classes=config.num_classes, channels=unet.channels,
+        num_layers=unet.num_layers, attention=unet.attention, num_heads=unet.num_heads,
+        time_embedding_dim=unet.time_embedding_dim, context_dim=unet.context_dim, norm_groups=unet.norm_groups,
+        dropout=unet.dropout, condition_types=config.dataset_params.condition_types,
+    )
+
+
+def latent_shape(config: Config) -> tuple[int, int, int]:
+    """Channels, height and width of the latents."""
+    data = config.dataset_params
+    return data.z_channels, data.latent_size, data.latent_size
+
+
+def make_schedule(params: DiffusionParams) -> NoiseSchedule:
+    """The config's noise schedule."""
+    return make_noise_schedule(params.schedule, num_timesteps=params.num_timesteps, beta_start=params.beta_start,
+                               beta_end=params.beta_end)
+
+
+class DiffusionLoss:
+    """The weighted squared error of the network's prediction, for one schedule and objective."""
+
+    def __init__(self, params: DiffusionParams, *, null_label: int, device: torch.device) -> None:
+        self.schedule = make_schedule(params)
+        self.prediction_type = params.prediction_type
+        self.null_label = null_label
+        weights = loss_weights(self.schedule, params.prediction_type, weighting=params.loss_weighting,
+                               min_snr_gamma=params.min_snr_gamma)
+        self.weights = torch.from_numpy(weights).float().to(device)
+
+    def per_image(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Unweighted mean squared error of each image, float32 (B,)."""
+        signal, level = self.schedule.signal_level(timesteps), self.schedule.noise_level(timesteps)
+        x_t = signal * batch.latents + level * noise
+        target = make_target(self.prediction_type, x_0=batch.latents, noise=noise, signal_level=signal, noise_level=level)
+        prediction = network(x_t, timesteps, batch.labels)
+        return (prediction.float() - target).square().mean(dim=(1, 2, 3))
+
+    def __call__(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The weighted mean over the batch, a scalar."""
+        return (self.weights[timesteps] * self.per_image(network, batch, noise=noise, timesteps=timesteps)).mean()
+
+
+def read_batch(source: LatentSource, codec: LatentCodec, draws: StepDraws, device: torch.device) -> Batch:
+    """The standardised latents that the draws ask for."""
+    raw = source.draw(draws.positions, draws.views, draws.posterior_noise)
+    labels = torch.from_numpy(source.labels)[draws.positions]
+    return Batch(latents=codec.standardise(raw).to(device), labels=labels.to(device))
+
+
+def train_step(
+    state: TrainState, draws: StepDraws, read: Callable[[StepDraws], Batch], *, loss_of: DiffusionLoss,
+    accelerator: Accelerator, config: Config, lr: float,
+) -> tuple[float, float]:
+    """One optimizer step on this process's slice of the global batch, cut into the configured micro-steps.
+
+    `read` maps StepDraws to a Batch. Returns the mean loss over this process's slice and the gradient norm before
+    clipping. A step whose loss or gradient is not finite leaves weights, average and optimizer untouched and is counted.
+
+    Raises:
+        UserError: ten such steps in a row.
+    """
+    train = config.train_params
+    micro_steps = train.gradient_accumulation_steps
+    micro_size = len(draws.positions) // micro_steps
+    state.model.train()
+    state.optimizer.param_groups[0]["lr"] = lr
+    total = torch.zeros((), device=accelerator.device)
+    for micro_step in range(micro_steps):
+        part = draws.slice(micro_step * micro_size, (micro_step + 1) * micro_size)
+        batch = read(part)
+        labels = drop_labels(batch.labels, part.drop_uniforms.to(batch.labels.device), probability=train.label_dropout,
+                             null_label=loss_of.null_label)
+        last = micro_step == micro_steps - 1
+        with _synchronised(accelerator, state.model, last), accelerator.autocast():
+            loss = loss_of(state.model, Batch(batch.latents, labels), noise=part.noise.to(accelerator.device),
+                           timesteps=part.timesteps.to(accelerator.device)) / micro_steps
+        with _synchronised(accelerator, state.model, last):
+            accelerator.backward(loss)
+        total += loss.detach()
+    norm = accelerator.clip_grad_norm_(state.model.parameters(), train.clip_grad_norm or math.inf)
+    loss_value, norm_value = float(total), float(norm)
+    # The norm is of the gradient averaged over all processes, so that all of them take the same branch.
+    if math.isfinite(norm_value) and (accelerator.num_processes > 1 or math.isfinite(loss_value)):
+        state.optimizer.step()
+        state.ema.update(accelerator.unwrap_model(state.model))
+        state.skipped_in_a_row = 0
+    else:
+        _skip(state, accelerator)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return loss_value, norm_value
+
+
+@torch.no_grad()
+def validation_loss(network: nn.Module, batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], *,
+                    loss_of: DiffusionLoss) -> float:
+    """Mean unweighted loss over (batch, noise, timesteps) triples, in float64."""
+    network.eval()
+    total, count = 0.0, 0
+    for batch, noise, timesteps in batches:
+        losses = loss_of.per_image(network, batch, noise=noise, timesteps=timesteps)
+        total += float(losses.double().sum())
+        count += len(losses)
+    return total / count
+
+
+def validation_batches(
+    source: LatentSource, codec: LatentCodec, *, config: Config, device: torch.device
+) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """Every held-out image `validation_draws` times with noise and stratified timesteps that never change."""
+    train, count = config.train_params, len(source.labels)
+    shape = latent_shape(config)
+    for draw in range(train.validation_draws):
+        rng = generator(train.seed, "validation", draw)
+        fractions = (rng.permutation(count) + rng.random(count)) / count
+        timesteps = torch.from_numpy((fractions * config.diffusion_params.num_timesteps).astype("int64"))
+        noise = normal(rng, (2, count, *shape))
+        for start in range(0, count, train.ldm_batch_size):
+            rows = torch.arange(start, min(start + train.ldm_batch_size, count))
+            raw = source.draw(rows, torch.zeros_like(rows), noise[0][rows])
+            batch = Batch(codec.standardise(raw).to(device), torch.from_numpy(source.labels)[rows].to(device))
+            yield batch, noise[1][rows].to(device), timesteps[rows].to(device)
+
+
+def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> float:
+    """Factor on the peak learning rate after `share` of the training: linear warm-up, then constant or a decay to 0."""
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    share = min(max(share, 0.0), 1.0)
+    decay = {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1.0 + math.cos(math.pi * share))}[schedule]
+    return warmup * decay
+
+
+def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Gradients are exchanged between processes at the last micro-step only."""
+    return nullcontext() if last else accelerator.no_sync(model)
+
+
+def _skip(state: TrainState, accelerator: Accelerator) -> None:
+    state.skipped_steps += 1
+    state.skipped_in_a_row += 1
+    if accelerator.scaler is not None:
+        accelerator.scaler.update()  # halves the loss scale, the usual cause under fp16
+    if state.skipped_in_a_row >= MOST_BAD_STEPS:
+        raise UserError(
+            f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
+            "intact: resume it with a lower train_params.ldm_lr, more warmup_steps, or mixed_precision: bf16 or no"
+        )

@@ -1,0 +1,259 @@
+"""Train or fine-tune a small AutoencoderKL on the training images and save it as a diffusers folder.
+
+Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator for texture. What trains is
+`autoencoder_params.training`; the result goes where `autoencoder_params.pretrained` then points.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from config.errors import UserError
+from config.load import load_config
+from config.schema import AutoencoderTrainingParams, Config
+from dataset.image_bank import ImageBank
+from dataset.order import SampleOrder, generator, normal
+from dataset.storage import hash_json, write_json
+from dataset.symmetries import apply_symmetry
+from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from models.ema import ExponentialMovingAverage
+from models.unet import count_parameters
+from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.runtime import checkpoints
+from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.data import has_split, open_codec, open_images, transform_identity
+from tools.runtime.progress import Progress
+from tools.runtime.training import lr_factor
+
+_CHECKPOINT_SECONDS = 60.0
+_EMA_DECAY = 0.999
+_ADAM_BETAS = (0.5, 0.99)  # the low first beta steadies adversarial training (Radford 2016)
+_CLIP_NORM = 1.0
+_STATE_FOLDER = "training_state"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_vae", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    arguments = parser.parse_args(argv)
+    train_vae(load_config(arguments.config, arguments.set))
+
+
+def train_vae(config: Config) -> Path:
+    """Train until max_steps or max_minutes, validate on held-out images, save; returns the folder."""
+    params = config.autoencoder_params.training
+    output = Path(params.output)
+    if (output / "training.json").exists():
+        print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
+        return output
+    images = open_images(config, "train")
+    bank = ImageBank(images)
+    order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
+    trainer = _VaeTrainer(config, params)
+    print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
+          f"at most {params.max_steps} steps or {params.max_minutes:g} minutes")
+    identity = hash_json({"training": {k: v for k, v in vars(params).items() if k not in ("max_minutes", "max_steps")},
+                          "transform": transform_identity(config), "images": [r.image_id for r in images.records]})
+    step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
+    symmetries = config.dataset_params.symmetries
+    started = last_saved = time.monotonic()
+    with deferred_signals() as stop, Progress("VAE", params.max_steps, unit="steps", initial=step,
+                                              enabled=config.logging_params.progress_bar) as progress:
+        while step < params.max_steps and (elapsed := seconds + time.monotonic() - started) < params.max_minutes * 60:
+            pixels = bank.batch(order.positions(step * params.batch_size, params.batch_size))
+            views = generator(order.seed, "vae view", step).integers(len(symmetries), size=params.batch_size)
+            pixels = torch.stack([apply_symmetry(image, symmetries[view])
+                                  for image, view in zip(pixels, views, strict=True)])
+            share = max(step / params.max_steps, elapsed / (params.max_minutes * 60))
+            note = trainer.train_step(pixels, step=step, share=share, seed=order.seed)
+            step += 1
+            progress.update(step, note)
+            if stop or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                last_saved = time.monotonic()
+                trainer.save_state(output / _STATE_FOLDER, identity, step, seconds + last_saved - started)
+            if stop:
+                raise Interrupted(stop.signal_number, f"saved at step {step}; run the same command to go on")
+    trainer.finish(output, step=step)
+    psnr = measure_round_trip(config, output)
+    write_json(output / "training.json", {
+        "steps": step, "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
+        "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,
+        "note": "trained on patients' images: share it by the same rules as they",
+    })
+    for path in checkpoints.list_resume_checkpoints(output / _STATE_FOLDER):
+        path.unlink()
+    (output / _STATE_FOLDER).rmdir()
+    print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
+          f"use it with autoencoder_params.pretrained: {output}")
+    return output
+
+
+def measure_round_trip(config: Config, folder: Path) -> float:
+    """PSNR in dB of the VAE's round trip over the val split, or the train split where there is no val."""
+    import dataclasses
+
+    params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
+    codec = open_codec(dataclasses.replace(config, autoencoder_params=params))
+    images = open_images(config, "val" if has_split(config, "val") else "train")
+    errors = []
+    for start in range(0, len(images), params.batch_size):
+        pixels = torch.stack([images[i][0] for i in range(start, min(start + params.batch_size, len(images)))])
+        mean, _ = codec.encode(pixels)
+        restored = codec.vae.decode(mean).sample.clamp(-1, 1)
+        errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
+    return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
+
+
+class _VaeTrainer:
+    """The networks, optimizers and averages of one training; every random draw is addressed by the step."""
+
+    def __init__(self, config: Config, params: AutoencoderTrainingParams) -> None:
+        self.params = params
+        torch.manual_seed(config.train_params.seed)
+        channels = config.dataset_params.params.im_channels
+        self.vae = _open_for_fine_tuning(config) if params.fine_tune else _fresh_vae(config, params)
+        self.discriminator = PatchDiscriminator(channels)
+        self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
+        self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0)
+        self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.lr, betas=_ADAM_BETAS,
+                                                weight_decay=0)
+        self.perceptual: PerceptualEmbedding | None = None
+        if params.perceptual_weight > 0:
+            assert config.dataset_params.lpips_path is not None
+            self.perceptual = load_perceptual(config.dataset_params.lpips_path)
+
+    @property
+    def loss_weights_sha256(self) -> list[str]:
+        """Hashes of pretrained weights that the loss used: an encoder of a headline number may not be among them."""
+        return [] if self.perceptual is None else [self.perceptual.trunk_sha256, self.perceptual.head_sha256]
+
+    def train_step(self, pixels: torch.Tensor, *, step: int, share: float, seed: int) -> str:
+        """One step on images (B, C, H, W); `share` is the part of the training that has passed."""
+        adversarial = self.params.adversarial_weight > 0 and share >= self.params.adversarial_start
+        factor = lr_factor("cosine", share=share, step=step, warmup_steps=100)
+        for optimizer in (self.vae_optimizer, self.disc_optimizer):
+            optimizer.param_groups[0]["lr"] = self.params.lr * factor
+
+        posterior = self.vae.encode(pixels).latent_dist
+        noise = normal(generator(seed, "vae posterior", step), posterior.mean.shape)
+        restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        reconstruction = F.l1_loss(restored, pixels)
+        if self.perceptual is not None:
+            reconstruction = reconstruction + self.params.perceptual_weight * self.perceptual.loss(restored, pixels)
+        loss = reconstruction + self.params.kl_weight * posterior.kl().mean()
+        if adversarial:
+            self.discriminator.requires_grad_(False)
+            deception = generator_loss(self.discriminator(restored))
+            self.discriminator.requires_grad_(True)
+            weight = _balance(reconstruction, deception, self.vae.decoder.conv_out.weight)
+            loss = loss + self.params.adversarial_weight * weight * deception
+        self.vae_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), _CLIP_NORM)
+        if not torch.isfinite(norm):
+            return "non-finite step skipped"
+        self.vae_optimizer.step()
+        self.ema.update(self.vae)
+        if adversarial:
+            judged = self.discriminator(torch.cat([pixels, restored.detach()])).chunk(2)
+            disc_loss = discriminator_loss(*judged)
+            self.disc_optimizer.zero_grad(set_to_none=True)
+            disc_loss.backward()
+            self.disc_optimizer.step()
+            return f"L1 {reconstruction.item():.4f} discriminator {disc_loss.item():.3f}"
+        return f"L1 {reconstruction.item():.4f}"
+
+    def finish(self, output: Path, *, step: int) -> None:
+        """Save the averaged weights in half precision, rounded once, as a diffusers folder."""
+        del step
+        self.vae.load_state_dict(self.ema.state_dict(), strict=True)
+        self.vae.half().save_pretrained(output, safe_serialization=True)
+        _drop_provenance(output / "config.json")
+
+    def save_state(self, folder: Path, identity: str, step: int, seconds: float) -> None:
+        tensors = {}
+        for name, part in self._parts():
+            tensors |= checkpoints.prefix_tensors(part.state_dict(), name)
+        for name, optimizer in self._optimizers():
+            tensors |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), name)
+        values = {"identity": identity, "step": step, "seconds": seconds, "num_updates": self.ema.num_updates}
+        checkpoints.write_checkpoint(checkpoints.resume_path(folder, step), tensors, values)
+        checkpoints.prune_resume_checkpoints(folder, keep=1)
+
+    def resume(self, folder: Path, identity: str) -> tuple[int, float]:
+        """Steps and seconds done by an interrupted run of the same settings; (0, 0) where there is none."""
+        found = checkpoints.read_newest_checkpoint(folder)
+        if found is None:
+            return 0, 0.0
+        tensors, values, _ = found
+        if values["identity"] != identity:
+            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another "
+                            "autoencoder_params.training.output")
+        for name, part in self._parts():
+            if part is not self.ema:
+                part.load_state_dict(checkpoints.select_tensors(tensors, name))
+        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
+        for name, optimizer in self._optimizers():
+            checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, name))
+        print(f"going on at step {values['step']}")
+        return values["step"], values["seconds"]
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return [("vae", self.vae), ("discriminator", self.discriminator), ("ema", self.ema)]
+
+    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        return [("vae_optimizer", self.vae_optimizer), ("disc_optimizer", self.disc_optimizer)]
+
+
+def _fresh_vae(config: Config, params: AutoencoderTrainingParams) -> AutoencoderKL:
+    data = config.dataset_params
+    levels = len(params.channels)
+    factor = data.params.image_size // data.latent_size
+    if factor != 2 ** (levels - 1):
+        raise UserError(
+            f"autoencoder_params.training.channels: {levels} levels halve the image {levels - 1} times, but "
+            f"params.image_size / latent_size is {factor}; expected {max(factor.bit_length(), 1)} levels"
+        )
+    return AutoencoderKL(
+        in_channels=data.params.im_channels, out_channels=data.params.im_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=params.channels, layers_per_block=params.num_layers, latent_channels=data.z_channels,
+        norm_num_groups=params.norm_groups, sample_size=data.params.image_size, mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def _open_for_fine_tuning(config: Config) -> AutoencoderKL:
+    vae = open_codec(config).vae
+    if not isinstance(vae, AutoencoderKL):
+        raise UserError(f"autoencoder_params.training.fine_tune: only AutoencoderKL can be fine-tuned, found "
+                        f"{type(vae).__name__}")
+    if vae.config.in_channels != config.dataset_params.params.im_channels:
+        raise UserError(f"autoencoder_params.training.fine_tune: the VAE takes {vae.config.in_channels} channels, the "
+                        f"images have {config.dataset_params.params.im_channels}; set params.im_channels to match")
+    return vae.train().requires_grad_(True)
+
+
+def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
+    """Weight that makes both losses pull equally on the last layer. Source: Esser 2021 (VQGAN), eq. 7."""
+    gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, deception)]
+    return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1e4).detach()
+
+
+def _drop_provenance(path: Path) -> None:
+    """Remove the library version, so that equal trainings give equal bytes."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,265 @@
+"""Train the class-conditional latent diffusion model that a config describes.
+
+    python train_ddpm_cond.py --config config/demo.yaml [--set section.key=value ...] [--dry-run]
+
+    accelerate launch train_ddpm_cond.py --config config/embryo.yaml      # several GPUs
+
+Running the same command again goes on exactly where the run stopped.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from config.errors import UserError
+from config.load import config_to_dict, config_to_yaml, load_config
+from config.schema import Config
+from dataset.images import tile_images, write_png
+from dataset.order import SampleOrder, draw_step
+from models.autoencoder import LatentCodec
+from models.ema import ExponentialMovingAverage
+from tools.runtime import checkpoints, estimate, generation
+from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.data import open_images
+from tools.runtime.latent_source import TrainingData, open_training_data
+from tools.runtime.progress import Progress
+from tools.runtime.run_directory import RunDirectory, owned
+from tools.runtime.tracking import Tracker
+from tools.runtime.training import (
+    DiffusionLoss,
+    TrainState,
+    latent_shape,
+    lr_factor,
+    make_schedule,
+    make_unet,
+    read_batch,
+    train_step,
+    validation_batches,
+    validation_loss,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run will take")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    if arguments.dry_run:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        print(config_to_yaml(config))
+        print(estimate.describe_run(config, open_images(config, None).records, device))
+        return
+    train(config)
+
+
+def train(config: Config) -> None:
+    """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
+    accelerator = make_accelerator(config)
+    run = RunDirectory(Path(config.train_params.task_name))
+    if not accelerator.is_main_process:
+        run_training(config, accelerator, run)
+        return
+    with owned(run.root, "train_ddpm_cond.py"):
+        run_training(config, accelerator, run)
+
+
+def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) -> None:
+    """The whole of a run, on each process."""
+    params, device = config.train_params, accelerator.device
+    records = open_images(config, None).records
+    has_val = any(record.split == "val" for record in records)
+    if not has_val and params.selection_metric == "ema_validation_loss":
+        raise UserError("train_params.selection_metric: ema_validation_loss needs a val split; name rows for it, set "
+                        "dataset_params.params.val_from_train, or choose selection_metric: last")
+    if accelerator.is_main_process:
+        run.check_resumable(config)
+    with accelerator.main_process_first():
+        data = open_training_data(config, device, has_val=has_val)
+    steps_per_epoch, num_steps = estimate.count_steps(config, len(data.train.labels))
+    order = SampleOrder(data.train.labels, seed=params.seed, balance=params.balanced_sampling)
+
+    network = make_unet(config).to(device)
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=params.ldm_lr, betas=params.adam_betas,
+                                  weight_decay=params.weight_decay)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer)
+    resume(state, run, config, accelerator)
+    if state.step >= num_steps:
+        accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
+                          f"{run.checkpoints / params.ldm_ckpt_name}")
+        return
+    if accelerator.is_main_process:
+        run.write_config(config)
+
+    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device)
+    validator = Validator(config, run, data, averaged, loss_of, device)
+    tracker = start_tracker(config, run, accelerator, step=state.step)
+    share = params.ldm_batch_size // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    validation_interval = params.ldm_validate_epochs * steps_per_epoch
+    started, first_step = time.monotonic(), state.step
+
+    with deferred_signals() as stop, Progress("training", num_steps, unit="steps", initial=state.step,
+                                              enabled=config.logging_params.progress_bar and tracker is not None) as bar:
+        while state.step < num_steps:
+            step = state.step
+            draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(config.dataset_params.symmetries),
+                              latent_shape=latent_shape(config), num_timesteps=config.diffusion_params.num_timesteps)
+            lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
+                                           warmup_steps=params.warmup_steps)
+            loss, norm = train_step(state, draws.slice(mine.start, mine.stop),
+                                    lambda part: read_batch(data.train, data.codec, part, device),
+                                    loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
+            state.add_to_meters(loss=loss, grad_norm=norm)
+            rate = (state.step - first_step) * params.ldm_batch_size / (time.monotonic() - started)
+            seconds_left = (num_steps - state.step) * params.ldm_batch_size / rate
+            bar.update(state.step, f"loss {loss:.4f}, {rate:.0f} images/s, {seconds_left:.0f} s left")
+
+            last = state.step == num_steps
+            if state.step % config.logging_params.interval_steps == 0 or last:
+                row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.read_meters(accelerator),
+                       "skipped_steps": state.skipped_steps}
+                if tracker is not None:
+                    tracker.log(row, timings={"images_per_second": rate})
+            if tracker is not None and (state.step % validation_interval == 0 or last):
+                validator.validate(state, tracker)
+            stopping = agree_to_stop(accelerator, bool(stop))
+            if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):
+                save(state, run, config, accelerator, tracker)
+            if stopping and not last:
+                raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
+    if tracker is not None:
+        tracker.close()
+        minutes = (time.monotonic() - started) / 60
+        print(f"trained to step {state.step} in {minutes:.1f} min ({rate:.0f} images/s); best weights "
+              f"(step {state.best_step}) in {run.checkpoints / params.ldm_ckpt_name}")
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The accelerator for this machine.
+
+    Raises:
+        UserError: a precision that the device lacks, or a batch that cannot be split over the processes.
+    """
+    train = config.train_params
+    on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    if train.mixed_precision == "fp16" and on_cpu:
+        raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
+    # Other processes wait while the first one encodes the images, which can take hours.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[patience])
+    pieces = accelerator.num_processes * train.gradient_accumulation_steps
+    if train.ldm_batch_size % pieces:
+        raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "
+                        f"{accelerator.num_processes} processes x {train.gradient_accumulation_steps} micro-steps; choose "
+                        f"a multiple of {pieces}")
+    return accelerator
+
+
+def start_tracker(config: Config, run: RunDirectory, accelerator: Accelerator, *, step: int) -> Tracker | None:
+    """The log, on the main process only."""
+    if not accelerator.is_main_process:
+        return None
+    tracker = Tracker(run.metrics, step=step)
+    tracker.start_wandb(config, name=run.root.name)
+    return tracker
+
+
+def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator) -> None:
+    """Put the newest intact resume checkpoint into `state`, where there is one."""
+    found = checkpoints.read_newest_checkpoint(run.checkpoints)
+    if found is None:
+        return
+    if not config.train_params.resume_training:
+        raise UserError(f"{run.root} holds a run and train_params.resume_training is false; set it to true to go on, or "
+                        "give another task_name to start anew")
+    tensors, values, warnings = found
+    if accelerator.is_main_process:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        print(f"going on at step {values['step']}")
+    state.restore(accelerator.unwrap_model(state.model), accelerator.scaler, tensors, values)
+
+
+def save(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, tracker: Tracker) -> None:
+    """Write the resume checkpoint of this step and remove older ones."""
+    tracker.sync_to_disk()
+    tensors, values = state.to_checkpoint(accelerator.unwrap_model(state.model), accelerator.scaler)
+    checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
+    checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)
+
+
+def agree_to_stop(accelerator: Accelerator, stop: bool) -> bool:
+    """Whether any process was asked to stop; all of them then stop after the same step."""
+    if accelerator.num_processes == 1:
+        return stop
+    return bool(accelerator.reduce(torch.tensor(float(stop), device=accelerator.device), reduction="sum") > 0)
+
+
+class Validator:
+    """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
+
+    def __init__(self, config: Config, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
+                 loss_of: DiffusionLoss, device: torch.device) -> None:
+        self.config, self.run, self.data, self.averaged = config, run, data, averaged
+        self.loss_of, self.device = loss_of, device
+        counts = Counter(data.train.labels.tolist())
+        self.class_counts = [counts[label] for label in range(config.num_classes)]
+
+    def validate(self, state: TrainState, tracker: Tracker) -> None:
+        """Log the held-out loss, write the preview, and keep these weights if they are the best so far."""
+        self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
+        row: dict[str, Any] = {"step": state.step}
+        loss: float | None = None
+        if self.data.val is not None:
+            batches = validation_batches(self.data.val, self.data.codec, config=self.config, device=self.device)
+            loss = row["ema_validation_loss"] = validation_loss(self.averaged, batches, loss_of=self.loss_of)
+        by_loss = self.config.train_params.selection_metric == "ema_validation_loss"
+        if not by_loss or state.best_loss is None or (loss is not None and loss < state.best_loss):
+            state.best_loss, state.best_step = loss, state.step
+            self._write_best(state)
+        row["best_step"] = state.best_step
+        tracker.log(row)
+        self._write_preview(state, tracker)
+
+    def _write_best(self, state: TrainState) -> None:
+        assert self.data.codec.statistics is not None
+        values = {
+            "step": state.step, "ema_validation_loss": state.best_loss, "config": config_to_dict(self.config),
+            "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
+            "note": "derived from patients' images: share it by the same rules as they",
+        }
+        path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name
+        checkpoints.write_checkpoint(path, state.ema.state_dict(), values)
+
+    def _write_preview(self, state: TrainState, tracker: Tracker) -> None:
+        train, sample = self.config.train_params, self.config.sample_params
+        counts = generation.count_per_class(train.num_samples, [1] * self.config.num_classes)
+        denoising = generation.Denoising(
+            network=self.averaged, schedule=make_schedule(self.config.diffusion_params),
+            prediction_type=self.config.diffusion_params.prediction_type, null_label=self.config.num_classes,
+            latent_shape=latent_shape(self.config), device=self.device,
+        )
+        requests = generation.list_requests(counts)
+        codec: LatentCodec = self.data.codec
+        pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed, batch_size=len(requests))
+        grid = tile_images(pixels, num_columns=max(counts))
+        write_png(self.run.previews / f"step_{state.step:08d}.png", grid, text={"Synthetic": "BlastDiffusion preview"})
+        tracker.log_synthetic_image("preview", grid.squeeze(-1) if grid.shape[-1] == 1 else grid, step=state.step)
+
+
+if __name__ == "__main__":
+    run_command(main)
