@@ -15,8 +15,8 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import Config, SampleParams
 from dataset.storage import hash_file
-from tools.evaluation import protocol, report
 from tools.runtime import generation, samples
+from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
@@ -45,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     draw(config, checkpoint, output, accelerator)
     if not arguments.no_metrics and accelerator.is_main_process:
-        evaluation = protocol.evaluate(config, output / "manifest.csv", device=accelerator.device)
-        report.write(evaluation, output)
-        report.log_to_wandb(evaluation, config, output)
-        print(report.format_table(evaluation))
+        assess(config, output, output, device=accelerator.device)
     accelerator.wait_for_everyone()
 
 
@@ -68,7 +65,9 @@ def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerato
     done = len(requests) - sum(map(len, missing)) * accelerator.num_processes
     with Progress("sampling", len(requests), initial=max(done, 0), enabled=config.logging_params.progress_bar
                   and accelerator.is_main_process) as bar:
-        for batch, pixels in generation.iterate_images(model.denoising, model.codec, missing, params=params, seed=params.seed):
+        for batch in missing:
+            pixels = generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
+                                            batch_size=params.batch_size)
             writer.write_batch(batch, pixels)
             done += len(batch) * accelerator.num_processes
             bar.update(min(done, len(requests)))
@@ -76,7 +75,7 @@ def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerato
     if accelerator.is_main_process:
         writer.write_grids()
         writer.write_manifest()
-        print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / 'manifest.csv'}")
+        print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:

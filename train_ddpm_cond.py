@@ -34,7 +34,7 @@ from tools.runtime.data import open_images
 from tools.runtime.latent_source import TrainingData, open_training_data
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
-from tools.runtime.tracking import Tracker
+from tools.runtime.tracking import Tracker, WandbMirror
 from tools.runtime.training import (
     DiffusionLoss,
     TrainState,
@@ -173,9 +173,7 @@ def start_tracker(config: Config, run: RunDirectory, accelerator: Accelerator, *
     """The log, on the main process only."""
     if not accelerator.is_main_process:
         return None
-    tracker = Tracker(run.metrics, step=step)
-    tracker.start_wandb(config, name=run.root.name)
-    return tracker
+    return Tracker(run.metrics, WandbMirror(config, folder=run.root, name=run.root.name), step=step)
 
 
 def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator) -> None:

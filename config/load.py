@@ -15,6 +15,12 @@ import yaml
 from config.errors import UserError
 from config.schema import Config, check_consistency
 
+_MERGE_TAG = "tag:yaml.org,2002:merge"  # `<<`, which is no key
+# What yaml raises besides its own errors, from values such as `!!bool x`, `!!int ''` or `!!timestamp x`.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
+_SURELY_ALIKE = 0.75  # a key this like the one given is meant rather than its namesake in another section
+
 # Where the keys of the published layout live here.
 _PUBLISHED_LAYOUT = {
     "unet": "unet_params (down_channels -> channels, attn_down -> attention, num_down_layers -> num_layers, "
@@ -33,6 +39,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE_TAG:
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, typing.Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -95,9 +103,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: config file cannot be read ({error})") from error
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)  # a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    except (ValueError, RecursionError) as error:
+    except _YAML_ERRORS as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections such as dataset_params, found {_show(raw)}")
@@ -106,18 +112,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    override = _plain(override)
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected section.key=value")
     try:
         value = yaml.safe_load(text) if text.strip() else None
-    except (yaml.YAMLError, ValueError) as error:
+    except _YAML_ERRORS as error:
         raise UserError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from error
     section: Any = raw
     for part in parts[:-1]:
         section = section.setdefault(part, {}) if section.get(part) is not None else _replace_none(section, part)
         if not isinstance(section, dict):
-            raise UserError(f"--set {override}: {part} is not a section")
+            raise UserError(f"--set {override}: {_plain(part)} is not a section")
     section[parts[-1]] = value
 
 
@@ -136,7 +143,7 @@ def _build(cls: type, raw: Any, *, prefix: str, source: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in raw:
         if name not in fields:
-            raise UserError(f"{source}: {prefix}{name}: unknown key{_nearest(str(name), fields, prefix)}")
+            raise UserError(f"{source}: {prefix}{_plain(name)}: unknown key{_nearest(str(name), fields, prefix)}")
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in fields.items():
@@ -246,11 +253,12 @@ def _describe(hint: Any, limits: Mapping[str, Any]) -> str:
 def _nearest(name: str, fields: Iterable[str], prefix: str) -> str:
     names = list(fields)
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    alike = bool(match) and difflib.SequenceMatcher(None, name, match[0]).ratio() >= _SURELY_ALIKE
+    section = _section_of(name)
+    if section and not alike:
+        return f"; did you mean {section}.{name}?"
     if match:
         return f"; did you mean {prefix}{match[0]}?"
-    section = _section_of(name)
-    if section:
-        return f"; did you mean {section}.{name}?"
     return f"; the keys here are {', '.join(names)}"
 
 
@@ -269,6 +277,12 @@ def _section_of(name: str, cls: type = Config, prefix: str = "") -> str | None:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(text: Any) -> str:
+    """Text of the user's for the middle of a message: as it is, or quoted where it would break the line."""
+    text = str(text)
+    return text if text.isprintable() else _show(text)
 
 
 def _one_line(error: Exception) -> str:

@@ -291,6 +291,9 @@ def _contradictions(config: Config) -> list[str]:
     require(data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
 
     levels = len(unet.channels)
+    require(levels > 0, "unet_params.channels: expected one level or more, found []")
+    require("context_class" not in data.condition_types or any(unet.attention),
+            "unet_params.attention: context_class acts through attention, and no level has any")
     require(len(unet.attention) == levels,
             f"unet_params.attention: expected one value per level of channels ({levels}), found {len(unet.attention)}")
     for channels in unet.channels:
@@ -300,7 +303,7 @@ def _contradictions(config: Config) -> list[str]:
                 f"unet_params.channels: {channels} is not a multiple of num_heads {unet.num_heads}")
     require(unet.time_embedding_dim % 2 == 0, f"unet_params.time_embedding_dim: expected an even number, found "
             f"{unet.time_embedding_dim}")
-    require(data.latent_size % 2 ** (levels - 1) == 0,
+    require(data.latent_size % 2 ** max(levels - 1, 0) == 0,
             f"dataset_params.latent_size {data.latent_size} cannot be halved {levels - 1} times for the "
             f"{levels} levels of unet_params.channels")
 
@@ -329,6 +332,7 @@ def _contradictions(config: Config) -> list[str]:
     training = config.autoencoder_params.training
     require(training.perceptual_weight == 0 or data.lpips_path is not None,
             "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")
+    require(len(training.channels) > 0, "autoencoder_params.training.channels: expected one level or more, found []")
     require(all(width % training.norm_groups == 0 for width in training.channels),
             f"autoencoder_params.training.channels: every width must be a multiple of norm_groups "
             f"{training.norm_groups}, found {list(training.channels)}")

@@ -142,7 +142,7 @@ def build_latent_cache(
         pixels = torch.stack([images[i][0] for i in range(start, stop)])
         gray = gray and is_gray_batch(pixels)
         views = [encode(apply_symmetry(pixels, name)) for name in symmetries]
-        moments = [torch.stack([view[i] for view in views], dim=1).cpu().numpy().astype(np.float16) for i in (0, 1)]
+        moments = [torch.stack([view[i] for view in views], dim=1).cpu().half().numpy() for i in (0, 1)]
         if not all(np.isfinite(values).all() for values in moments):
             raise UserError(
                 f"image {images.records[start].image_id} or one of the {stop - start - 1} after it: the VAE's latents "
@@ -189,8 +189,16 @@ def _read_progress(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         state = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return fresh
-    complete = all((path / f"{name}.partial").exists() or (path / name).exists() for name in _ARRAYS)
+    complete = all(_is_whole_array(path / f"{name}.partial") or _is_whole_array(path / name) for name in _ARRAYS)
     return state if state["identity"] == identity and complete else fresh
+
+
+def _is_whole_array(path: Path) -> bool:
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def _open_partial(path: Path, shape: tuple[int, ...]) -> np.memmap:

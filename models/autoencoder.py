@@ -18,6 +18,8 @@ from config.errors import UserError
 
 _WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _ENCODER_PARTS = ("encoder", "quant_conv")
+_LONGEST_REASON = 300  # characters of another library's message
+_ROUNDING = 1e-6  # a standard deviation below this share of the mean is what float64 sums leave of zero
 _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "VQModel")
 
 
@@ -43,7 +45,7 @@ class LatentStatistics:
             squares = squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
-        if not torch.isfinite(std).all() or (std <= 0).any():
+        if not torch.isfinite(std).all() or (std <= _ROUNDING * mean.abs()).any():
             raise UserError(
                 f"the VAE's latents have standard deviations {[round(v, 6) for v in std.tolist()]}: expected finite "
                 "values above 0 in every channel; the VAE does not encode these images, so train or choose another"
@@ -99,10 +101,21 @@ class LatentCodec:
 
         Gray data sets come out gray: the channels are averaged.
         """
-        raw = self.destandardise(latents.to(self.device, torch.float32))
+        images = self._decode_raw(self.destandardise(latents.to(self.device, torch.float32)))
+        if self._statistics().gray:
+            images = images.mean(dim=1, keepdim=True).expand(-1, self.im_channels, -1, -1)
+        return images
+
+    @torch.inference_mode()
+    def round_trip(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, im_channels, H, W) in [-1, 1] through encoder (posterior mean) and decoder: the VAE's ceiling."""
+        mean, _ = self.encode(images)
+        return self._decode_raw(mean)
+
+    def _decode_raw(self, raw: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, enabled=False):
             images = self.vae.decode(raw).sample.clamp(-1, 1)
-        if images.shape[1] != self.im_channels or self._statistics().gray:
+        if images.shape[1] != self.im_channels:
             images = images.mean(dim=1, keepdim=True).expand(-1, self.im_channels, -1, -1)
         return images
 
@@ -195,7 +208,7 @@ def load_codec(
                 raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more that its config.json asks for")
             vae.load_state_dict({name: file.get_tensor(name) for name in wanted})
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise UserError(f"{path}: not the weights that its config.json asks for ({reason})") from error
     return LatentCodec(vae, im_channels=im_channels, statistics=statistics)
 

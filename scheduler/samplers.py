@@ -101,8 +101,13 @@ def sample_with_solver(
 ) -> torch.Tensor:
     """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
     solver = _SOLVERS[sampler](schedule.betas)
-    solver.set_timesteps(num_steps, device=x_T.device)
+    timesteps = trailing_timesteps(schedule.num_timesteps, num_steps)
+    abar = schedule.alphas_cumprod[timesteps]
+    # Not by set_timesteps: its spacing rounds and for some numbers of steps, 61 of 1000, ends in a timestep of -1.
+    solver.num_inference_steps = num_steps
+    solver.timesteps = torch.tensor(timesteps, device=x_T.device)
+    solver.sigmas = torch.tensor([*np.sqrt((1 - abar) / abar), 0.0], dtype=torch.float32)
     x = x_T
-    for timestep in solver.timesteps:
-        x = solver.step(denoiser(x, int(timestep)), timestep, x, return_dict=False)[0]
+    for timestep in timesteps:
+        x = solver.step(denoiser(x, timestep), timestep, x, return_dict=False)[0]
     return x

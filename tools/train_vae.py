@@ -5,7 +5,9 @@ Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator for text
 """
 
 import argparse
+import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,16 +84,14 @@ def train_vae(config: Config) -> Path:
                 trainer.save_state(output / _STATE_FOLDER, identity, step, seconds + last_saved - started)
             if stop:
                 raise Interrupted(stop.signal_number, f"saved at step {step}; run the same command to go on")
-    trainer.finish(output, step=step)
+    trainer.finish(output)
     psnr = measure_round_trip(config, output)
     write_json(output / "training.json", {
         "steps": step, "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
         "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,
         "note": "trained on patients' images: share it by the same rules as they",
     })
-    for path in checkpoints.list_resume_checkpoints(output / _STATE_FOLDER):
-        path.unlink()
-    (output / _STATE_FOLDER).rmdir()
+    shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
           f"use it with autoencoder_params.pretrained: {output}")
     return output
@@ -99,8 +99,6 @@ def train_vae(config: Config) -> Path:
 
 def measure_round_trip(config: Config, folder: Path) -> float:
     """PSNR in dB of the VAE's round trip over the val split, or the train split where there is no val."""
-    import dataclasses
-
     params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
     codec = open_codec(dataclasses.replace(config, autoencoder_params=params))
     images = open_images(config, "val" if has_split(config, "val") else "train")
@@ -172,9 +170,8 @@ class _VaeTrainer:
             return f"L1 {reconstruction.item():.4f} discriminator {disc_loss.item():.3f}"
         return f"L1 {reconstruction.item():.4f}"
 
-    def finish(self, output: Path, *, step: int) -> None:
+    def finish(self, output: Path) -> None:
         """Save the averaged weights in half precision, rounded once, as a diffusers folder."""
-        del step
         self.vae.load_state_dict(self.ema.state_dict(), strict=True)
         self.vae.half().save_pretrained(output, safe_serialization=True)
         _drop_provenance(output / "config.json")

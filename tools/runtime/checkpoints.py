@@ -21,7 +21,7 @@ _RESUME_NAME = re.compile(r"resume-(\d{8})\.safetensors")
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
     """Write tensors and plain values atomically; equal content gives equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    values = {"format": FORMAT, **values}
+    values = json.loads(json.dumps({"format": FORMAT, **values}))  # as they will be read: keys are text
     body = {"values": values, "sha256": _digest(tensors, values)}
     # One metadata entry only: safetensors does not keep the order of several.
     write_bytes(path, format_safetensors(tensors, {"blastdiffusion": json.dumps(body, sort_keys=True)}))

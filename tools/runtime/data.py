@@ -120,7 +120,7 @@ def transform_identity(config: Config) -> dict[str, Any]:
             "fit": table.fit, "extra": dict(table.extra)}
 
 
-def with_split_overridden(config: Config, **changes: Any) -> Config:
+def with_table(config: Config, **changes: Any) -> Config:
     """The config with other `dataset_params.params` values, to read a further table by the same rules."""
     table = replace(config.dataset_params.params, **changes)
     return replace(config, dataset_params=replace(config.dataset_params, params=table))

@@ -4,7 +4,7 @@ The noise of image i of class c is a function of (seed, c, i) alone, and batches
 same shape, so an image does not depend on the number of processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,11 +107,3 @@ def latents_to_pixels(codec: LatentCodec, latents: torch.Tensor) -> np.ndarray:
     if codec.statistics is not None and codec.statistics.gray:
         images = images[:, :1]
     return to_uint8(images.permute(0, 2, 3, 1))
-
-
-def iterate_images(
-    denoising: Denoising, codec: LatentCodec, batches: Sequence[Sequence[ImageRequest]], *, params: SampleParams, seed: int
-) -> Iterator[tuple[Sequence[ImageRequest], np.ndarray]]:
-    """Draw batch after batch."""
-    for batch in batches:
-        yield batch, draw_images(denoising, codec, batch, params=params, seed=seed, batch_size=params.batch_size)

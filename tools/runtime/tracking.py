@@ -17,19 +17,11 @@ from config.schema import Config
 from dataset.storage import write_text
 
 
-class Tracker:
-    """The log of one run; only the main process has one that writes."""
+class WandbMirror:
+    """A wandb run in the configured mode. Whatever wandb does, it costs one warning and then stays silent."""
 
-    def __init__(self, path: Path, *, step: int) -> None:
-        """Open the log, dropping rows after `step`: a killed run may have logged beyond its last checkpoint."""
-        self._path = path
-        self._wandb_run: Any | None = None
-        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-
-    def start_wandb(self, config: Config, *, name: str) -> None:
-        """Mirror the rows to wandb in the configured mode; a failure costs one warning and nothing else."""
+    def __init__(self, config: Config, *, folder: Path, name: str) -> None:
+        self._run: Any | None = None
         if config.logging_params.wandb_mode == "disabled":
             return
         try:
@@ -38,29 +30,66 @@ class Tracker:
             # git and console capture are off: they would store paths and, through prints, names of patients' files.
             settings = wandb.Settings(silent=True, disable_git=True, console="off", x_disable_stats=True,
                                       x_disable_machine_info=True)
-            self._wandb_run = wandb.init(
+            self._run = wandb.init(
                 project=config.logging_params.wandb_project, name=name, mode=config.logging_params.wandb_mode,
-                dir=str(self._path.parent), config=config_to_dict(config), settings=settings,
+                dir=str(folder), config=config_to_dict(config), settings=settings,
             )
-        except Exception as error:  # whatever a third party's service does, the run goes on
-            _warn_once(error)
+        except Exception as error:  # a third party's service may fail in any way; the run goes on
+            self._give_up(error)
+
+    def log(self, values: dict[str, Any], *, step: int) -> None:
+        """Pass on numbers at a step."""
+        if self._run is not None:
+            try:
+                self._run.log(values, step=step)
+            except Exception as error:  # as above
+                self._give_up(error)
+
+    def log_synthetic_image(self, key: str, pixels: np.ndarray, *, step: int) -> None:
+        """Pass on a picture of synthetic images, uint8 (H, W) or (H, W, 3)."""
+        if self._run is not None:
+            try:
+                import wandb
+
+                self._run.log({key: wandb.Image(pixels)}, step=step)
+            except Exception as error:  # as above
+                self._give_up(error)
+
+    def finish(self) -> None:
+        """End the run."""
+        if self._run is not None:
+            try:
+                self._run.finish()
+            except Exception as error:  # as above
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        reason = " ".join(str(error).split())[:200]
+        print(f"warning: wandb is not logging ({type(error).__name__}: {reason}); the run goes on and its own files are "
+              "complete; logging_params.wandb_mode: disabled silences this", file=sys.stderr)
+
+
+class Tracker:
+    """The log of one training run, on the main process: metrics.jsonl and its mirror."""
+
+    def __init__(self, path: Path, mirror: WandbMirror, *, step: int) -> None:
+        """Open the log, dropping rows after `step`: a killed run may have logged beyond its last checkpoint."""
+        self._mirror = mirror
+        kept = [line for line in _read_whole_lines(path) if json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
 
     def log(self, row: dict[str, Any], *, timings: dict[str, float] | None = None) -> None:
         """Append one row, which has a "step", and mirror it; `timings` go to wandb only."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        step = row["step"]
-        self._mirror({**{key: value for key, value in row.items() if key != "step"}, **(timings or {})}, step)
+        values = {key: value for key, value in row.items() if key != "step"}
+        self._mirror.log({**values, **(timings or {})}, step=row["step"])
 
     def log_synthetic_image(self, key: str, pixels: np.ndarray, *, step: int) -> None:
-        """Give wandb a picture of synthetic images, uint8 (H, W) or (H, W, 3)."""
-        if self._wandb_run is not None:
-            try:
-                import wandb
-
-                self._mirror({key: wandb.Image(pixels)}, step)
-            except Exception as error:  # as above
-                _warn_once(error)
+        """Mirror a picture of synthetic images, uint8 (H, W) or (H, W, 3)."""
+        self._mirror.log_synthetic_image(key, pixels, step=step)
 
     def sync_to_disk(self) -> None:
         """Make the rows so far durable; called before a checkpoint that relies on them."""
@@ -68,31 +97,12 @@ class Tracker:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the log and end the wandb run."""
+        """Close the log and end the mirror."""
         self._file.close()
-        if self._wandb_run is not None:
-            try:
-                self._wandb_run.finish(quiet=True)
-            except Exception as error:  # as above
-                _warn_once(error)
-
-    def _mirror(self, values: dict[str, Any], step: int) -> None:
-        if self._wandb_run is None:
-            return
-        try:
-            self._wandb_run.log(values, step=step)
-        except Exception as error:  # as above
-            self._wandb_run = None
-            _warn_once(error)
+        self._mirror.finish()
 
 
-def _warn_once(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200]
-    print(f"warning: wandb is not logging ({type(error).__name__}: {reason}); training goes on and metrics.jsonl is "
-          "complete; logging_params.wandb_mode: disabled silences this", file=sys.stderr)
-
-
-def _read_lines(path: Path) -> list[str]:
+def _read_whole_lines(path: Path) -> list[str]:
     """Whole rows only: a killed run may have left the beginning of one."""
     try:
         text = path.read_text(encoding="utf-8")

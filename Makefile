@@ -1,0 +1,34 @@
+# `make demo` and `make test` work on a fresh machine: each first makes .venv and installs into it.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CONFIG := config/demo.yaml
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+demo: $(STAMP)
+	$(RUN) -m tools.make_phantoms --output demo/phantoms --num-images 2000 --image-size 64
+	$(RUN) -m tools.train_encoder --config $(CONFIG) --role encoder
+	$(RUN) -m tools.train_encoder --config $(CONFIG) --role judge
+	$(RUN) -m tools.cache_latents --config $(CONFIG)
+	$(RUN) train_ddpm_cond.py --config $(CONFIG)
+	$(RUN) sample_ddpm_class_cond.py --config $(CONFIG)
+
+test: $(STAMP)
+	$(RUN) -m pytest
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+
+bench: $(STAMP)
+	$(RUN) -m tools.benchmark
+
+clean:
+	rm -rf demo runs

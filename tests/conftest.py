@@ -1,0 +1,23 @@
+"""What all tests share: a machine left usable, no network, and the folder of reference data where it exists."""
+
+import os
+from pathlib import Path
+
+# Before the libraries are imported: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data beside the repository; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"reference data not found at {folder}")
+    return folder

@@ -1,0 +1,75 @@
+"""Label dropout and classifier-free guidance: exact counts of calls and rows, exact limits, right frequencies."""
+
+import pytest
+import torch
+
+from scheduler.guidance import drop_labels, guided_prediction, scale_at
+
+NULL = 2
+
+
+class CountingNetwork:
+    """A closed form that depends on label, timestep and position, and remembers the rows it was called with."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.labels: list[list[int]] = []
+
+    def __call__(self, x: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(x))
+        self.labels.append(labels.tolist())
+        return x * (1 + labels.float())[:, None, None, None] + timesteps.float()[:, None, None, None]
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    return x, torch.tensor([5, 6, 7]), torch.tensor([0, 1, 0])
+
+
+def test_a_scale_of_one_is_one_conditional_call(inputs: tuple[torch.Tensor, ...]) -> None:
+    network = CountingNetwork()
+    result = guided_prediction(network, *inputs, null_label=NULL, guidance_scale=1.0)
+    assert network.rows == [3] and network.labels == [[0, 1, 0]]
+    assert torch.equal(result, CountingNetwork()(*inputs))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.5])
+def test_another_scale_is_one_call_of_twice_the_rows(inputs: tuple[torch.Tensor, ...], scale: float) -> None:
+    network = CountingNetwork()
+    result = guided_prediction(network, *inputs, null_label=NULL, guidance_scale=scale)
+    assert network.rows == [6] and network.labels == [[0, 1, 0, NULL, NULL, NULL]]
+    x, timesteps, labels = inputs
+    conditional = CountingNetwork()(x, timesteps, labels)
+    unconditional = CountingNetwork()(x, timesteps, torch.full_like(labels, NULL))
+    torch.testing.assert_close(result, unconditional + scale * (conditional - unconditional), rtol=0, atol=0)
+    if scale == 0:
+        assert torch.equal(result, unconditional)
+
+
+def test_guidance_acts_inside_its_interval_only() -> None:
+    def scale(timestep: int, interval: tuple[float, float]) -> float:
+        return scale_at(timestep, num_timesteps=1001, guidance_scale=3.0, interval=interval)
+
+    assert [scale(t, (0.0, 1.0)) for t in (0, 500, 1000)] == [3.0, 3.0, 3.0]
+    assert [scale(t, (0.2, 0.7)) for t in (0, 199, 200, 700, 701, 1000)] == [1.0, 1.0, 3.0, 3.0, 1.0, 1.0]
+
+
+def test_labels_are_dropped_exactly_where_the_draw_lies_below_the_probability() -> None:
+    labels = torch.tensor([0, 1, 0, 1])
+    uniforms = torch.tensor([0.0, 0.19, 0.2, 0.99])
+    dropped = drop_labels(labels, uniforms, probability=0.2, null_label=NULL)
+    assert dropped.tolist() == [NULL, NULL, 0, 1] and dropped.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 0, 1]
+    assert torch.equal(drop_labels(labels, uniforms, probability=0.0, null_label=NULL), labels)
+
+
+def test_labels_are_dropped_at_the_probability_in_every_class() -> None:
+    rng = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 2, (40_000,), generator=rng)
+    dropped = drop_labels(labels, torch.rand(40_000, generator=rng), probability=0.2, null_label=NULL)
+    for label in (0, 1):
+        share = (dropped[labels == label] == NULL).float().mean().item()
+        assert share == pytest.approx(0.2, abs=4 * (0.2 * 0.8 / 20_000) ** 0.5)
+    kept = dropped != NULL
+    assert torch.equal(dropped[kept], labels[kept])

@@ -1,0 +1,28 @@
+"""Evaluate synthetic images that exist already, ours or another generator's, against the config's real images."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config.load import load_config
+from tools.runtime.assessment import assess
+from tools.runtime.command import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML config: the real images, the VAE and the encoders")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
+                        help="a folder with manifest.csv and images/, or one folder per class named like the class")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assess(config, arguments.synthetic, arguments.output, device=device)
+
+
+if __name__ == "__main__":
+    run_command(main)

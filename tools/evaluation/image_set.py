@@ -1,0 +1,61 @@
+"""A set of 8-bit images with labels and groups, and drawing subsets that are alike in number and class prior."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N images as PNG files hold them: pixels uint8 (N, H, W, C), C of 1 or 3, labels int64 (N,)."""
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    groups: list[str]
+    sha256: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def with_pixels(self, name: str, pixels: np.ndarray) -> "ImageSet":
+        """The same images after a change to their pixels, such as a round trip through the VAE."""
+        return ImageSet(name, pixels, self.labels, self.ids, self.groups, self.sha256)
+
+    def select(self, rows: np.ndarray) -> "ImageSet":
+        """The images at these positions."""
+        return ImageSet(self.name, self.pixels[rows], self.labels[rows], [self.ids[i] for i in rows],
+                        [self.groups[i] for i in rows], [self.sha256[i] for i in rows])
+
+
+def matched_counts(wanted: np.ndarray, *available: np.ndarray) -> np.ndarray:
+    """The largest class counts at the prior of `wanted` that every set can supply, int64 (num_classes,).
+
+    All arguments are counts per class. Exactly `wanted` where every set has at least as many of each class.
+    """
+    present = wanted > 0
+    share = min(1.0, *(float((counts[present] / wanted[present]).min()) for counts in available))
+    return np.floor(wanted * share + 1e-9).astype(np.int64)
+
+
+def draw_matched(labels: np.ndarray, counts: np.ndarray, *, rng: np.random.Generator | None) -> np.ndarray:
+    """Positions of counts[c] images of each class, ascending: a random draw, or with no `rng` the first ones."""
+    chosen: list[np.ndarray] = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[:count] if rng is None else rng.choice(members, size=count, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Images per class, int64 (num_classes,)."""
+    return np.bincount(labels, minlength=num_classes)
+
+
+def halve_groups(groups: Sequence[str], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of positions with about half of the groups each, no group in both."""
+    names = rng.permutation(np.unique(np.asarray(groups)))
+    first = np.isin(np.asarray(groups), names[: len(names) // 2])
+    return np.flatnonzero(first), np.flatnonzero(~first)

@@ -1,0 +1,103 @@
+"""An evaluation as JSON, as a workbook and as a table on the screen. The numbers are protocol.py's."""
+
+from pathlib import Path
+
+from openpyxl import Workbook
+from openpyxl.styles import Font
+from openpyxl.worksheet.worksheet import Worksheet
+
+from dataset.storage import atomic_path, write_json
+from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+
+_COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
+            "note")
+_COLUMN_WIDTHS = (34, 16, 16, 14, 14, 14, 9, 12, 20, 60)
+
+
+def write(report: EvaluationReport, folder: Path) -> None:
+    """Write evaluation.json and evaluation.xlsx into `folder`, atomically."""
+    write_json(folder / "evaluation.json", {
+        "provenance": report.provenance, "rows": [row.to_dict() for row in report.rows], "warnings": report.warnings,
+    })
+    book = Workbook()
+    sheet = book.active
+    assert isinstance(sheet, Worksheet)
+    sheet.title = "metrics"
+    _append(sheet, _COLUMNS, bold=True)
+    for row in report.rows:
+        low, high = row.interval or (None, None)
+        _append(sheet, (row.metric, row.class_name, row.comparison, row.value, low, high, row.n_real, row.n_synthetic,
+                        row.literature_comparable, row.note))
+    for letter, width in zip("ABCDEFGHIJ", _COLUMN_WIDTHS, strict=True):
+        sheet.column_dimensions[letter].width = width
+    sheet.freeze_panes = "A2"
+    explained = book.create_sheet("comparisons")
+    _append(explained, ("comparison", "meaning"), bold=True)
+    for name, meaning in COMPARISONS.items():
+        _append(explained, (name, meaning))
+    notes = book.create_sheet("warnings")
+    for warning in report.warnings:
+        _append(notes, (warning,))
+    origin = book.create_sheet("provenance")
+    for key, value in report.provenance.items():
+        _append(origin, (key, str(value)))
+    with atomic_path(folder / "evaluation.xlsx") as temporary:
+        book.save(temporary)
+
+
+def format_table(report: EvaluationReport) -> str:
+    """The main numbers for the screen: distances by gap, then pair similarities, then class fidelity."""
+    lines = []
+    distances = _metrics_with(report, "total")
+    if distances:
+        lines += _format_block("distance", distances, report, ("total", "ceiling", "model_gap", "real_real", "floor"))
+    pairs = _metrics_with(report, "cross")
+    if pairs:
+        lines += ["", *_format_block("pairs of one class", pairs, report,
+                                     ("cross", "real_pairs", "diversity", "reconstruction"))]
+    fidelity = _metrics_with(report, "held_out")
+    if fidelity:
+        lines += ["", *_format_block("class fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
+    missing = [row for row in report.rows if row.value is None and row.class_name == OVERALL and row.comparison == "total"]
+    missing += [row for row in report.rows if row.value is None and row.comparison == "cross"]
+    lines += ["", *[f"{row.metric}: {row.note}" for row in missing]] if missing else []
+    lines += ["", *[f"note: {warning}" for warning in report.warnings]] if report.warnings else []
+    return "\n".join(lines)
+
+
+def scalars(report: EvaluationReport) -> dict[str, float]:
+    """Every number under metric/class/comparison, for a tracker."""
+    return {f"{row.metric}/{row.class_name}/{row.comparison}": row.value for row in report.rows if row.value is not None}
+
+
+def _metrics_with(report: EvaluationReport, comparison: str) -> list[str]:
+    return list(dict.fromkeys(row.metric for row in report.rows if row.comparison == comparison and row.value is not None))
+
+
+def _format_block(title: str, metrics: list[str], report: EvaluationReport, comparisons: tuple[str, ...]) -> list[str]:
+    width = max(len(title), *(len(metric) for metric in metrics)) + 2
+    classes = list(dict.fromkeys(row.class_name for row in report.rows))
+    class_width = max(len("class"), *(len(name) for name in classes)) + 2
+    lines = [f"{title:<{width}}{'class':<{class_width}}" + "".join(f"{name:>16}" for name in comparisons)]
+    for metric in metrics:
+        for class_name in classes:
+            found = [report.find(metric, comparison, class_name) for comparison in comparisons]
+            if any(row is not None for row in found):
+                lines.append(f"{metric:<{width}}{class_name:<{class_width}}" + "".join(_format_cell(row) for row in found))
+    return lines
+
+
+def _format_cell(row: Row | None) -> str:
+    if row is None:
+        return f"{'':>16}"
+    return f"{'-':>16}" if row.value is None else f"{row.value:>16.4g}"
+
+
+def _append(sheet: Worksheet, values: tuple[object, ...], *, bold: bool = False) -> None:
+    """Append a row in which text is text, never a formula."""
+    sheet.append(list(values))
+    for cell in sheet[sheet.max_row]:
+        if isinstance(cell.value, str):
+            cell.data_type = "s"
+        if bold:
+            cell.font = Font(bold=True)

@@ -1,0 +1,68 @@
+"""The result of an evaluation: rows of numbers, warnings and provenance. How they are shown is report.py's."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+OVERALL = "all"
+
+# What is compared with what. `real` is the held-out split; round trips go through the VAE's encoder and decoder.
+COMPARISONS = {
+    "total": "synthetic against real",
+    "model_gap": "synthetic against the VAE round trip of real",
+    "ceiling": "VAE round trip of real against real",
+    "real_real": "training images against held-out real images",
+    "floor": "VAE round trips: training images against held-out real images",
+    "halves": "one half of the training groups against the other",
+    "between_classes": "real images of the first class against the second",
+    "blurred": "real blurred by one pixel against real",
+    "noised": "real with noise of 1/255 against real",
+    "cross": "pairs of a real and a synthetic image of one class",
+    "real_pairs": "pairs of real images of one class",
+    "diversity": "pairs of synthetic images of one class",
+    "reconstruction": "pairs of a real image and its VAE round trip",
+    "held_out": "on held-out real images",
+    "synthetic": "on synthetic images",
+    "round_trip": "on VAE round trips of held-out real images",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number: `value` None means not computed, `note` then says why and what to do."""
+
+    metric: str
+    class_name: str
+    comparison: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    n_real: int | None = None
+    n_synthetic: int | None = None
+    literature_comparable: bool = False
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row under the keys of evaluation.json."""
+        values = asdict(self)
+        values["class"] = values.pop("class_name")
+        order = ("metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic",
+                 "literature_comparable", "note")
+        return {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in order}
+
+
+@dataclass
+class EvaluationReport:
+    """Everything an evaluation found. Equal runs give equal reports: no clock, no host."""
+
+    provenance: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Add a warning once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def find(self, metric: str, comparison: str, class_name: str = OVERALL) -> Row | None:
+        """The row of this metric, comparison and class, if there is one."""
+        return next((row for row in self.rows if (row.metric, row.comparison, row.class_name)
+                     == (metric, comparison, class_name)), None)

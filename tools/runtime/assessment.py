@@ -1,0 +1,226 @@
+"""From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
+from dataset.images import to_uint8
+from dataset.latents import LabelledImages
+from dataset.storage import hash_file, hash_json
+from models.autoencoder import LatentCodec, hash_autoencoder
+from models.classifier import Classifier
+from tools.evaluation import protocol, report
+from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
+from tools.runtime.progress import Progress
+from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
+from tools.runtime.tracking import WandbMirror
+
+SCHEMA = 1
+
+
+def assess(config: Config, synthetic: Path, output: Path, *, device: torch.device) -> EvaluationReport:
+    """Evaluate the images below `synthetic`, write evaluation.json and .xlsx to `output`, print the table.
+
+    Raises:
+        UserError: images, weights or settings that cannot be used.
+    """
+    evaluation = evaluate_folder(config, synthetic, device=device)
+    report.write(evaluation, output)
+    mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
+    mirror.log(report.scalars(evaluation), step=0)
+    mirror.finish()
+    print(report.format_table(evaluation))
+    print(f"written: {output / 'evaluation.json'} and {output / 'evaluation.xlsx'}")
+    return evaluation
+
+
+def evaluate_folder(config: Config, synthetic: Path, *, device: torch.device) -> EvaluationReport:
+    """All rows for a folder that holds manifest.csv and images/, or one folder per class."""
+    params, quiet = config.evaluation_params, not config.logging_params.progress_bar
+    synthetic_images = open_synthetic(config, synthetic)
+    real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
+    _refuse_real_folder(synthetic_images, [*real_images.records, *train_images.records])
+    folder = find_autoencoder(config)
+    codec = open_codec(config, device=device)
+    read = [_read_set(name, images, quiet) for name, images in
+            (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
+    made, real, train = _as_gray_if_all(read)
+    vae_sha256 = hash_autoencoder(folder)
+    result = EvaluationReport(provenance={
+        "schema": SCHEMA, "real_split": params.real_split, "vae_sha256": vae_sha256,
+        "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": transform_identity(config),
+        "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
+        "num_images": {s.name: len(s) for s in (made, real, train)},
+        "class_names": list(config.dataset_params.params.class_names),
+    })
+    sets = protocol.EvaluationSets(
+        synthetic=made, real=real, train=train,
+        real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),
+        class_names=config.dataset_params.params.class_names,
+    )
+    encoders = _load_encoders(config, device, result)
+    perceptual = _load_perceptual(config, device, result)
+    judge = _load_judge(config, result)
+    _check_independence(folder, encoders, result)
+    result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset} for e in encoders}
+    transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
+    settings = protocol.EvaluationSettings(
+        feature_folder=Path(config.dataset_params.directory_inception_features), transform_hash=transform_hash,
+        round_trip_hash=hash_json({"transform": transform_hash, "vae": vae_sha256}), batch_size=params.batch_size,
+        max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
+    )
+    protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, settings=settings, report=result,
+                      say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True))
+    return result
+
+
+def open_synthetic(config: Config, folder: Path) -> LabelledImages:
+    """Synthetic images as a data set, read by the same rules as the real ones.
+
+    Raises:
+        UserError: neither a manifest nor a folder per class, or a fault in them.
+    """
+    plain = {"group_column": None, "split_column": None, "split_fractions": None, "val_from_train": 0.0}
+    manifest = folder / MANIFEST_NAME
+    if manifest.is_file():
+        table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",
+                           label_column="label", **plain)
+        return open_images(table, None)
+    return _open_class_folders(config, folder, plain)
+
+
+def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) -> LabelledImages:
+    """One folder per class, named like the class: listed into a table in a temporary folder and read like any other."""
+    names = config.dataset_params.params.class_names
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise UserError(f"{folder}: expected {MANIFEST_NAME}, or one folder per class ({', '.join(names)}); found no "
+                        f"{MANIFEST_NAME} and no folder {missing[0]}")
+    with tempfile.TemporaryDirectory() as temporary:
+        table = Path(temporary) / MANIFEST_NAME
+        with table.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["IMAGE_NAME", "label"])
+            for label, name in enumerate(names):
+                for path in sorted((folder / name).iterdir()):
+                    if path.suffix.lower() in IMAGE_SUFFIXES:
+                        writer.writerow([f"{name}/{path.name}", label])
+        listed = with_table(config, csv_file=str(table), root_dir=str(folder), image_column="IMAGE_NAME",
+                            label_column="label", **plain)
+        return open_images(listed, None)
+
+
+def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
+    """Decode a data set into memory as 8-bit images, with the hash of each file."""
+    pixels = []
+    with Progress(f"reading {name}", len(images), enabled=not quiet) as bar:
+        for index in range(len(images)):
+            pixels.append(to_uint8(images[index][0].permute(1, 2, 0)))
+            bar.update(index + 1)
+    return ImageSet(
+        name=name, pixels=np.stack(pixels), labels=np.array([record.label for record in images.records], dtype=np.int64),
+        ids=[record.image_id for record in images.records], groups=[record.group for record in images.records],
+        sha256=[hash_file(record.path) for record in images.records],
+    )
+
+
+def _as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
+    """Keep one channel where every image of every set is gray, so that all are treated alike."""
+    if all((s.pixels == s.pixels[..., :1]).all() for s in sets):
+        return [s.with_pixels(s.name, s.pixels[..., :1]) for s in sets]
+    return list(sets)
+
+
+def _round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool) -> ImageSet:
+    """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits."""
+    parts, size = [], config.autoencoder_params.batch_size
+    channels = images.pixels.shape[-1]
+    with Progress(f"round trip {images.name}", len(images), enabled=not quiet) as bar:
+        for start in range(0, len(images), size):
+            pixels = torch.from_numpy(images.pixels[start:start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            restored = codec.round_trip(pixels.expand(-1, codec.im_channels, -1, -1))
+            restored = restored.mean(dim=1, keepdim=True) if channels == 1 else restored
+            parts.append(to_uint8(restored.permute(0, 2, 3, 1)))
+            bar.update(min(start + size, len(images)))
+    return images.with_pixels(f"{images.name}_round_trip", np.concatenate(parts))
+
+
+def _load_encoders(config: Config, device: torch.device, result: EvaluationReport) -> list[Encoder]:
+    """The configured encoders that can be had; each other one leaves a row that says what it wants."""
+    params = config.evaluation_params
+    paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
+             "classifier": params.classifier_path}
+    presets = {"inception": params.inception_preset}
+    encoders = []
+    for name in params.encoders:
+        try:
+            encoders.append(load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device,
+                                         allow_download=params.allow_download))
+        except UserError as error:
+            names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
+            for metric in names:
+                result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {error}"))
+    return encoders
+
+
+def _load_perceptual(config: Config, device: torch.device, result: EvaluationReport) -> PerceptualEmbedding | None:
+    try:
+        return load_perceptual(config.dataset_params.lpips_path, device=device)
+    except UserError as error:
+        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=f"not computed: {error}"))
+        return None
+
+
+def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
+    path = config.evaluation_params.judge_path
+    if path is None:
+        result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
+                    "and give evaluation_params.judge_path")
+        return None
+    judge = Classifier.from_folder(path)
+    if judge.config.num_classes != config.num_classes:
+        raise UserError(f"evaluation_params.judge_path: {path} knows {judge.config.num_classes} classes, the config has "
+                        f"{config.num_classes}")
+    return judge
+
+
+def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: EvaluationReport) -> None:
+    """Warn where an encoder's weights served as a loss of the VAE: its distances then flatter."""
+    record = vae_folder / "training.json"
+    if not record.is_file():
+        return
+    used = set(json.loads(record.read_text(encoding="utf-8")).get("loss_weights_sha256", []))
+    for encoder in encoders:
+        if encoder.weights_sha256 in used:
+            result.warn(f"{encoder.name}: its weights served as a loss of the VAE, so its distances flatter these images; "
+                        "judge them by another encoder")
+
+
+def _refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord]) -> None:
+    """Real images evaluated as synthetic ones would score perfectly."""
+    real = {record.path.resolve() for record in records}
+    shared = [record.image_id for record in synthetic.records if record.path.resolve() in real]
+    if shared:
+        raise UserError(f"{len(shared)} of the images given as synthetic are real images of this data set (such as "
+                        f"{shared[0]}); give the folder of the synthetic ones")
+
+
+def _read_checkpoint_hash(folder: Path) -> str | None:
+    """The checkpoint that the manifest names, if all rows name one."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
+        named = {row.get("checkpoint_sha256") for row in csv.DictReader(file)}
+    return named.pop() if len(named) == 1 else None
