@@ -175,6 +175,7 @@ class _VaeTrainer:
         self.vae.load_state_dict(self.ema.state_dict(), strict=True)
         self.vae.half().save_pretrained(output, safe_serialization=True)
         _drop_provenance(output / "config.json")
+        (output / "diffusion_pytorch_model.safetensors").chmod(0o644)
 
     def save_state(self, folder: Path, identity: str, step: int, seconds: float) -> None:
         tensors = {}

@@ -106,7 +106,7 @@ def test_resolved_yaml_round_trips_values_that_yaml_could_misread(tmp_path: Path
     ({"dataset_params__params__csv_file": 3}, "expected text or a mapping, found 3"),
     ({"dataset_params__params__csv_file": {"train": 3}}, "expected text or a mapping"),
     ({"dataset_params__params__im_channels": 2}, "expected 1 | 3, found 2"),
-    ({"dataset_params__params__split_fractions": {"train": 1.5, "val": -0.5}}, "split_fractions: expected a mapping or null"),
+    ({"dataset_params__params__split_fractions": {"train": 1.5, "val": -0.5}}, "expected a mapping or null"),
     ({"dataset_params__condition_types": "class"}, "expected a list of class | context_class, found 'class'"),
     ({"dataset_params__condition_types": ["clas"]}, "expected a list of class | context_class, found ['clas']"),
     ({"sample_params__sampler": "dpm"}, "expected ddpm | ddim | dpm-solver++ | unipc, found 'dpm'"),
@@ -259,8 +259,8 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
     KEYS | st.text(max_size=4), inner, max_size=3), max_leaves=8)
 SCRAPS = st.lists(st.sampled_from(
-    list("abe01:-?[]{},&*!|>'\"%@`#~= \n\t.<") + ["a: ", "- ", "!!int ", "!!bool ", "!!set ", "!!omap ", "!!binary ",
-                                                  "!!timestamp ", "<<: ", "&a ", "*a", "0x", "train_params: "]
+    [*"abe01:-?[]{},&*!|>'\"%@`#~= \n\t.<", "a: ", "- ", "!!int ", "!!bool ", "!!set ", "!!omap ", "!!binary ",
+     "!!timestamp ", "<<: ", "&a ", "*a", "0x", "train_params: "]
 ), max_size=14).map("".join)
 
 
