@@ -286,4 +286,5 @@ def _plain(text: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return re.sub(r" +", " ", printable).strip()

@@ -193,7 +193,12 @@ def load_codec(
     import diffusers  # its start-up costs a second that a --dry-run need not pay
 
     config = read_autoencoder_config(folder)
-    vae = getattr(diffusers, config["_class_name"]).from_config(config)
+    try:
+        vae = getattr(diffusers, config["_class_name"]).from_config(config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        name = config["_class_name"]
+        raise UserError(f"{folder / 'config.json'}: diffusers cannot build this {name} ({reason})") from error
     if decoder_only:
         for part in _ENCODER_PARTS:
             if getattr(vae, part, None) is not None:

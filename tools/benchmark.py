@@ -60,8 +60,9 @@ def compare(config: str, *, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         results = {}
         for variant in _VARIANTS:
-            command = [sys.executable, "-m", "tools.benchmark", "--config", config, "--variant", variant, "--scratch", folder]
-            finished = subprocess.run([*command, *(["--quick"] if quick else [])], capture_output=True, text=True, check=False)
+            command = [sys.executable, "-m", "tools.benchmark", "--config", config, "--variant", variant,
+                       "--scratch", folder, *(["--quick"] if quick else [])]
+            finished = subprocess.run(command, capture_output=True, text=True, check=False)
             if finished.returncode != 0:
                 raise UserError(f"the variant {variant} failed: {finished.stderr.strip().splitlines()[-1:]}")
             results[variant] = json.loads(finished.stdout.splitlines()[-1])

@@ -228,6 +228,7 @@ def test_bad_overrides_are_refused(tmp_path: Path, override: str, wanted: str) -
     ("a: " + "[" * 5000, "not valid YAML"),
     ("\"a\\nb\": 1\n", "'a\\nb': unknown key"),
     ("1: 2\n", "1: unknown key"),
+    ("\u200b: [", "not valid YAML"),
 ])
 def test_unreadable_yaml_is_refused(tmp_path: Path, text: str, wanted: str) -> None:
     assert wanted in text_refusal(tmp_path, text)

@@ -147,7 +147,7 @@ def test_gray_images_go_through_a_colour_vae_and_come_out_gray(folders: dict[str
 def test_a_gray_vae_takes_gray_images_only(folders: dict[str, Path]) -> None:
     codec = load_codec(folders["gray"], im_channels=1, statistics=UNIT)
     assert codec.decode(codec.encode(images(channels=1))[0]).shape == (2, 1, 16, 16)
-    with pytest.raises(UserError, match="the VAE takes 1-channel images, dataset_params.params.im_channels is 3"):
+    with pytest.raises(UserError, match=r"the VAE takes 1-channel images, .*im_channels is 3"):
         load_codec(folders["gray"], im_channels=3)
 
 
@@ -182,7 +182,7 @@ def test_hash_follows_weights_and_shape_but_not_who_saved_them(copied: Path, fol
 @pytest.mark.parametrize("name", ["config.json", WEIGHTS])
 def test_a_missing_file_is_named(copied: Path, name: str) -> None:
     (copied / name).unlink()
-    with pytest.raises(UserError, match=rf"autoencoder_params.pretrained: .* has no {name}; expected a folder that diffusers'"):
+    with pytest.raises(UserError, match=rf"autoencoder_params.pretrained: .* has no {name}; expected a folder"):
         resolve_autoencoder(str(copied))
 
 
@@ -197,6 +197,7 @@ def test_a_subfolder_is_found(copied: Path) -> None:
     ("{}", "found None"),
     ("[]", "found None"),
     ("{", "not readable as JSON"),
+    ('{"_class_name": "AutoencoderKL", "norm_num_groups": 3}', r"diffusers cannot build this AutoencoderKL \(.+\)"),
 ])
 def test_a_config_of_something_else_is_refused(copied: Path, config: str, wanted: str) -> None:
     (copied / "config.json").write_text(config)
@@ -205,7 +206,7 @@ def test_a_config_of_something_else_is_refused(copied: Path, config: str, wanted
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "impossible config"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other shape"])
 def test_weights_that_do_not_fit_are_refused(copied: Path, damage: str) -> None:
     data = (copied / WEIGHTS).read_bytes()
     if damage == "cut":
@@ -214,7 +215,7 @@ def test_weights_that_do_not_fit_are_refused(copied: Path, damage: str) -> None:
         (copied / WEIGHTS).write_bytes(b"")
     else:
         config = json.loads((copied / "config.json").read_text())
-        config |= {"block_out_channels": [16, 16]} if damage == "other shape" else {"norm_num_groups": 3}
+        config |= {"block_out_channels": [16, 16]}
         (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"not the weights that its config.json asks for \(.+\)") as caught:
         load_codec(copied, im_channels=3)

@@ -184,8 +184,7 @@ def test_solvers_meet_the_flow_of_a_gaussian_at_their_order(sampler: str, lowest
     Held at t = 199, which every grid here passes, before rounding (float32 levels, about 3e-6) counts.
     """
     errors = [gaussian_errors(sampler, num_steps)[0] for num_steps in (10, 20, 40)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
-        assert lowest < coarse / fine < highest
+    assert all(lowest < errors[i] / errors[i + 1] < highest for i in range(2))
     assert gaussian_errors(sampler, 1000)[0] < {"ddim": 1e-3}.get(sampler, 1e-5)
 
 
@@ -193,8 +192,7 @@ def test_solvers_meet_the_flow_of_a_gaussian_at_their_order(sampler: str, lowest
 def test_the_jump_from_the_last_timestep_to_no_noise_is_of_first_order(sampler: str) -> None:
     """All samplers end in x_0 := E[x_0 | x_t] at t = T / steps - 1. This narrows a Gaussian whatever the solver before."""
     errors = [gaussian_errors(sampler, num_steps)[1] for num_steps in (125, 250, 500, 1000)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
-        assert 1.7 < coarse / fine < 2.2
+    assert all(1.7 < errors[i] / errors[i + 1] < 2.2 for i in range(3))
     assert errors[-1] < 0.015
 
 

@@ -1,0 +1,45 @@
+"""One workspace, one trained run and one pair of classifiers for all pipeline tests; each of them is made once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+from workspace import Workspace, write_workspace
+
+import train_ddpm_cond
+from tools import train_encoder
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return write_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def reference(workspace: Workspace) -> Path:
+    """The folder of a run that was never interrupted."""
+    train_ddpm_cond.main(workspace.arguments())
+    forget_accelerator()
+    return workspace.run("reference")
+
+
+@pytest.fixture(scope="session")
+def classifiers(workspace: Workspace) -> Workspace:
+    """The workspace with its encoder and its judge trained."""
+    for role in ("encoder", "judge"):
+        train_encoder.main([*workspace.arguments(), "--role", role, "--epochs", "12"])
+    return workspace
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state for the process, and a command expects to be the first."""
+    forget_accelerator()
+    yield
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

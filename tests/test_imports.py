@@ -1,0 +1,110 @@
+"""Who may import whom: the imports of every file are read from its syntax tree and held to the layout's rules."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEAVES = ("config", "dataset", "models", "scheduler")
+LIBRARIES = ("tools.runtime", "tools.evaluation")
+SOURCES = sorted(
+    [*ROOT.glob("*.py"), *(path for folder in (*LEAVES, "tools") for path in (ROOT / folder).rglob("*.py"))]
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in SOURCES}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Our modules that a file names in any import, inside functions too; a name may be a module of its package."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative imports hide who imports whom"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else str(node.module) for name in names}
+    return frozenset(found & FILES.keys())
+
+
+def has_main(module: str) -> bool:
+    return any(isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+               for node in tree_of(module).body)
+
+
+def package_of(module: str) -> str:
+    """config, dataset, models, scheduler, a library of tools, or "commands" for commands and root scripts."""
+    for package in (*LEAVES, *LIBRARIES):
+        if module == package or module.startswith(f"{package}."):
+            return package
+    return "commands"
+
+
+def is_package(module: str) -> bool:
+    return FILES[module].name == "__init__.py"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_file_imports_only_what_its_place_allows(module: str) -> None:
+    package = package_of(module)
+    for imported in imports_of(module):
+        target = package_of(imported)
+        if package in LEAVES:
+            assert target == package or imported == "config.errors", f"{module} imports {imported}"
+        elif package in LIBRARIES:
+            allowed = (*LEAVES, *LIBRARIES) if package == "tools.runtime" else (*LEAVES, package)  # no arrow back
+            assert target in allowed, f"{module} imports {imported}"
+        else:
+            assert target != "commands" or is_package(imported), f"{module} imports the command {imported}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_file_has_a_main_or_is_imported_never_both(module: str) -> None:
+    importers = [other for other in FILES if module in imports_of(other) and other != module]
+    if is_package(module):
+        assert not has_main(module)
+    elif package_of(module) == "commands":
+        assert has_main(module) and not importers, f"{module}: main {has_main(module)}, imported by {importers}"
+    else:
+        assert not has_main(module), f"{module} is a library and has a main"
+
+
+def test_libraries_are_used() -> None:
+    """A library file is imported by another; the data set is named by the config's default target instead."""
+    used = {imported for module in FILES for imported in imports_of(module) if imported != module}
+    idle = [module for module in FILES if package_of(module) != "commands" and not is_package(module) and module not in used]
+    assert idle in ([], ["dataset.Embryo_loader"])
+
+
+def test_there_are_no_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above[above.index(module):], module])
+        if module not in done:
+            for imported in sorted(imports_of(module) - {module}):
+                visit(imported, (*above, module))
+            done.add(module)
+
+    for module in FILES:
+        visit(module, ())
+
+
+def test_the_walk_sees_the_tree() -> None:
+    assert {"config.load", "models.unet", "tools.runtime.checkpoints", "train_ddpm_cond"} <= FILES.keys()
+    assert "config.errors" in imports_of("config.load") and "models.layers" in imports_of("models.blocks")
+    assert "tools.runtime.checkpoints" in imports_of("train_ddpm_cond")  # from a package, by name
