@@ -4,7 +4,7 @@ A denoiser takes (x_t, t) and returns its estimate of x_0 for the whole batch at
 prediction type are already inside it. ddpm and ddim are written here; dpm-solver++ and unipc are diffusers'.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,25 @@ def trailing_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     return [int(t) for t in np.round(num_timesteps - np.arange(num_steps) * num_timesteps / num_steps) - 1]
 
 
+def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
+    """`num_steps` different timesteps from T - 1 to 0, dense where there is little noise.
+
+    Every sampler ends in one jump from its last timestep to E[x_0 | x_t], which takes away detail finer than the noise
+    left there. Spaced evenly, 20 of 1000 steps of the paper's schedule end at t = 49, where the noise is 0.3: of detail
+    with a standard deviation of 0.2 only 55% remain; spaced so, all of it does (measured on Gaussians).
+
+    Source: Song 2021 (DDIM), appendix D.3, quadratic sub-sequence.
+    """
+    if num_steps == 1:
+        return [num_timesteps - 1]
+    even = np.arange(num_steps) / (num_steps - 1)
+    wanted = np.rint((num_timesteps - 1) * even**2).astype(int)
+    timesteps = [0]
+    for timestep in wanted[1:]:
+        timesteps.append(max(int(timestep), timesteps[-1] + 1))
+    return timesteps[::-1]
+
+
 def sample(
     sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int,
     draw_noise: DrawNoise,
@@ -36,7 +55,8 @@ def sample(
     if sampler == "ddim":
         return sample_ddim(denoiser, x_T, schedule=schedule, num_steps=num_steps)
     if sampler in _SOLVERS:
-        return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, num_steps=num_steps)
+        timesteps = quadratic_timesteps(schedule.num_timesteps, num_steps)
+        return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, timesteps=timesteps)
     raise ValueError(f"sampler {sampler!r}")
 
 
@@ -86,26 +106,24 @@ _SOLVERS = {
     # Second-order multistep in the data prediction. Source: Lu 2022 (DPM-Solver++), algorithm 2.
     "dpm-solver++": lambda betas: DPMSolverMultistepScheduler(
         trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", algorithm_type="dpmsolver++",
-        solver_order=2, timestep_spacing="trailing",
+        solver_order=2,
     ),
     # Unified predictor-corrector of order 2. Source: Zhao 2023 (UniPC).
     "unipc": lambda betas: UniPCMultistepScheduler(
         trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", solver_order=2,
-        timestep_spacing="trailing",
     ),
 }
 
 
 def sample_with_solver(
-    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int
+    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, timesteps: Sequence[int]
 ) -> torch.Tensor:
     """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
     solver = _SOLVERS[sampler](schedule.betas)
-    timesteps = trailing_timesteps(schedule.num_timesteps, num_steps)
-    abar = schedule.alphas_cumprod[timesteps]
-    # Not by set_timesteps: its spacing rounds and for some numbers of steps, 61 of 1000, ends in a timestep of -1.
-    solver.num_inference_steps = num_steps
-    solver.timesteps = torch.tensor(timesteps, device=x_T.device)
+    abar = schedule.alphas_cumprod[list(timesteps)]
+    # Not by set_timesteps, which knows no quadratic spacing.
+    solver.num_inference_steps = len(timesteps)
+    solver.timesteps = torch.tensor(list(timesteps), device=x_T.device)
     solver.sigmas = torch.tensor([*np.sqrt((1 - abar) / abar), 0.0], dtype=torch.float32)
     x = x_T
     for timestep in timesteps:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
-from workspace import Workspace, write_workspace
+from workspace import Workspace, forget_accelerator, write_workspace
 
 import train_ddpm_cond
 from tools import train_encoder
@@ -38,8 +37,3 @@ def _fresh_accelerator() -> Iterator[None]:
     forget_accelerator()
     yield
     forget_accelerator()
-
-
-def forget_accelerator() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()

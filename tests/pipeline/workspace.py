@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.state import AcceleratorState, GradientState
 from diffusers import AutoencoderKL
 
 from config.load import load_config
@@ -104,3 +105,9 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
 def with_params(config: Config, section: str, **changes: Any) -> Config:
     """The config with other values in one section."""
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
+
+
+def forget_accelerator() -> None:
+    """accelerate keeps one state for the process, and a command expects to be the first."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

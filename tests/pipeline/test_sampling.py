@@ -1,0 +1,169 @@
+"""Sampling: each image is a function of its request, is drawn once, and carries where it comes from."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workspace import CLASS_NAMES, Workspace
+
+import sample_ddpm_class_cond
+from config.errors import UserError
+from dataset.Embryo_loader import Embryo_loader
+from dataset.images import decode_image, read_png_text
+from dataset.storage import hash_file
+from tools.runtime.samples import MANIFEST_COLUMNS
+
+
+@pytest.fixture(scope="module")
+def drawn(workspace: Workspace, reference: Path) -> Path:
+    """Five images of each class of the reference run."""
+    output = workspace.root / "drawn"
+    sample(workspace, output)
+    assert reference.is_dir()
+    return output
+
+
+def sample(workspace: Workspace, output: Path, *overrides: str, extra: tuple[str, ...] = ("--per-class", "5")) -> None:
+    sample_ddpm_class_cond.main([*workspace.arguments(*overrides), "--no-metrics", "--output", str(output), *extra])
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_pixels(folder: Path) -> np.ndarray:
+    return np.stack([decode_image(folder / "images" / row["IMAGE_NAME"]) for row in read_manifest(folder)])
+
+
+def test_manifest_marks_and_grids(drawn: Path, reference: Path) -> None:
+    rows = read_manifest(drawn)
+    columns = ("IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256")
+    assert tuple(rows[0]) == MANIFEST_COLUMNS == columns
+    assert [row["label"] for row in rows] == ["0"] * 5 + ["1"] * 5
+    assert [row["IMAGE_NAME"] for row in rows][4:6] == ["class0_000004.png", "class1_000000.png"]
+    digest = hash_file(reference / "checkpoints" / "ddpm_ckpt.safetensors")
+    for row in rows:
+        assert row["class_name"] == CLASS_NAMES[int(row["label"])]
+        assert (row["seed"], row["sampler"], row["steps"], row["guidance_scale"]) == ("0", "dpm-solver++", "3", "1")
+        assert row["checkpoint_sha256"] == digest
+        text = read_png_text(drawn / "images" / row["IMAGE_NAME"])
+        assert "BlastDiffusion" in text["Synthetic"]
+        assert all(text[name] == row[name] for name in ("label", "seed", "sampler", "steps", "checkpoint_sha256"))
+    pixels = read_pixels(drawn)
+    assert pixels.shape == (10, 32, 32) and pixels.dtype == np.uint8
+    assert len({image.tobytes() for image in pixels}) == 10
+    for label in (0, 1):
+        grid = decode_image(drawn / f"grid_class{label}.png")
+        assert all(image.tobytes() in {grid[y:y + 32, x:x + 32].tobytes()
+                                       for y in range(grid.shape[0] - 31) for x in range(grid.shape[1] - 31)}
+                   for image in pixels[5 * label:5 * label + 5])
+        assert f"class {CLASS_NAMES[label]}" in read_png_text(drawn / f"grid_class{label}.png")["Synthetic"]
+
+
+def test_the_manifest_is_a_table_for_the_loader(drawn: Path) -> None:
+    images = Embryo_loader(drawn / "manifest.csv", drawn / "images", 1, class_names=CLASS_NAMES, image_size=32,
+                           label_column="label")
+    assert [record.label for record in images.records] == [0] * 5 + [1] * 5
+    assert np.array_equal(np.rint((images[3][0][0].numpy() + 1) * 127.5), read_pixels(drawn)[3])
+
+
+def test_a_rerun_draws_nothing_and_mends_what_is_missing_or_damaged(workspace: Workspace, drawn: Path) -> None:
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (drawn / "images").iterdir()}
+
+    content = {path.name: path.read_bytes() for path in (drawn / "images").iterdir()}
+    before = times()
+    sample(workspace, drawn)
+    assert times() == before
+
+    gone, cut = drawn / "images" / "class0_000002.png", drawn / "images" / "class1_000003.png"
+    gone.unlink()
+    cut.write_bytes(content[cut.name][:-40])
+    sample(workspace, drawn)
+    assert {path.name: path.read_bytes() for path in (drawn / "images").iterdir()} == content
+
+
+def test_damage_to_pixels_with_whole_marks_is_mended(workspace: Workspace, drawn: Path) -> None:
+    path = drawn / "images" / "class0_000001.png"
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[content.index(b"IDAT") + 20] ^= 4
+    path.write_bytes(damaged)
+    sample(workspace, drawn)
+    assert path.read_bytes() == content
+
+
+def test_other_settings_are_never_mixed_into_a_folder(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
+    output = tmp_path / "other"
+    shutil.copytree(drawn, output)
+    sample(workspace, output, "sample_params.guidance_interval=[0.2,1.0]", "sample_params.guidance_scale=3")
+    assert {row["guidance_scale"] for row in read_manifest(output)} == {"3"}
+    assert {read_png_text(path)["guidance_scale"] for path in (output / "images").iterdir()} == {"3"}
+    with pytest.raises(UserError, match=r"holds images that were not asked for now: class0_000003\.png.*another --output"):
+        sample(workspace, output, extra=("--per-class", "3"))
+    (output / "images" / "stranger.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"stranger\.jpg"):
+        sample(workspace, output)
+
+
+def test_an_image_does_not_depend_on_how_many_are_asked_for(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
+    sample(workspace, tmp_path / "few", extra=("--per-class", "2"))
+    few, many = read_pixels(tmp_path / "few").astype(int), read_pixels(drawn).astype(int)
+    assert np.abs(few - many[[0, 1, 5, 6]]).max() <= 1  # 8-bit rounding of values equal to 1e-4
+
+
+def test_the_seed_changes_every_image(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
+    sample(workspace, tmp_path / "seeded", extra=("--per-class", "5", "--seed", "7"))
+    assert {row["seed"] for row in read_manifest(tmp_path / "seeded")} == {"7"}
+    assert (read_pixels(tmp_path / "seeded") != read_pixels(drawn)).any(axis=(1, 2)).all()
+
+
+def test_by_default_as_many_as_training_images_at_their_prior(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
+    config = workspace.config("sample_params.num_images=null")
+    assert sample_ddpm_class_cond.requested_counts(config.sample_params, [95, 43]) == [95, 43]
+    config = workspace.config("sample_params.num_images=10")
+    assert sample_ddpm_class_cond.requested_counts(config.sample_params, [95, 43]) == [7, 3]
+    sample(workspace, tmp_path, "sample_params.num_images=10", extra=())
+    assert [row["label"] for row in read_manifest(tmp_path)] == ["0"] * 7 + ["1"] * 3
+    with pytest.raises(UserError, match="num_images 1 leaves a class without an image"):
+        sample(workspace, tmp_path / "one", "sample_params.num_images=1", extra=())
+    assert reference.is_dir()
+
+
+def test_checkpoints_that_cannot_be_used_are_refused(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.safetensors: checkpoint cannot be read .*train first, or name another"):
+        sample(workspace, tmp_path, extra=("--checkpoint", str(tmp_path / "absent.safetensors")))
+    named = reference / "checkpoints" / "ddpm_ckpt.safetensors"
+    sample(workspace, tmp_path / "named", extra=("--checkpoint", str(named), "--per-class", "1"))
+    with pytest.raises(UserError, match=r"trained with other unet_params than the config gives: expected .*\[16, 32\]"):
+        sample(workspace, tmp_path, "unet_params.channels=[16,16]", extra=("--checkpoint", str(named)))
+    with pytest.raises(UserError, match="trained with other diffusion_params"):
+        sample(workspace, tmp_path, "diffusion_params.prediction_type=epsilon", extra=("--checkpoint", str(named)))
+    with pytest.raises(UserError, match=r"trained on the classes \['arrested', 'blastocyst'\], the config names"):
+        sample(workspace, tmp_path, "dataset_params.params.class_names=[blastocyst,arrested]",
+               extra=("--checkpoint", str(named)))
+    resume = reference / "checkpoints" / "resume-00000012.safetensors"
+    with pytest.raises(UserError, match=r"resume-00000012\.safetensors: .*not the weights for sampling"):
+        sample(workspace, tmp_path, extra=("--checkpoint", str(resume)))
+
+
+def test_another_autoencoder_than_the_training_one_is_refused(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
+    from workspace import save_autoencoder
+
+    save_autoencoder(tmp_path / "other_vae", seed=9)
+    with pytest.raises(UserError, match=r"autoencoder"):
+        sample(workspace, tmp_path / "out", f"autoencoder_params.pretrained={tmp_path / 'other_vae'}")
+    assert drawn.is_dir()
+
+
+def test_with_metrics_the_evaluation_lies_beside_the_images(classifiers: Workspace, reference: Path) -> None:
+    sample_ddpm_class_cond.main(classifiers.arguments())
+    folder = reference / "samples"
+    assert (folder / "evaluation.xlsx").is_file()
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["provenance"]["num_images"] == {"synthetic": 36, "test": 32, "train": 138}
+    assert evaluation["provenance"]["checkpoint_sha256"] == hash_file(reference / "checkpoints" / "ddpm_ckpt.safetensors")
