@@ -26,11 +26,11 @@ from config.load import config_to_dict, config_to_yaml, load_config
 from config.schema import Config
 from dataset.images import tile_images, write_png
 from dataset.order import SampleOrder, draw_step
-from models.autoencoder import LatentCodec
+from models.autoencoder import LatentCodec, hash_autoencoder
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints, estimate, generation
 from tools.runtime.command import Interrupted, deferred_signals, run_command
-from tools.runtime.data import open_images
+from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.latent_source import TrainingData, open_training_data
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
@@ -216,6 +216,7 @@ class Validator:
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
         self.class_counts = [counts[label] for label in range(config.num_classes)]
+        self.autoencoder_sha256 = hash_autoencoder(find_autoencoder(config))
 
     def validate(self, state: TrainState, tracker: Tracker) -> None:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far."""
@@ -238,6 +239,7 @@ class Validator:
         values = {
             "step": state.step, "ema_validation_loss": state.best_loss, "config": config_to_dict(self.config),
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
+            "autoencoder_sha256": self.autoencoder_sha256,
             "note": "derived from patients' images: share it by the same rules as they",
         }
         path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name

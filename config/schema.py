@@ -153,17 +153,17 @@ class AutoencoderTrainingParams:
 
     output: str = _key("runs/vae", doc="diffusers folder that train_vae writes")
     fine_tune: bool = _key(False, doc="start from `pretrained` instead of fresh weights")
-    channels: tuple[int, ...] = _key((32, 64, 64), doc="width of each level; one halving less than levels", at_least=1)
+    channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving less than levels", at_least=1)
     num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
     norm_groups: int = _key(16, doc="groups of each group normalisation", at_least=1)
     max_minutes: float = _key(10.0, doc="wall clock of the training, resumed runs included", above=0)
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
-    batch_size: int = _key(16, doc="images per step", at_least=1)
+    batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float = _key(1e-3, doc="peak learning rate", above=0)
-    kl_weight: float = _key(1e-6, doc="weight of the KL divergence, per latent value", at_least=0)
+    kl_weight: float = _key(1e-5, doc="weight of the mean KL divergence of a latent value", at_least=0)
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
-    adversarial_weight: float = _key(0.1, doc="weight of the patch discriminator", at_least=0)
-    adversarial_start: float = _key(0.3, doc="share of the training after which the discriminator joins", at_least=0,
+    adversarial_weight: float = _key(0.5, doc="weight of the patch discriminator", at_least=0)
+    adversarial_start: float = _key(0.5, doc="share of the training after which the discriminator joins", at_least=0,
                                     at_most=1)
 
 

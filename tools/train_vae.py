@@ -147,7 +147,8 @@ class _VaeTrainer:
         reconstruction = F.l1_loss(restored, pixels)
         if self.perceptual is not None:
             reconstruction = reconstruction + self.params.perceptual_weight * self.perceptual.loss(restored, pixels)
-        loss = reconstruction + self.params.kl_weight * posterior.kl().mean()
+        latent_values = posterior.mean[0].numel()  # the library sums the divergence over an image's latent values
+        loss = reconstruction + self.params.kl_weight * posterior.kl().mean() / latent_values
         if adversarial:
             self.discriminator.requires_grad_(False)
             deception = generator_loss(self.discriminator(restored))

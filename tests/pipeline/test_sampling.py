@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workspace import CLASS_NAMES, Workspace
+from workspace import CLASS_NAMES, Workspace, save_autoencoder
 
 import sample_ddpm_class_cond
 from config.errors import UserError
@@ -152,10 +152,8 @@ def test_checkpoints_that_cannot_be_used_are_refused(workspace: Workspace, refer
 
 
 def test_another_autoencoder_than_the_training_one_is_refused(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
-    from workspace import save_autoencoder
-
     save_autoencoder(tmp_path / "other_vae", seed=9)
-    with pytest.raises(UserError, match=r"autoencoder"):
+    with pytest.raises(UserError, match="trained on the latents of another autoencoder than .*other_vae; expected "):
         sample(workspace, tmp_path / "out", f"autoencoder_params.pretrained={tmp_path / 'other_vae'}")
     assert drawn.is_dir()
 

@@ -10,9 +10,9 @@ import yaml
 from config.errors import UserError
 from config.load import build_config
 from config.schema import Config
-from models.autoencoder import LatentCodec, LatentStatistics
+from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
 from tools.runtime.checkpoints import read_checkpoint
-from tools.runtime.data import open_codec
+from tools.runtime.data import find_autoencoder, open_codec
 from tools.runtime.generation import Denoising
 from tools.runtime.training import latent_shape, make_schedule, make_unet
 
@@ -34,9 +34,13 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     """The network with its best averaged weights and the decoder, on a device.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule or classes.
+        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
+            classes or autoencoder.
     """
     tensors, values = read_checkpoint(checkpoint)
+    if "config" not in values:
+        raise UserError(f"{checkpoint} holds the state to resume a training from, not the weights for sampling; expected "
+                        f"the file that train_params.ldm_ckpt_name names, {config.train_params.ldm_ckpt_name} beside it")
     trained = build_config(values["config"], source=str(checkpoint))
     for section in _DECISIVE:
         if getattr(trained, section) != getattr(config, section):
@@ -45,6 +49,10 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     if trained.dataset_params.params.class_names != config.dataset_params.params.class_names:
         raise UserError(f"{checkpoint} was trained on the classes {list(trained.dataset_params.params.class_names)}, the "
                         f"config names {list(config.dataset_params.params.class_names)}")
+    folder = find_autoencoder(config)
+    if values.get("autoencoder_sha256", hash_autoencoder(folder)) != hash_autoencoder(folder):
+        raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {folder}; expected "
+                        f"{trained.autoencoder_params.pretrained} as it was then in autoencoder_params.pretrained")
     network = make_unet(trained)
     network.load_state_dict(tensors)
     network.to(device).eval().requires_grad_(False)
