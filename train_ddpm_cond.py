@@ -13,13 +13,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from config.errors import UserError
 from config.load import config_to_dict, config_to_yaml, load_config
@@ -112,8 +113,9 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
     started, first_step = time.monotonic(), state.step
 
-    with deferred_signals() as stop, Progress("training", num_steps, unit="steps", initial=state.step,
-                                              enabled=config.logging_params.progress_bar and tracker is not None) as bar:
+    with nullcontext() if tracker is None else closing(tracker), deferred_signals() as stop, \
+            Progress("training", num_steps, unit="steps", initial=state.step,
+                     enabled=config.logging_params.progress_bar and tracker is not None) as bar:
         while state.step < num_steps:
             step = state.step
             draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(config.dataset_params.symmetries),
@@ -142,7 +144,6 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
             if stopping and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
     if tracker is not None:
-        tracker.close()
         minutes = (time.monotonic() - started) / 60
         print(f"trained to step {state.step} in {minutes:.1f} min ({rate:.0f} images/s); best weights "
               f"(step {state.best_step}) in {run.checkpoints / params.ldm_ckpt_name}")
@@ -160,7 +161,9 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
     # Other processes wait while the first one encodes the images, which can take hours.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[patience])
+    # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
+    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[patience, unused])
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "

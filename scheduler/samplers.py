@@ -5,10 +5,10 @@ prediction type are already inside it. ddpm and ddim are written here; dpm-solve
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from scheduler.linear_noise_scheduler import NoiseSchedule
 from scheduler.objectives import epsilon_from_x0
@@ -54,7 +54,7 @@ def sample(
         return sample_ddpm(denoiser, x_T, schedule=schedule, num_steps=num_steps, draw_noise=draw_noise)
     if sampler == "ddim":
         return sample_ddim(denoiser, x_T, schedule=schedule, num_steps=num_steps)
-    if sampler in _SOLVERS:
+    if sampler in ("dpm-solver++", "unipc"):
         timesteps = quadratic_timesteps(schedule.num_timesteps, num_steps)
         return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, timesteps=timesteps)
     raise ValueError(f"sampler {sampler!r}")
@@ -102,24 +102,24 @@ def sample_ddim(
     raise ValueError("num_steps must be at least 1")
 
 
-_SOLVERS = {
-    # Second-order multistep in the data prediction. Source: Lu 2022 (DPM-Solver++), algorithm 2.
-    "dpm-solver++": lambda betas: DPMSolverMultistepScheduler(
-        trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", algorithm_type="dpmsolver++",
-        solver_order=2,
-    ),
-    # Unified predictor-corrector of order 2. Source: Zhao 2023 (UniPC).
-    "unipc": lambda betas: UniPCMultistepScheduler(
-        trained_betas=betas, num_train_timesteps=len(betas), prediction_type="sample", solver_order=2,
-    ),
-}
+def _make_solver(sampler: str, betas: np.ndarray) -> Any:
+    """diffusers' solver of order 2 in the data prediction."""
+    # Imported here: the library takes seconds to start, which training without these samplers need not wait for.
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    if sampler == "dpm-solver++":  # Lu 2022, algorithm 2
+        return DPMSolverMultistepScheduler(trained_betas=betas, num_train_timesteps=len(betas), solver_order=2,
+                                           prediction_type="sample", algorithm_type="dpmsolver++")
+    # Zhao 2023
+    return UniPCMultistepScheduler(trained_betas=betas, num_train_timesteps=len(betas), solver_order=2,
+                                   prediction_type="sample")
 
 
 def sample_with_solver(
     sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, timesteps: Sequence[int]
 ) -> torch.Tensor:
     """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
-    solver = _SOLVERS[sampler](schedule.betas)
+    solver = _make_solver(sampler, schedule.betas)
     abar = schedule.alphas_cumprod[list(timesteps)]
     # Not by set_timesteps, which knows no quadratic spacing.
     solver.num_inference_steps = len(timesteps)

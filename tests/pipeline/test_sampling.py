@@ -147,13 +147,13 @@ def test_checkpoints_that_cannot_be_used_are_refused(workspace: Workspace, refer
         sample(workspace, tmp_path, "dataset_params.params.class_names=[blastocyst,arrested]",
                extra=("--checkpoint", str(named)))
     resume = reference / "checkpoints" / "resume-00000012.safetensors"
-    with pytest.raises(UserError, match=r"resume-00000012\.safetensors: .*not the weights for sampling"):
+    with pytest.raises(UserError, match=r"resume-00000012\.safetensors holds .*not the weights for sampling"):
         sample(workspace, tmp_path, extra=("--checkpoint", str(resume)))
 
 
 def test_another_autoencoder_than_the_training_one_is_refused(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
     save_autoencoder(tmp_path / "other_vae", seed=9)
-    with pytest.raises(UserError, match="trained on the latents of another autoencoder than .*other_vae; expected "):
+    with pytest.raises(UserError, match=r"trained on the latents of another autoencoder than .*other_vae; expected "):
         sample(workspace, tmp_path / "out", f"autoencoder_params.pretrained={tmp_path / 'other_vae'}")
     assert drawn.is_dir()
 

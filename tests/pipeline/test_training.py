@@ -1,4 +1,4 @@
-"""Training: one run is the same run however often it is interrupted, in however many processes, and refuses to be another."""
+"""Training: a run stays the same run however often it is interrupted and in however many processes it goes on."""
 
 import json
 import os
@@ -33,10 +33,13 @@ REPOSITORY = Path(__file__).parents[2]
 LONG = ("train_params.max_steps=60", "train_params.gradient_accumulation_steps=2")
 
 
-def start_training(workspace: Workspace, *overrides: str, launcher: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
+def start_training(
+    workspace: Workspace, *overrides: str, launcher: tuple[str, ...] = (), **variables: str
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **variables}
     command = [sys.executable, *launcher, "train_ddpm_cond.py", *workspace.arguments(*overrides)]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
 
 
 def last_step(run: Path) -> int:
@@ -221,7 +224,7 @@ def test_a_changed_config_is_refused_and_a_harmless_change_is_not(workspace: Wor
 
 
 def test_resume_training_false_never_touches_a_run(workspace: Workspace, reference: Path) -> None:
-    with pytest.raises(UserError, match="holds a run and train_params.resume_training is false"):
+    with pytest.raises(UserError, match=r"holds a run and train_params\.resume_training is false"):
         train_ddpm_cond.main(workspace.arguments("train_params.resume_training=false"))
     train_ddpm_cond.main(workspace.arguments(workspace.task("fresh"), "train_params.resume_training=false",
                                              "train_params.max_steps=1"))
@@ -230,7 +233,7 @@ def test_resume_training_false_never_touches_a_run(workspace: Workspace, referen
 
 
 def test_a_second_owner_is_refused(workspace: Workspace, reference: Path) -> None:
-    with owned(reference, "the first"), pytest.raises(UserError, match="is in use by the first .process "):
+    with owned(reference, "the first"), pytest.raises(UserError, match=r"is in use by the first \(process \d"):
         train_ddpm_cond.main(workspace.arguments())
 
 
@@ -293,7 +296,8 @@ def test_a_dry_run_tells_what_it_will_take_and_writes_nothing(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(workspace.root.rglob("*"))
-    train_ddpm_cond.main([*workspace.arguments(workspace.task("dry"), "dataset_params.directory_latents=nowhere"), "--dry-run"])
+    arguments = workspace.arguments(workspace.task("dry"), "dataset_params.directory_latents=nowhere")
+    train_ddpm_cond.main([*arguments, "--dry-run"])
     told = capsys.readouterr().out
     for line in ("parameters of the UNet", "train: arrested 95, blastocyst 43; val: arrested 20, blastocyst 10",
                  "12 (6 per epoch of 138 images)", "memory for training", "disk  ", "time for training"):

@@ -57,6 +57,7 @@ def evaluate_folder(config: Config, synthetic: Path, *, device: torch.device) ->
     read = [_read_set(name, images, quiet) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = _as_gray_if_all(read)
+    _refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
     result = EvaluationReport(provenance={
         "schema": SCHEMA, "real_split": params.real_split, "vae_sha256": vae_sha256,
@@ -215,6 +216,15 @@ def _refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord
     if shared:
         raise UserError(f"{len(shared)} of the images given as synthetic are real images of this data set (such as "
                         f"{shared[0]}); give the folder of the synthetic ones")
+
+
+def _refuse_real_files(synthetic: ImageSet, real: Sequence[ImageSet]) -> None:
+    """Copies of real files under other names are found by their bytes: as synthetic images they would look perfect."""
+    known = {digest for images in real for digest in images.sha256}
+    copies = [image_id for image_id, digest in zip(synthetic.ids, synthetic.sha256, strict=True) if digest in known]
+    if copies:
+        raise UserError(f"{len(copies)} of the files given as synthetic are copies of real images of this data set (such "
+                        f"as {copies[0]}); give the folder of the synthetic ones")
 
 
 def _read_checkpoint_hash(folder: Path) -> str | None:

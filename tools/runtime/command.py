@@ -1,5 +1,6 @@
 """How a command ends: exit codes and one-line errors, the same for every script. Knows nothing of what they do."""
 
+import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,9 @@ from types import FrameType
 from typing import NoReturn
 
 from config.errors import UserError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEEP_UP_TO_BYTES = 1 << 30
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
@@ -25,6 +29,7 @@ class Interrupted(Exception):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 130 or 143 signalled; a bug keeps its traceback."""
     previous = signal.signal(signal.SIGTERM, _raise_interrupted)
+    _keep_freed_memory()
     try:
         main()
     except UserError as error:
@@ -70,6 +75,20 @@ def deferred_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed buffers instead of giving each back to the system and faulting it in anew.
+
+    Training on a CPU frees and asks for the same buffers every step: on two cores this is worth a quarter of the speed of
+    a small autoencoder's training step (54 to 69 images/s). Elsewhere than on glibc it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        mallopt(parameter, _KEEP_UP_TO_BYTES)
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature of a handler

@@ -1,0 +1,173 @@
+"""An evaluation from start to end: its files, what it refuses, and that equal images give equal numbers."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openpyxl import load_workbook
+from workspace import CLASS_NAMES, Workspace
+
+import sample_ddpm_class_cond
+from config.errors import UserError
+from dataset.annotations import read_records
+from tools import evaluate
+from tools.evaluation.rows import COMPARISONS
+
+ROW_KEYS = ["metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic", "literature_comparable", "note"]
+
+
+@pytest.fixture(scope="module")
+def samples(classifiers: Workspace, reference: Path) -> Path:
+    """36 images of the reference run, with their evaluation."""
+    output = classifiers.root / "evaluated"
+    sample_ddpm_class_cond.main([*classifiers.arguments(), "--output", str(output)])
+    assert reference.is_dir()
+    return output
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def run_evaluation(workspace: Workspace, synthetic: Path, output: Path, *overrides: str) -> dict[str, Any]:
+    evaluate.main([*workspace.arguments(*overrides), "--synthetic", str(synthetic), "--output", str(output)])
+    return read_evaluation(output)
+
+
+def find(evaluation: dict[str, Any], metric: str, comparison: str, class_name: str = "all") -> dict[str, Any]:
+    found = [row for row in evaluation["rows"] if row["metric"].startswith(metric) and row["comparison"] == comparison
+             and row["class"] == class_name]
+    assert len(found) == 1, (metric, comparison, class_name, len(found))
+    return found[0]
+
+
+def test_the_schema_of_the_json(samples: Path) -> None:
+    evaluation = read_evaluation(samples)
+    assert list(evaluation) == ["provenance", "rows", "warnings"]
+    for row in evaluation["rows"]:
+        assert list(row) == ROW_KEYS
+        assert row["comparison"] in COMPARISONS
+        assert row["class"] in ("all", *CLASS_NAMES)
+        assert row["value"] is None or isinstance(row["value"], float)
+        assert row["value"] is not None or row["note"].startswith("not computed")
+        assert row["interval"] is None or row["interval"][0] <= row["interval"][1]
+        assert row["literature_comparable"] == (row["metric"] == "SSIM")  # there are no official weights here
+    names = [(row["metric"], row["comparison"], row["class"]) for row in evaluation["rows"]]
+    assert len(names) == len(set(names))
+    for class_name in ("all", *CLASS_NAMES):
+        for comparison in ("total", "model_gap", "ceiling", "real_real", "floor"):
+            assert find(evaluation, "KD[classifier@", comparison, class_name)["value"] is not None
+
+
+def test_counts_are_matched_at_the_real_prior(samples: Path) -> None:
+    evaluation = read_evaluation(samples)
+    for class_name, count in (("all", 32), ("arrested", 21), ("blastocyst", 11)):
+        for comparison in ("total", "model_gap", "real_real"):
+            row = find(evaluation, "KD[classifier@", comparison, class_name)
+            assert (row["n_real"], row["n_synthetic"]) == (count, count)
+
+
+def test_fid_without_its_weights_is_a_row_that_says_what_it_wants(samples: Path) -> None:
+    row = find(read_evaluation(samples), "FID", "total")
+    assert row["value"] is None
+    assert row["note"].startswith("not computed: ")
+    assert "evaluation_params.inception_path" in row["note"]
+
+
+def test_equal_evaluations_give_equal_bytes_and_folders_per_class_equal_the_manifest(
+    classifiers: Workspace, samples: Path, tmp_path: Path
+) -> None:
+    again = run_evaluation(classifiers, samples, tmp_path / "again")
+    assert (tmp_path / "again/evaluation.json").read_bytes() == (samples / "evaluation.json").read_bytes()
+    assert again["provenance"]["checkpoint_sha256"] is not None
+
+    folders = tmp_path / "folders"
+    for label, name in enumerate(CLASS_NAMES):
+        (folders / name).mkdir(parents=True)
+        for path in (samples / "images").glob(f"class{label}_*.png"):
+            shutil.copy(path, folders / name)
+    by_folder = run_evaluation(classifiers, folders, tmp_path / "by_folder")
+    assert by_folder["rows"] == again["rows"]
+    assert by_folder["warnings"] == again["warnings"]
+    assert by_folder["provenance"]["checkpoint_sha256"] is None
+
+
+def test_a_class_name_that_looks_like_a_formula_is_text_in_the_workbook(
+    classifiers: Workspace, samples: Path, tmp_path: Path
+) -> None:
+    table = (classifiers.phantoms / "annotations.csv").read_text(encoding="utf-8")
+    (tmp_path / "table.csv").write_text(table, encoding="utf-8")
+    folders, names = tmp_path / "folders", ("=1+1", "@blastocyst")
+    for label, name in enumerate(names):
+        (folders / name).mkdir(parents=True)
+        for path in (samples / "images").glob(f"class{label}_*.png"):
+            shutil.copy(path, folders / name)
+    run_evaluation(classifiers, folders, tmp_path / "out", f"dataset_params.params.class_names={json.dumps(names)}",
+                   "evaluation_params.encoders=[inception]", "evaluation_params.judge_path=null",
+                   f"dataset_params.params.csv_file={tmp_path / 'table.csv'}")
+    book = load_workbook(tmp_path / "out/evaluation.xlsx")
+    assert book.sheetnames == ["metrics", "comparisons", "warnings", "provenance"]
+    cells = [cell for cell in book["metrics"]["B"] if str(cell.value).startswith("=")]
+    assert cells and all(cell.data_type == "s" and cell.value == "=1+1" for cell in cells)
+    assert all(cell.data_type != "f" for sheet in book for line in sheet.iter_rows() for cell in line)
+
+
+def test_the_workbook_holds_what_the_json_holds(samples: Path) -> None:
+    sheet = load_workbook(samples / "evaluation.xlsx")["metrics"]
+    header, *lines = sheet.iter_rows(values_only=True)
+    rows = read_evaluation(samples)["rows"]
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        held = dict(zip(header, line, strict=True))
+        assert (held["metric"], held["class"], held["comparison"]) == (row["metric"], row["class"], row["comparison"])
+        for key, value in zip(("value", "low", "high"), (row["value"], *(row["interval"] or (None, None))), strict=True):
+            assert held[key] == (None if value is None else pytest.approx(value, rel=1e-14))
+
+
+def test_real_images_given_as_synthetic_are_refused(classifiers: Workspace, tmp_path: Path) -> None:
+    records = read_records(classifiers.phantoms / "annotations.csv", classifiers.phantoms / "images",
+                           class_names=CLASS_NAMES, label_column="blastocyst", group_column="PATIENT_ID",
+                           split_column="SPLIT")
+    lines = ["IMAGE_NAME,label", *(f"{r.path.name},{r.label}" for r in records if r.split == "train")]
+    (tmp_path / "images").symlink_to(classifiers.phantoms / "images", target_is_directory=True)
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="138 of the images given as synthetic are real images of this data set"):
+        run_evaluation(classifiers, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_real_images_are_refused_by_their_content(
+    classifiers: Workspace, tmp_path: Path
+) -> None:
+    records = read_records(classifiers.phantoms / "annotations.csv", classifiers.phantoms / "images",
+                           class_names=CLASS_NAMES, label_column="blastocyst", group_column="PATIENT_ID",
+                           split_column="SPLIT")
+    for record in records:
+        folder = tmp_path / "copies" / CLASS_NAMES[record.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.split == "train":
+            shutil.copy(record.path, folder)
+    with pytest.raises(UserError, match="138 of the files given as synthetic are copies of real images"):
+        run_evaluation(classifiers, tmp_path / "copies", tmp_path / "out")
+
+
+def test_a_folder_without_images_or_classes_is_refused(classifiers: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected manifest\.csv, or one folder per class \(arrested, blastocyst\)"):
+        run_evaluation(classifiers, tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match=r"expected manifest\.csv, or one folder per class"):
+        run_evaluation(classifiers, tmp_path / "absent", tmp_path / "out")
+    for name in CLASS_NAMES:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError):
+        run_evaluation(classifiers, tmp_path, tmp_path / "out")
+
+
+def test_a_judge_of_another_number_of_classes_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:
+    from models.classifier import Classifier, ClassifierConfig
+
+    for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=3, image_size=32)).to_files().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"judge_path: .* knows 3 classes, the config has 2"):
+        run_evaluation(classifiers, samples, tmp_path / "out", f"evaluation_params.judge_path={tmp_path}")

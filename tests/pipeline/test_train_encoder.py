@@ -1,0 +1,62 @@
+"""The in-domain classifiers: they learn the phantoms, are not made twice, and the two roles are two networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from workspace import Workspace
+
+from config.errors import UserError
+from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
+from tools import train_encoder
+
+
+def read_record(folder: Path) -> dict:
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+
+
+def test_both_learn_what_tells_clear_phantoms_apart(classifiers: Workspace) -> None:
+    for role in ("encoder", "judge"):
+        record = read_record(classifiers.root / role)
+        assert record["role"] == role
+        assert record["training_images"] == 138
+        assert record["scores"]["train"]["auc"] > 0.9
+        assert record["scores"]["val"]["auc"] > 0.75
+        assert sorted(record["files_sha256"]) == [CONFIG_FILE, WEIGHTS_FILE]
+        assert "patients" in record["note"]
+
+
+def test_the_judge_is_another_network_than_the_encoder(classifiers: Workspace) -> None:
+    encoder, judge = (Classifier.from_folder(classifiers.root / role) for role in ("encoder", "judge"))
+    assert read_record(classifiers.root / "encoder")["identity"] != read_record(classifiers.root / "judge")["identity"]
+    for first, second in zip(encoder.stages.parameters(), judge.stages.parameters(), strict=True):
+        if first.ndim == 4:
+            alike = torch.nn.functional.cosine_similarity(first.detach().flatten(), second.detach().flatten(), dim=0)
+            assert abs(float(alike)) < 0.5
+
+
+def test_a_rerun_does_nothing_and_a_damaged_folder_is_made_again(
+    classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs", "1"]
+    train_encoder.main(arguments)
+    weights = (tmp_path / WEIGHTS_FILE).read_bytes()
+    before = (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns
+    train_encoder.main(arguments)
+    assert "holds the encoder of these images already" in capsys.readouterr().out
+    assert (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns == before
+    (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-1] + b"x")
+    train_encoder.main(arguments)
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == weights
+
+
+def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: give the folder that the judge is written to"):
+        train_encoder.main([*workspace.arguments("evaluation_params.judge_path=null"), "--role", "judge"])
+    with pytest.raises(UserError, match="--epochs: expected 1 or more, found 0"):
+        train_encoder.main([*workspace.arguments(), "--epochs", "0"])
+    with pytest.raises(UserError, match="image_size of at least 32 px, found 16"):
+        train_encoder.main(workspace.arguments("dataset_params.params.image_size=16", "dataset_params.latent_size=4",
+                                               f"evaluation_params.classifier_path={tmp_path / 'small'}"))
+    assert not (tmp_path / "small").exists()
