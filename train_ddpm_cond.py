@@ -142,6 +142,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
             if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):
                 save(state, run, config, accelerator, tracker)
             if stopping and not last:
+                accelerator.wait_for_everyone()  # a process that ends has its launcher end the one that saves
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
     if tracker is not None:
         minutes = (time.monotonic() - started) / 60

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from workspace import Workspace, forget_accelerator, write_workspace
 
 import train_ddpm_cond
 from tools import train_encoder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks this small lose time to threads, and processes started by tests are to compute the same bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

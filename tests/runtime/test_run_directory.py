@@ -62,10 +62,9 @@ def test_a_broken_record_is_refused(tmp_path: Path, make_config: Callable[..., C
 
 
 def test_one_owner_at_a_time_and_a_dead_one_leaves_no_lock(tmp_path: Path) -> None:
-    with owned(tmp_path / "run", "training"):
-        with pytest.raises(UserError, match=r"is in use by training \(process \d+\); wait for it"), \
-                owned(tmp_path / "run", "sampling"):
-            pass
+    refusal = pytest.raises(UserError, match=r"is in use by training \(process \d+\); wait for it")
+    with owned(tmp_path / "run", "training"), refusal, owned(tmp_path / "run", "sampling"):
+        pass
     dying = ("import os, sys\nfrom pathlib import Path\nfrom tools.runtime.run_directory import owned\n"
              "with owned(Path(sys.argv[1]), 'the dead'):\n    os._exit(9)\n")
     assert subprocess.run([sys.executable, "-c", dying, str(tmp_path / "run")], cwd=Path(__file__).parents[2],

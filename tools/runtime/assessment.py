@@ -12,7 +12,7 @@ import torch
 from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
-from dataset.images import to_uint8
+from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.storage import hash_file, hash_json
 from models.autoencoder import LatentCodec, hash_autoencoder
@@ -21,6 +21,7 @@ from tools.evaluation import protocol, report
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
 from tools.runtime.progress import Progress
@@ -28,26 +29,32 @@ from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.tracking import WandbMirror
 
 SCHEMA = 1
+PICTURE_NAME = "internal_real_and_synthetic.png"
 
 
 def assess(config: Config, synthetic: Path, output: Path, *, device: torch.device) -> EvaluationReport:
-    """Evaluate the images below `synthetic`, write evaluation.json and .xlsx to `output`, print the table.
+    """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and a picture to `output`, print the table.
 
     Raises:
         UserError: images, weights or settings that cannot be used.
     """
-    evaluation = evaluate_folder(config, synthetic, device=device)
+    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / PICTURE_NAME)
     report.write(evaluation, output)
     mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
     print(report.format_table(evaluation))
-    print(f"written: {output / 'evaluation.json'} and {output / 'evaluation.xlsx'}")
+    print(f"written: evaluation.json, evaluation.xlsx and {PICTURE_NAME} (shows real images) in {output}")
     return evaluation
 
 
-def evaluate_folder(config: Config, synthetic: Path, *, device: torch.device) -> EvaluationReport:
-    """All rows for a folder that holds manifest.csv and images/, or one folder per class."""
+def evaluate_folder(
+    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None
+) -> EvaluationReport:
+    """All rows for a folder that holds manifest.csv and images/, or one folder per class.
+
+    `picture` is where real and synthetic images are put side by side.
+    """
     params, quiet = config.evaluation_params, not config.logging_params.progress_bar
     synthetic_images = open_synthetic(config, synthetic)
     real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
@@ -59,6 +66,9 @@ def evaluate_folder(config: Config, synthetic: Path, *, device: torch.device) ->
     made, real, train = _as_gray_if_all(read)
     _refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
+    if picture is not None:
+        write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
+                  text={"Note": "shows real images: internal use only"})
     result = EvaluationReport(provenance={
         "schema": SCHEMA, "real_split": params.real_split, "vae_sha256": vae_sha256,
         "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": transform_identity(config),

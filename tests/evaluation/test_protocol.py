@@ -1,0 +1,164 @@
+"""The protocol: equal n and prior, distances that point the right way, and a judge that sees swapped classes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.classifier import Classifier, ClassifierConfig
+from tools.evaluation import protocol
+from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.protocol import EvaluationSets, EvaluationSettings
+from tools.evaluation.rows import OVERALL, EvaluationReport
+
+NAMES = ("dark", "bright")
+
+
+def make_set(name: str, counts: tuple[int, int], *, seed: int) -> ImageSet:
+    """Smooth random images of 32 px; class 1 is brighter by forty gray levels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], counts)
+    coarse = rng.normal(0, 25, size=(len(labels), 8, 8)).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.clip(100 + 40 * labels[:, None, None] + coarse, 0, 255).astype(np.uint8)[..., None]
+    ids = [f"{name}{i}" for i in range(len(labels))]
+    groups = [f"{name}-patient{i // 2}" for i in range(len(labels))]
+    return ImageSet(name, pixels, labels, ids, groups, [f"{seed}-{i}" for i in ids])
+
+
+class Brightness(Classifier):
+    """A judge that reads the class off the mean gray level."""
+
+    def __init__(self) -> None:
+        super().__init__(ClassifierConfig(im_channels=1, num_classes=2, image_size=32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = (x.mean(dim=(1, 2, 3)) + 1) * 127.5
+        return torch.stack([120 - mean, mean - 120], dim=1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=2, image_size=32)).to_files().items():
+        (folder / name).write_bytes(data)
+    return load_encoder("classifier", weights_path=folder)
+
+
+@pytest.fixture
+def sets() -> EvaluationSets:
+    real, train = make_set("test", (60, 55), seed=1), make_set("train", (90, 70), seed=2)
+    return EvaluationSets(
+        synthetic=make_set("synthetic", (60, 60), seed=3), real=real, train=train,
+        real_round_trip=real.with_pixels("test_round_trip", protocol.blur(real.pixels)),
+        train_round_trip=train.with_pixels("train_round_trip", protocol.blur(train.pixels)), class_names=NAMES,
+    )
+
+
+def run(sets: EvaluationSets, folder: Path, encoder: Encoder, *, judge: Classifier | None = None) -> EvaluationReport:
+    report = EvaluationReport(provenance={})
+    settings = EvaluationSettings(feature_folder=folder, transform_hash="a", round_trip_hash="b", batch_size=64,
+                                  max_pairs=40, frechet_repeats=3, bootstrap_repeats=10)
+    protocol.evaluate(sets, encoders=[encoder], perceptual=None, judge=judge, settings=settings, report=report,
+                      say=lambda _: None)
+    return report
+
+
+def value(report: EvaluationReport, metric: str, comparison: str, class_name: str = OVERALL) -> float:
+    (row,) = [row for row in report.rows if row.metric.startswith(metric) and row.comparison == comparison
+              and row.class_name == class_name]
+    assert row.value is not None
+    return row.value
+
+
+def with_synthetic(sets: EvaluationSets, pixels: np.ndarray) -> EvaluationSets:
+    return replace(sets, synthetic=sets.synthetic.with_pixels("synthetic", pixels))
+
+
+def test_copies_of_real_images_are_at_distance_zero(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    copies = replace(sets, synthetic=sets.real)
+    report = run(copies, tmp_path, encoder, judge=Brightness())
+    for class_name in (OVERALL, *NAMES):
+        assert value(report, "FD[", "total", class_name) == pytest.approx(0, abs=1e-6)
+        assert value(report, "KD[", "total", class_name) <= 0  # unbiased: below zero for equal sets
+        assert value(report, "coverage", "total", class_name) == 1
+        assert value(report, "precision", "total", class_name) == 1
+        assert value(report, "FD[", "model_gap", class_name) == pytest.approx(
+            value(report, "FD[", "ceiling", class_name), rel=1e-6)
+    assert value(report, "class AUC", "synthetic") == value(report, "class AUC", "held_out")
+
+
+def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    pixels = sets.synthetic.pixels
+    noise = np.random.default_rng(0).normal(0, 25, size=pixels.shape)
+    noised = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+    blurred = protocol.blur(protocol.blur(pixels))
+    reports = [run(with_synthetic(sets, changed), tmp_path, encoder) for changed in (pixels, noised, blurred)]
+    for metric in ("FD[", "KD["):
+        for class_name in (OVERALL, *NAMES):
+            good, *bad = (value(report, metric, "total", class_name) for report in reports)
+            assert min(bad) > good
+    assert value(reports[0], "FD[", "blurred") > value(reports[0], "FD[", "noised") > 0
+
+
+def test_the_model_gap_forgives_what_the_autoencoder_does(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    report = run(with_synthetic(sets, protocol.blur(sets.synthetic.pixels)), tmp_path, encoder)
+    assert value(report, "FD[", "model_gap") < value(report, "FD[", "total")
+    assert value(report, "FD[", "floor") < value(report, "FD[", "ceiling")
+
+
+def test_compared_sets_have_the_same_n_and_the_real_prior(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    fewer = replace(sets, synthetic=make_set("synthetic", (200, 22), seed=3))  # 22 of 55: two fifths of the real set
+    matched = fewer.matched()
+    for name in ("synthetic", "real", "train", "real_round_trip", "train_round_trip"):
+        assert np.bincount(getattr(matched, name).labels).tolist() == [24, 22]
+    assert matched.synthetic.ids == [*fewer.synthetic.ids[:24], *fewer.synthetic.ids[200:222]]
+    assert matched.real.ids == matched.real_round_trip.ids
+    report = run(fewer, tmp_path, encoder)
+    assert any("only 46 of 115 held-out images are compared" in warning for warning in report.warnings)
+    rows = [row for row in report.rows if row.comparison in ("total", "model_gap", "real_real", "floor", "ceiling")]
+    assert {(row.class_name, row.n_real, row.n_synthetic) for row in rows} == {
+        (OVERALL, 46, 46), ("dark", 24, 24), ("bright", 22, 22)}
+    missing = [row for row in rows if row.value is None]
+    assert missing and all(row.metric.startswith("FD[") for row in missing)
+    assert all("needs 50; read the kernel distance" in row.note for row in missing)
+
+
+def test_swapped_classes_cost_accuracy_and_distance(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    right = run(sets, tmp_path, encoder, judge=Brightness())
+    swapped = replace(sets.synthetic, labels=1 - sets.synthetic.labels)
+    wrong = run(replace(sets, synthetic=swapped), tmp_path, encoder, judge=Brightness())
+    assert value(right, "class balanced accuracy", "synthetic") > 0.95
+    assert value(wrong, "class balanced accuracy", "synthetic") < 0.05
+    assert value(wrong, "class AUC", "synthetic") < 0.05
+    assert value(wrong, "class balanced accuracy", "held_out") == value(right, "class balanced accuracy", "held_out")
+    for class_name in NAMES:
+        assert value(wrong, "KD[", "total", class_name) > value(right, "KD[", "total", class_name)
+
+
+def test_intervals_and_references_are_there(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    report = run(sets, tmp_path, encoder)
+    for comparison in ("total", "model_gap", "real_real"):
+        for metric in ("FD[", "KD["):
+            (row,) = [r for r in report.rows if r.metric.startswith(metric) and r.comparison == comparison
+                      and r.class_name == OVERALL]
+            assert row.interval is not None and row.interval[0] <= row.interval[1]
+            assert row.note.startswith("interval: ")
+            assert not row.literature_comparable
+    for comparison in ("halves", "between_classes"):
+        assert value(report, "KD[", comparison) is not None
+    assert value(report, "KD[", "between_classes") > value(report, "KD[", "halves")
+    for comparison in ("cross", "real_pairs", "diversity", "reconstruction"):
+        assert -1 <= value(report, "SSIM", comparison) <= 1
+    assert value(report, "SSIM", "reconstruction") > value(report, "SSIM", "real_pairs")
+
+
+def test_equal_runs_give_equal_rows_cached_or_not(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    first = run(sets, tmp_path / "one", encoder, judge=Brightness())
+    again = run(sets, tmp_path / "one", encoder, judge=Brightness())
+    anew = run(sets, tmp_path / "two", encoder, judge=Brightness())
+    assert first.rows == again.rows == anew.rows
+    assert first.warnings == again.warnings == anew.warnings

@@ -1,0 +1,55 @@
+"""How a command ends, and how signals are put off to a safe place."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from config.errors import UserError
+from tools.runtime.command import Interrupted, deferred_signals, run_command
+
+
+def end(main: Callable[[], None]) -> object:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ending:
+        run_command(main)
+    assert signal.getsignal(signal.SIGTERM) is before
+    return ending.value.code
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+    return main
+
+
+def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, code, message in (
+        (lambda: None, 0, ""),
+        (fail(UserError("expected a, found b\nin c")), 2, "error: expected a, found b in c\n"),
+        (fail(KeyboardInterrupt()), 130, "interrupted\n"),
+        (fail(Interrupted(15, "saved; run again")), 143, "saved; run again\n"),
+        (fail(Interrupted(2)), 130, "stopped by a signal\n"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "stopped by a signal\n"),
+    ):
+        assert end(main) == code
+        assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(fail(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_and_the_second_acts_at_once(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted) as stopped, deferred_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.signal_number == number
+        assert "stopping after this step (again to stop at once)" in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before

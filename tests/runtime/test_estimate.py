@@ -1,0 +1,55 @@
+"""Estimates: steps are exact, sizes are those of the real tensors within a factor that is worth printing."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.schema import Config
+from dataset.annotations import ImageRecord
+from models.unet import count_parameters
+from tools.runtime.estimate import count_steps, describe_run, measure_matmul_rate
+from tools.runtime.training import make_unet
+
+CPU = torch.device("cpu")
+
+
+def make_records(train: int, val: int) -> list[ImageRecord]:
+    return [ImageRecord(image_id=str(i), path=Path(f"{i}.png"), label=i % 2, group=str(i),
+                        split="train" if i < train else "val") for i in range(train + val)]
+
+
+@pytest.mark.parametrize(("images", "batch", "epochs", "max_steps", "expected"), [
+    (138, 24, 2, None, (6, 12)), (144, 24, 2, None, (6, 12)), (145, 24, 2, None, (7, 14)), (5, 24, 3, None, (1, 3)),
+    (138, 24, 100, 12, (6, 12)), (138, 24, 1, 12, (6, 6)),
+])
+def test_steps(make_config: Callable[..., Config], images: int, batch: int, epochs: int, max_steps: int | None,
+               expected: tuple[int, int]) -> None:
+    config = make_config(train_params={"ldm_batch_size": batch, "epochs": epochs, "max_steps": max_steps})
+    assert count_steps(config, images) == expected
+
+
+def test_the_description_counts_what_there_is(make_config: Callable[..., Config]) -> None:
+    config = make_config(train_params={"epochs": 3})
+    text = describe_run(config, make_records(20, 6), CPU)
+    assert f"{count_parameters(make_unet(config)):,}" in text
+    assert "train: no_blastocyst 10, blastocyst 10; val: no_blastocyst 3, blastocyst 3" in text
+    assert "9 (3 per epoch of 20 images)" in text
+
+
+def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config: Callable[..., Config]) -> None:
+    def megabytes(**train: int) -> int:
+        found = re.search(r"memory for training +about (\d+) MiB", describe_run(make_config(train_params=train),
+                                                                               make_records(20, 0), CPU))
+        assert found
+        return int(found[1])
+
+    small, large = megabytes(ldm_batch_size=64), megabytes(ldm_batch_size=512)
+    assert large > 4 * small
+    assert megabytes(ldm_batch_size=512, gradient_accumulation_steps=8) == small
+
+
+def test_the_rate_is_positive() -> None:
+    assert measure_matmul_rate(CPU, seconds=0.02) > 1e8
