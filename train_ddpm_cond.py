@@ -97,7 +97,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                                   weight_decay=params.weight_decay)
     model, optimizer = accelerator.prepare(network, optimizer)
     state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer)
-    resume(state, run, config, accelerator)
+    resume(state, run, config, accelerator, data_identity=data.identity)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
                           f"{run.checkpoints / params.ldm_ckpt_name}")
@@ -140,7 +140,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                 validator.validate(state, tracker)
             stopping = agree_to_stop(accelerator, bool(stop))
             if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):
-                save(state, run, config, accelerator, tracker)
+                save(state, run, config, accelerator, tracker, data_identity=data.identity)
             if stopping and not last:
                 accelerator.wait_for_everyone()  # a process that ends has its launcher end the one that saves
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
@@ -180,8 +180,12 @@ def start_tracker(config: Config, run: RunDirectory, accelerator: Accelerator, *
     return Tracker(run.metrics, WandbMirror(config, folder=run.root, name=run.root.name), step=step)
 
 
-def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator) -> None:
-    """Put the newest intact resume checkpoint into `state`, where there is one."""
+def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, *, data_identity: str) -> None:
+    """Put the newest intact resume checkpoint into `state`, where there is one.
+
+    Raises:
+        UserError: resuming is switched off, or the images, labels or VAE are not those of the run.
+    """
     found = checkpoints.read_newest_checkpoint(run.checkpoints)
     if found is None:
         return
@@ -189,6 +193,9 @@ def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Ac
         raise UserError(f"{run.root} holds a run and train_params.resume_training is false; set it to true to go on, or "
                         "give another task_name to start anew")
     tensors, values, warnings = found
+    if values["data_identity"] != data_identity:
+        raise UserError(f"{run.root} was trained on other images, labels or another VAE than the config's paths hold now; "
+                        "restore them to go on, or give another train_params.task_name to start anew")
     if accelerator.is_main_process:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -196,10 +203,13 @@ def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Ac
     state.restore(accelerator.unwrap_model(state.model), accelerator.scaler, tensors, values)
 
 
-def save(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, tracker: Tracker) -> None:
+def save(
+    state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, tracker: Tracker, *, data_identity: str
+) -> None:
     """Write the resume checkpoint of this step and remove older ones."""
     tracker.sync_to_disk()
     tensors, values = state.to_checkpoint(accelerator.unwrap_model(state.model), accelerator.scaler)
+    values["data_identity"] = data_identity
     checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
     checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)
 

@@ -223,6 +223,20 @@ def test_a_changed_config_is_refused_and_a_harmless_change_is_not(workspace: Wor
     assert reference.is_dir()
 
 
+def test_other_labels_behind_the_same_path_are_refused(workspace: Workspace, tmp_path: Path) -> None:
+    table = workspace.phantoms / "annotations.csv"
+    copy = tmp_path / "annotations.csv"
+    copy.write_bytes(table.read_bytes())
+    overrides = (workspace.task("relabelled"), f"dataset_params.params.csv_file={copy}", "train_params.max_steps=1")
+    train_ddpm_cond.main(workspace.arguments(*overrides))
+    header, first, *rest = copy.read_text(encoding="utf-8").splitlines()
+    cells = first.split(",")
+    cells[1] = str(1 - int(cells[1]))
+    copy.write_text("\n".join([header, ",".join(cells), *rest]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="other images, labels or another VAE"):
+        train_ddpm_cond.main(workspace.arguments(*overrides))
+
+
 def test_resume_training_false_never_touches_a_run(workspace: Workspace, reference: Path) -> None:
     with pytest.raises(UserError, match=r"holds a run and train_params\.resume_training is false"):
         train_ddpm_cond.main(workspace.arguments("train_params.resume_training=false"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from config.errors import UserError
 from config.schema import Config
 from tools.runtime.tracking import Tracker, WandbMirror
 
@@ -36,6 +37,13 @@ def test_a_resumed_log_drops_later_rows_and_half_lines(tmp_path: Path, make_conf
     tracker.close()
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
         {"step": 2}, {"step": 4}, {"step": 4, "val": 1}, {"step": 6, "loss": 1.0}]
+
+
+def test_a_broken_row_in_the_middle_is_named(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\nnot json\n{"step": 4}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="not a row of this log: 'not json'"):
+        open_tracker(path, make_config(), step=4)
 
 
 def read_log_records(data: bytes) -> Iterator[bytes]:

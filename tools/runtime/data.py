@@ -96,9 +96,7 @@ def prepare_latents(config: Config, split: str, *, device: torch.device | str = 
     """
     images = open_images(config, split)
     folder = Path(config.dataset_params.directory_latents)
-    symmetries = config.dataset_params.symmetries if split == "train" else ("identity",)
-    identity = cache_identity(images, transform=transform_identity(config), symmetries=symmetries,
-                              vae_sha256=hash_autoencoder(find_autoencoder(config)))
+    identity = latents_identity(config, images, split)
     cache = open_latent_cache(folder, split=split, identity=identity)
     if cache is None:
         for line in describe_stale_caches(folder, split=split, identity=identity):
@@ -111,6 +109,13 @@ def prepare_latents(config: Config, split: str, *, device: torch.device | str = 
             )
     _check_latent_shape(config, cache.mean.shape[2:])
     return cache
+
+
+def latents_identity(config: Config, images: LabelledImages, split: str) -> dict[str, Any]:
+    """All that determines the latents of a split: VAE, preprocessing, views, file bytes and labels."""
+    symmetries = config.dataset_params.symmetries if split == "train" else ("identity",)
+    return cache_identity(images, transform=transform_identity(config), symmetries=symmetries,
+                          vae_sha256=hash_autoencoder(find_autoencoder(config)))
 
 
 def transform_identity(config: Config) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import torch
 
 from config.schema import Config
 from dataset.image_bank import ImageBank
-from dataset.latents import is_gray_batch
+from dataset.latents import LatentCache, is_gray_batch
+from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
-from tools.runtime.data import open_codec, open_images, prepare_latents
+from tools.runtime.data import latents_identity, open_codec, open_images, prepare_latents
 
 _STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
 
@@ -21,6 +22,7 @@ class LatentSource(Protocol):
     """Labelled images as raw latents."""
 
     labels: np.ndarray  # (N,) int64
+    key: str  # hash of all that determines the latents
 
     def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Raw latents posterior mean + std * noise, float32 (B, C, h, w), for int64 (B,) positions and views."""
@@ -29,11 +31,15 @@ class LatentSource(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale."""
+    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale.
+
+    `identity` is the hash of all that the latents depend on, so that a run is not resumed on other images.
+    """
 
     train: LatentSource
     val: LatentSource | None
     codec: LatentCodec
+    identity: str
 
 
 class EncodedLatents:
@@ -41,6 +47,7 @@ class EncodedLatents:
 
     def __init__(self, config: Config, split: str, codec: LatentCodec) -> None:
         images = open_images(config, split)
+        self.key = hash_json(latents_identity(config, images, split))
         self.labels = np.array([record.label for record in images.records], dtype=np.int64)
         self._bank = ImageBank(images)
         self._codec = codec
@@ -72,12 +79,16 @@ class EncodedLatents:
 
 def open_training_data(config: Config, device: torch.device, *, has_val: bool) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly."""
+    train: LatentCache | EncodedLatents
+    val: LatentCache | EncodedLatents | None
     if config.dataset_params.load_latents:
         train = prepare_latents(config, "train", device=device)
         val = prepare_latents(config, "val", device=device) if has_val else None
         statistics = LatentStatistics.measure(train.moments(), gray=train.gray)
-        return TrainingData(train, val, open_codec(config, statistics=statistics, decoder_only=True, device=device))
-    codec = open_codec(config, device=device)
-    train = EncodedLatents(config, "train", codec)
-    codec.statistics = LatentStatistics.measure(train.moments(), gray=train.all_gray())
-    return TrainingData(train, EncodedLatents(config, "val", codec) if has_val else None, codec)
+        codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    else:
+        codec = open_codec(config, device=device)
+        train = EncodedLatents(config, "train", codec)
+        val = EncodedLatents(config, "val", codec) if has_val else None
+        codec.statistics = LatentStatistics.measure(train.moments(), gray=train.all_gray())
+    return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import write_text
@@ -76,7 +77,7 @@ class Tracker:
     def __init__(self, path: Path, mirror: WandbMirror, *, step: int) -> None:
         """Open the log, dropping rows after `step`: a killed run may have logged beyond its last checkpoint."""
         self._mirror = mirror
-        kept = [line for line in _read_whole_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _read_whole_lines(path) if _step_of(line, path) <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -100,6 +101,13 @@ class Tracker:
         """Close the log and end the mirror."""
         self._file.close()
         self._mirror.finish()
+
+
+def _step_of(line: str, path: Path) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a row of this log: {line[:60]!r}; remove that line, or the file, to go on") from error
 
 
 def _read_whole_lines(path: Path) -> list[str]:
