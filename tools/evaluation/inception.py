@@ -133,9 +133,11 @@ def _resolve(path: Path | str | None, allow_download: bool) -> Path:
     if resolved.is_file():
         return resolved
     if not allow_download:
+        place = "torch's hub cache" if path is None else str(resolved)  # no path of this machine in a report
         raise UserError(
-            f"{resolved}: expected the FID Inception weights {FILE_NAME} (sha256 {STATE_DICT_SHA256}), found nothing "
-            f"there; fetch {ADDRESS} and name the file in evaluation_params.inception_path, or choose another encoder"
+            f"{place}: expected the FID Inception weights {FILE_NAME} "
+            f"(sha256 {STATE_DICT_SHA256}), found nothing there; fetch {ADDRESS} and name the file in "
+            "evaluation_params.inception_path, or choose another encoder"
         )
     resolved.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -84,6 +84,9 @@ def evaluate(
                     "training images at the real class prior are fewer; draw more synthetic images to use all")
     for encoder in encoders:
         say(f"features of {encoder.name}")
+        if encoder.name == "classifier":
+            report.warn("the encoder named classifier was trained on the training images, which it separates better than "
+                        "others: its real_real and floor per class are too large to compare with")
         _add_distances(report, sets, matched, encoder, settings)
     say("image similarity")
     _add_similarities(report, matched, perceptual, settings)
