@@ -160,9 +160,9 @@ class AutoencoderTrainingParams:
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
     batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float = _key(1e-3, doc="peak learning rate", above=0)
-    kl_weight: float = _key(1e-5, doc="weight of the mean KL divergence of a latent value", at_least=0)
+    kl_weight: float = _key(1e-3, doc="weight of the mean KL divergence of a latent value", at_least=0)
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
-    adversarial_weight: float = _key(0.5, doc="weight of the patch discriminator", at_least=0)
+    adversarial_weight: float = _key(0.1, doc="weight of the patch discriminator", at_least=0)
     adversarial_start: float = _key(0.5, doc="share of the training after which the discriminator joins", at_least=0,
                                     at_most=1)
 

@@ -9,7 +9,7 @@ from torch import nn
 from models.blocks import UNetBlock
 from models.layers import Downsample, TimeEmbedding, Upsample, zero_initialised
 
-_CLASS_EMBEDDING_STD = 0.02  # Peebles & Xie 2023 (DiT), initialisation of the label table
+_CLASS_EMBEDDING_STD = 0.5  # of the order of the time embedding's own values
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(shape.norm_groups, channels[0])
         self.conv_out = zero_initialised(nn.Conv2d(channels[0], shape.latent_channels, 3, padding=1))
 
-        # Small label tables, so that at the start all classes and the null label are nearly the same to the network.
+        # Labels speak as loudly as the time from the first step on; runs of a thousand steps need that.
         for table in (self.class_embedding, self.context_embedding):
             if table is not None:
                 nn.init.normal_(table.weight, std=_CLASS_EMBEDDING_STD)

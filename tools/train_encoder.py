@@ -74,7 +74,7 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
     write_json(output / "training.json", {
         "identity": identity, "role": role, "epochs": epochs, "training_images": len(images), "scores": scores,
         "files_sha256": {name: hash_bytes(data) for name, data in files.items()},
-        "note": "trained on patients' images: share it by the same rules as they",
+        "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     for split, score in scores.items():
         print(f"{role} on {split}: balanced accuracy {score['balanced_accuracy']:.3f}, AUC {score['auc']:.3f}")

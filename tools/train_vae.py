@@ -89,7 +89,7 @@ def train_vae(config: Config) -> Path:
     write_json(output / "training.json", {
         "steps": step, "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
         "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,
-        "note": "trained on patients' images: share it by the same rules as they",
+        "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
