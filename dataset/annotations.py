@@ -4,29 +4,25 @@ Owns how a table is read, how a name finds its file (exactly, nothing guessed) a
 embryos) are dealt to train, val and test. Opens no image: what a file holds is the business of dataset.images.
 """
 
-import csv
-import difflib
-import hashlib
-import io
 import math
 import os
 import posixpath
 import re
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from config.errors import UserError, name_some
+from dataset.splits import draw_splits
+from dataset.tables import TableRow, read_table
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 _SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
@@ -130,63 +126,6 @@ def describe_splits(
         for split in SPLITS
         if split in present
     }
-
-
-def draw_splits(
-    group_labels: Mapping[str, Collection[int]], *, fractions: Mapping[str, float], seed: int, purpose: str
-) -> dict[str, str]:
-    """Deal whole groups to splits so that each class is spread by `fractions`, counted in groups.
-
-    Groups stand in the order of a hash of (seed, purpose, name), and rarer classes are dealt first. Each class gives
-    one group to every split that has none of it yet, then fills the shares from the last split to the first in one
-    stretch each, so that a few groups more move few of the others. A class with fewer groups than splits, or whose
-    groups are all bound by other classes, can stay absent from a split: the caller checks.
-
-    Args:
-        group_labels: the classes that occur in each group.
-        fractions: share of each split, positive, in sum 1.
-    """
-    order = sorted(group_labels, key=lambda group: (_address(seed, purpose, group), group))
-    members: defaultdict[int, list[str]] = defaultdict(list)
-    for group in order:
-        for label in set(group_labels[group]):
-            members[label].append(group)
-    splits = list(fractions)[::-1]
-    dealt: dict[str, str] = {}
-    for label in sorted(members, key=lambda label: (len(members[label]), label)):
-        left = _share_out(len(members[label]), {split: fractions[split] for split in splits})
-        absent = set(splits)
-        for group in members[label]:
-            if group in dealt:
-                left[dealt[group]] -= 1
-                absent.discard(dealt[group])
-        for group in members[label]:
-            if group not in dealt:
-                waiting = [split for split in splits if split in absent] or [s for s in splits if left[s] > 0]
-                split = waiting[0]
-                dealt[group] = split
-                left[split] -= 1
-                absent.discard(split)
-    return dealt
-
-
-def _address(seed: int, purpose: str, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{purpose}\0{group}".encode("utf-8", "surrogatepass")).digest()
-
-
-def _share_out(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in sum `num_groups` nearest to the fractions (largest remainder), none 0 where that can be."""
-    exact = {split: num_groups * fraction for split, fraction in fractions.items()}
-    # 1e-9 so that 10 * 0.7 = 6.999... counts as 7
-    counts = {split: math.floor(share + 1e-9) for split, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda split: counts[split] - exact[split])
-    for split in by_remainder[: num_groups - sum(counts.values())]:
-        counts[split] += 1
-    for split in counts:
-        if counts[split] == 0 and num_groups >= len(counts):
-            counts[max(counts, key=lambda other: counts[other])] -= 1
-            counts[split] = 1
-    return counts
 
 
 def _deal(
@@ -295,144 +234,17 @@ def _is_number(value: object) -> bool:
 # Tables
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The cells that matter of one row, by setting (image_column, ...), and where the user finds it."""
-
-    where: str
-    cells: dict[str, str]
-    table_split: str | None
-
-
-def _read_rows(csv_file: str | Path | Mapping[str, str], columns: Mapping[str, str]) -> tuple[list[_Row], str]:
+def _read_rows(csv_file: str | Path | Mapping[str, str], columns: Mapping[str, str]) -> tuple[list[TableRow], str]:
     """All rows with text of all tables, and the name of the table or tables for messages."""
     if not isinstance(csv_file, Mapping):
-        return _read_table(Path(csv_file), columns, None, ""), str(csv_file)
+        return read_table(Path(csv_file), columns, None, ""), str(csv_file)
     tables = {split: path for split, path in _name_splits(csv_file, "csv_file").items() if path is not None}
     if "train" not in tables:
         raise UserError(f"csv_file: expected a table for train, found {', '.join(tables) or 'none'}; add train: TABLE")
     rows = []
     for split, path in tables.items():
-        rows += _read_table(Path(path), columns, split, f"{Path(path).name} ")
+        rows += read_table(Path(path), columns, split, f"{Path(path).name} ")
     return rows, ", ".join(str(path) for path in tables.values())
-
-
-def _read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix: str) -> list[_Row]:
-    lines = _read_lines(path, list(columns.values()))
-    header = lines[0] if lines else []
-    while header and not header[-1].strip():
-        header = header[:-1]
-    if not header:
-        names = ", ".join(columns.values())
-        raise UserError(f"{path}: expected column names in the first row, found none; write {names} there")
-    twice = [repr(name) for name, count in Counter(header).items() if count > 1 and name.strip()]
-    if twice:
-        raise UserError(f"{path}: expected each column name once, found twice: {name_some(twice)}; rename one")
-    for setting, name in columns.items():
-        if name not in header:
-            near = difflib.get_close_matches(name, [cell for cell in header if cell.strip()], n=1, cutoff=0.5)
-            next_step = f"did you mean {setting}: {near[0]!r}?" if near else f"set {setting} to one of them"
-            found = ", ".join(repr(cell) for cell in header)
-            raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
-    positions = {setting: header.index(name) for setting, name in columns.items()}
-    rows, ragged = [], []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-            ragged.append(f"row {number} has {len(cells)}")
-            continue
-        wanted = {setting: cells[position] for setting, position in positions.items()}
-        rows.append(_Row(f"{prefix}row {number}", wanted, split))
-    if ragged:
-        raise UserError(
-            f"{path}: expected {len(header)} cells in every row as in the first, found {len(ragged)} rows that differ: "
-            f"{name_some(ragged)}; put quotes around cells that hold the delimiter, or add the missing cells"
-        )
-    if not rows:
-        raise UserError(f"{path}: expected a row for each image, found only column names; add the labels")
-    return rows
-
-
-def _read_lines(path: Path, wanted: Collection[str]) -> list[list[str]]:
-    """The cells of a table as text, row by row; rows without text are kept, so that places are row numbers."""
-    suffix = path.suffix.lower()
-    if suffix not in (*_DELIMITERS, ".xlsx"):
-        found = suffix or "no suffix"
-        raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {found}; save it as .csv")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise UserError(f"{path}: expected a table of labels, found {reason}; correct csv_file") from error
-    if not data:
-        raise UserError(f"{path}: expected a table of labels, found an empty file; write it again")
-    return _read_xlsx_lines(path, data) if suffix == ".xlsx" else _read_csv_lines(path, data, wanted)
-
-
-def _read_csv_lines(path: Path, data: bytes, wanted: Collection[str]) -> list[list[str]]:
-    """Parse delimited text; the delimiter is the one whose header has most `wanted` columns, then most columns."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected text in UTF-8, found byte 0x{data[error.start]:02x} at position {error.start}; "
-            "save the table as 'CSV UTF-8' or as .xlsx"
-        ) from error
-    if "\0" in text:
-        raise UserError(f"{path}: expected text, found zero bytes; save the table as 'CSV UTF-8' or as .xlsx")
-
-    def parse(delimiter: str) -> "csv._reader":
-        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-
-    def rate(delimiter: str) -> tuple[int, int]:
-        try:
-            header = next(parse(delimiter), [])
-        except csv.Error:
-            return -1, 0
-        return len(set(wanted) & set(header)), len(header)
-
-    try:
-        return list(parse(max(_DELIMITERS[path.suffix.lower()], key=rate)))
-    except csv.Error as error:
-        raise UserError(f"{path}: not readable as delimited text ({error}); look for an unclosed quote") from error
-
-
-def _read_xlsx_lines(path: Path, data: bytes) -> list[list[str]]:
-    """The one sheet that has content, the values that formulas had when the workbook was saved."""
-    import openpyxl
-
-    try:
-        with warnings.catch_warnings():  # about styles and extensions, which hold no labels
-            warnings.simplefilter("ignore")
-            workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            sheets = {}
-            for sheet in workbook.worksheets:
-                sheet.reset_dimensions()  # some programs write a wrong extent
-                sheets[sheet.title] = [[_cell_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
-            workbook.close()
-    except Exception as error:  # openpyxl lets zip, XML and key errors of a damaged file through as they come
-        raise UserError(f"{path}: not readable as a workbook ({error!r}); save it again or as CSV UTF-8") from error
-    filled = [title for title, lines in sheets.items() if any(cell.strip() for line in lines for cell in line)]
-    if not filled:
-        raise UserError(f"{path}: expected a sheet with labels, found no sheet with content; save the workbook again")
-    if len(filled) > 1:
-        names = name_some([repr(title) for title in filled])
-        raise UserError(f"{path}: expected one sheet with content, found {len(filled)}: {names}; keep one")
-    lines = sheets[filled[0]]
-    width = max(map(len, lines))
-    return [line + [""] * (width - len(line)) for line in lines]
-
-
-def _cell_text(value: object) -> str:
-    """A spreadsheet's cell as text; 12.0 is 12, because spreadsheets keep every number as a float."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 # Names
@@ -531,7 +343,7 @@ def _loosen(name: str) -> str:
 
 
 def _resolve_rows(
-    rows: list[_Row], source: str, folder: ImageFolder, class_names: Sequence[str]
+    rows: list[TableRow], source: str, folder: ImageFolder, class_names: Sequence[str]
 ) -> list[ImageRecord]:
     """Records of all rows, the split empty where it is still to be drawn; AnnotationError with all that is wrong."""
     bad: defaultdict[str, list[str]] = defaultdict(list)

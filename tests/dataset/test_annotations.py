@@ -15,9 +15,9 @@ from dataset.annotations import (
     AnnotationError,
     ImageRecord,
     describe_splits,
-    draw_splits,
     read_records,
 )
+from dataset.splits import draw_splits
 
 CLASSES = ("no", "yes")
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

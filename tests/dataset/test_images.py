@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from config.errors import UserError
+from dataset.decoding import decode_image, read_png_text
 from dataset.images import (
     check_geometry,
-    decode_image,
     from_uint8,
     is_gray,
     load_image,
     prepare_image,
-    read_png_text,
     tile_images,
     to_uint8,
     write_png,

@@ -11,8 +11,8 @@ from workspace import CLASS_NAMES, Workspace, save_autoencoder
 
 import sample_ddpm_class_cond
 from config.errors import UserError
+from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
-from dataset.images import decode_image, read_png_text
 from dataset.storage import hash_file
 from tools.runtime.samples import MANIFEST_COLUMNS
 

@@ -19,7 +19,7 @@ from workspace import CLASS_NAMES, NUM_STEPS, Workspace, forget_accelerator, rea
 import train_ddpm_cond
 from config.errors import UserError
 from config.load import config_to_dict
-from dataset.images import decode_image, read_png_text
+from dataset.decoding import decode_image, read_png_text
 from dataset.order import SampleOrder, draw_step
 from models.autoencoder import LatentStatistics
 from tools.runtime import checkpoints

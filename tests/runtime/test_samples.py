@@ -7,7 +7,8 @@ import pytest
 
 from config.errors import UserError
 from config.schema import SampleParams
-from dataset.images import read_png_text, write_png
+from dataset.decoding import read_png_text
+from dataset.images import write_png
 from tools.runtime.generation import list_requests
 from tools.runtime.samples import SampleWriter
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from config.errors import UserError, name_some
 from config.schema import SampleParams
-from dataset.images import decode_image, read_png_text, tile_images, write_png
+from dataset.decoding import decode_image, read_png_text
+from dataset.images import tile_images, write_png
 from dataset.storage import write_text
 from tools.runtime.generation import ImageRequest
 

@@ -1,0 +1,63 @@
+"""Dealing whole groups to splits, stratified by class: a pure function of a seed and the groups' names."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+
+def draw_splits(
+    group_labels: Mapping[str, Collection[int]], *, fractions: Mapping[str, float], seed: int, purpose: str
+) -> dict[str, str]:
+    """Deal whole groups to splits so that each class is spread by `fractions`, counted in groups.
+
+    Groups stand in the order of a hash of (seed, purpose, name), and rarer classes are dealt first. Each class gives
+    one group to every split that has none of it yet, then fills the shares from the last split to the first in one
+    stretch each, so that a few groups more move few of the others. A class with fewer groups than splits, or whose
+    groups are all bound by other classes, can stay absent from a split: the caller checks.
+
+    Args:
+        group_labels: the classes that occur in each group.
+        fractions: share of each split, positive, in sum 1.
+    """
+    order = sorted(group_labels, key=lambda group: (_address(seed, purpose, group), group))
+    members: defaultdict[int, list[str]] = defaultdict(list)
+    for group in order:
+        for label in set(group_labels[group]):
+            members[label].append(group)
+    splits = list(fractions)[::-1]
+    dealt: dict[str, str] = {}
+    for label in sorted(members, key=lambda label: (len(members[label]), label)):
+        left = _share_out(len(members[label]), {split: fractions[split] for split in splits})
+        absent = set(splits)
+        for group in members[label]:
+            if group in dealt:
+                left[dealt[group]] -= 1
+                absent.discard(dealt[group])
+        for group in members[label]:
+            if group not in dealt:
+                waiting = [split for split in splits if split in absent] or [s for s in splits if left[s] > 0]
+                split = waiting[0]
+                dealt[group] = split
+                left[split] -= 1
+                absent.discard(split)
+    return dealt
+
+
+def _address(seed: int, purpose: str, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{purpose}\0{group}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _share_out(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers in sum `num_groups` nearest to the fractions (largest remainder), none 0 where that can be."""
+    exact = {split: num_groups * fraction for split, fraction in fractions.items()}
+    # 1e-9 so that 10 * 0.7 = 6.999... counts as 7
+    counts = {split: math.floor(share + 1e-9) for split, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda split: counts[split] - exact[split])
+    for split in by_remainder[: num_groups - sum(counts.values())]:
+        counts[split] += 1
+    for split in counts:
+        if counts[split] == 0 and num_groups >= len(counts):
+            counts[max(counts, key=lambda other: counts[other])] -= 1
+            counts[split] = 1
+    return counts
