@@ -6,10 +6,13 @@ Writes DIR/images/*.png, DIR/manifest.csv, a grid per class and, unless --no-met
 """
 
 import argparse
+import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from config.errors import UserError
 from config.load import load_config
@@ -33,16 +36,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where images, manifest and metrics go")
     parser.add_argument("--no-metrics", action="store_true", help="draw only")
     arguments = parser.parse_args(argv)
-    overrides = [f"sample_params.{key}={value}" for key, value in
-                 (("seed", arguments.seed), ("output", arguments.output), ("per_class", arguments.per_class))
-                 if value is not None]
+    output = None if arguments.output is None else str(arguments.output)
+    given = {"seed": arguments.seed, "output": output, "per_class": arguments.per_class}
+    overrides = [f"sample_params.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     if arguments.per_class is not None:
         overrides.append("sample_params.num_images=null")
     config = load_config(arguments.config, [*arguments.set, *overrides])
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
     output = run.samples(config)
-    accelerator = Accelerator()
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while the first process evaluates
+    accelerator = Accelerator(kwargs_handlers=[patience])
     draw(config, checkpoint, output, accelerator)
     if not arguments.no_metrics and accelerator.is_main_process:
         assess(config, output, output, device=accelerator.device)

@@ -202,7 +202,7 @@ class EvaluationParams:
         ("inception",), doc="feature encoders; the first is the headline",
         choices=("inception", "squeezenet1_1", "classifier"),
     )
-    real_split: str = _key("test", doc="real images that are compared with", choices=SPLITS)
+    real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc="official Inception weights (pt_inception-2015-12-05-6726825d.pth)")
     inception_preset: str = _key("tf1", doc="how images are resized for it", choices=("tf1", "clean"))
     allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
@@ -284,7 +284,7 @@ def _contradictions(config: Config) -> list[str]:
                 f"above 0, found {dict(fractions)}")
 
     require(len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
-    require("identity" in data.symmetries, "dataset_params.symmetries: expected identity among them, "
+    require(data.symmetries[:1] == ("identity",), "dataset_params.symmetries: expected identity first, "
             f"found {list(data.symmetries)}")
     require(table.image_size % data.latent_size == 0,
             f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {table.image_size}")

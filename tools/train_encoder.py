@@ -77,16 +77,18 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     for split, score in scores.items():
-        print(f"{role} on {split}: balanced accuracy {score['balanced_accuracy']:.3f}, AUC {score['auc']:.3f}")
+        area = "not computed, a class is absent" if score["auc"] is None else f"{score['auc']:.3f}"
+        print(f"{role} on {split}: balanced accuracy {score['balanced_accuracy']:.3f}, AUC {area}")
     print(f"saved {output}")
     return output
 
 
 def _fit(config: Config, images: LabelledImages, *, seed: int, epochs: int, title: str) -> Classifier:
     table = config.dataset_params.params
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # initial weights and dropout
     network = Classifier(ClassifierConfig(im_channels=table.im_channels, num_classes=config.num_classes,
-                                          image_size=table.image_size)).train()
+                                          image_size=table.image_size)).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY)
     ema = ExponentialMovingAverage(network, _EMA_DECAY)
     labels = np.array([record.label for record in images.records])
@@ -98,7 +100,8 @@ def _fit(config: Config, images: LabelledImages, *, seed: int, epochs: int, titl
             positions = order.positions(step * _BATCH_SIZE, _BATCH_SIZE)
             pixels = _augment(bank.batch(positions), seed=seed, step=step, symmetries=config.dataset_params.symmetries)
             optimizer.param_groups[0]["lr"] = _PEAK_LR * lr_factor("cosine", share=step / steps, step=step, warmup_steps=20)
-            loss = F.cross_entropy(network(pixels), torch.from_numpy(labels[positions]), label_smoothing=0.05)
+            wanted = torch.from_numpy(labels[positions]).to(device)
+            loss = F.cross_entropy(network(pixels.to(device)), wanted, label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -107,7 +110,7 @@ def _fit(config: Config, images: LabelledImages, *, seed: int, epochs: int, titl
             if stop:
                 raise Interrupted(stop.signal_number or 15, "stopped; run the same command to start again")
     network.load_state_dict(ema.state_dict(), strict=False)
-    return network.eval()
+    return network.cpu().eval()
 
 
 def _augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:
@@ -128,14 +131,17 @@ def _augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence
 
 
 @torch.inference_mode()
-def _score(network: Classifier, images: LabelledImages) -> dict[str, float]:
+def _score(network: Classifier, images: LabelledImages) -> dict[str, float | None]:
     labels = np.array([record.label for record in images.records])
     parts = [network(torch.stack([images[i][0] for i in range(start, min(start + 256, len(images)))])).softmax(dim=1)
              for start in range(0, len(images), 256)]
     probabilities = torch.cat(parts).double().numpy()
+    correct = float(balanced_accuracy_score(labels, probabilities.argmax(axis=1)))
+    if len(np.unique(labels)) < probabilities.shape[1]:
+        return {"balanced_accuracy": correct, "auc": None}  # a class has no image here
     area = (roc_auc_score(labels, probabilities[:, 1]) if probabilities.shape[1] == 2
             else roc_auc_score(labels, probabilities, multi_class="ovr"))
-    return {"balanced_accuracy": float(balanced_accuracy_score(labels, probabilities.argmax(axis=1))), "auc": float(area)}
+    return {"balanced_accuracy": correct, "auc": float(area)}
 
 
 def _read_identity(output: Path) -> str | None:

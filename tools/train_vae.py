@@ -23,7 +23,7 @@ from config.load import load_config
 from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
 from dataset.order import SampleOrder, generator, normal
-from dataset.storage import hash_json, write_json
+from dataset.storage import hash_file, hash_json, write_json
 from dataset.symmetries import apply_symmetry
 from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from models.ema import ExponentialMovingAverage
@@ -63,8 +63,12 @@ def train_vae(config: Config) -> Path:
     trainer = _VaeTrainer(config, params)
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
           f"at most {params.max_steps} steps or {params.max_minutes:g} minutes")
-    identity = hash_json({"training": {k: v for k, v in vars(params).items() if k not in ("max_minutes", "max_steps")},
-                          "transform": transform_identity(config), "images": [r.image_id for r in images.records]})
+    identity = hash_json({
+        "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
+        "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
+        "images": [[hash_file(record.path), record.label] for record in images.records],
+        "start": [config.autoencoder_params.pretrained if params.fine_tune else None, config.train_params.seed],
+    })
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
     started = last_saved = time.monotonic()
@@ -116,10 +120,12 @@ class _VaeTrainer:
 
     def __init__(self, config: Config, params: AutoencoderTrainingParams) -> None:
         self.params = params
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.train_params.seed)
         channels = config.dataset_params.params.im_channels
         self.vae = _open_for_fine_tuning(config) if params.fine_tune else _fresh_vae(config, params)
-        self.discriminator = PatchDiscriminator(channels)
+        self.vae.to(self.device)
+        self.discriminator = PatchDiscriminator(channels).to(self.device)
         self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
         self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0)
         self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.lr, betas=_ADAM_BETAS,
@@ -127,7 +133,7 @@ class _VaeTrainer:
         self.perceptual: PerceptualEmbedding | None = None
         if params.perceptual_weight > 0:
             assert config.dataset_params.lpips_path is not None
-            self.perceptual = load_perceptual(config.dataset_params.lpips_path)
+            self.perceptual = load_perceptual(config.dataset_params.lpips_path, device=self.device)
 
     @property
     def loss_weights_sha256(self) -> list[str]:
@@ -141,8 +147,9 @@ class _VaeTrainer:
         for optimizer in (self.vae_optimizer, self.disc_optimizer):
             optimizer.param_groups[0]["lr"] = self.params.lr * factor
 
+        pixels = pixels.to(self.device)
         posterior = self.vae.encode(pixels).latent_dist
-        noise = normal(generator(seed, "vae posterior", step), posterior.mean.shape)
+        noise = normal(generator(seed, "vae posterior", step), posterior.mean.shape).to(self.device)
         restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = F.l1_loss(restored, pixels)
         if self.perceptual is not None:
@@ -174,7 +181,7 @@ class _VaeTrainer:
     def finish(self, output: Path) -> None:
         """Save the averaged weights in half precision, rounded once, as a diffusers folder."""
         self.vae.load_state_dict(self.ema.state_dict(), strict=True)
-        self.vae.half().save_pretrained(output, safe_serialization=True)
+        self.vae.cpu().half().save_pretrained(output, safe_serialization=True)
         _drop_provenance(output / "config.json")
         (output / "diffusion_pytorch_model.safetensors").chmod(0o644)
 

@@ -129,6 +129,20 @@ def test_best_weights_are_equal_byte_for_byte(workspace: Workspace, reference: P
         assert (reference / name).read_bytes() == data
 
 
+def test_dropout_masks_are_those_of_the_step_after_a_resume_too(workspace: Workspace) -> None:
+    arguments = workspace.arguments(workspace.task("dropout"), "unet_params.dropout=0.3", "train_params.max_steps=6",
+                                    "train_params.checkpoint_interval_steps=3", "train_params.keep_last_checkpoints=2")
+    train_ddpm_cond.main(arguments)
+    run = workspace.run("dropout")
+    weights = next(path for path in (run / "checkpoints").iterdir() if "resume" not in path.name)
+    before, log = weights.read_bytes(), (run / "metrics.jsonl").read_bytes()
+    (run / "checkpoints/resume-00000006.safetensors").unlink()
+    weights.unlink()
+    train_ddpm_cond.main(arguments)
+    assert weights.read_bytes() == before
+    assert (run / "metrics.jsonl").read_bytes() == log
+
+
 def test_a_finished_run_is_left_alone(
     workspace: Workspace, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

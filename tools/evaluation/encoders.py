@@ -161,6 +161,8 @@ def _load_classifier(path: Path | None, preset: str | None, device: torch.device
 
     def prepare(images: np.ndarray, where: torch.device) -> Tensor:
         size, channels = classifier.config.image_size, classifier.config.im_channels
+        if images.shape[3] == 1:
+            images = images.repeat(channels, axis=3)  # gray, kept as one channel
         if images.shape[1:] != (size, size, channels):
             raise UserError(
                 f"encoder classifier: expected images {size} x {size} x {channels} as in its training, found "

@@ -125,9 +125,11 @@ def _add_distances(
             _add_pair(report, encoder, class_name, comparison, part[first], part[second], settings, with_interval)
     for comparison in ("blurred", "noised"):
         _add_pair(report, encoder, OVERALL, comparison, of[comparison], of["real"], settings, False)
-    halves = halve_groups(of["all_train"].groups, rng=generator(_SEED, "halves"))
-    limit = len(of["real"].values)
-    first, second = (of["all_train"].select(half[:limit]) for half in halves)
+    halves = [of["all_train"].select(half)
+              for half in halve_groups(of["all_train"].groups, rng=generator(_SEED, "halves"))]
+    have = [count_labels(part.labels, len(sets.class_names)) for part in (of["real"], *halves)]
+    counts = matched_counts(have[0], have[1], have[2])
+    first, second = (part.select(draw_matched(part.labels, counts, rng=generator(_SEED, "half"))) for part in halves)
     _add_pair(report, encoder, OVERALL, "halves", first, second, settings, False)
     one, other = (of["real"].select(of["real"].labels == label) for label in (0, 1))
     _add_pair(report, encoder, OVERALL, "between_classes", one, other, settings, False)
@@ -173,8 +175,11 @@ def _add_pair(
 ) -> None:
     """FD, KD and, where one side is synthetic or both are real, the neighbour scores of two sets of features."""
     smaller = min(len(first.values), len(second.values))
+    comparable = encoder.literature_comparable and comparison == "total" and class_name == OVERALL
     common = {"class_name": class_name, "comparison": comparison, "n_real": len(second.values),
-              "n_synthetic": len(first.values), "literature_comparable": encoder.literature_comparable}
+              "n_synthetic": len(first.values),
+              "literature_comparable": comparable and smaller >= LITERATURE_FRECHET_SET}
+    enough_groups = min(len(set(first.groups)), len(set(second.groups))) >= 2
     name = encoder.metric_name("FD")
     if smaller < SMALLEST_FRECHET_SET:
         note = f"not computed: {smaller} images, a Fréchet distance needs {SMALLEST_FRECHET_SET}; read the kernel distance"
@@ -187,7 +192,7 @@ def _add_pair(
         interval = subsample_range(
             first.values, second.values, first.groups, second.groups, statistic=frechet_distance,
             repeats=settings.frechet_repeats, seed=_SEED,
-        ) if with_interval and class_name == OVERALL else None
+        ) if with_interval and class_name == OVERALL and enough_groups else None
         note = "interval: subsample range at 80% of the groups" if interval else ""
         report.rows.append(Row(name, value=frechet_distance(first.values, second.values), interval=interval, note=note,
                                **common))
@@ -195,7 +200,6 @@ def _add_pair(
         report.rows.append(Row(encoder.metric_name("KD"), value=None, note=f"not computed: {smaller} images", **common))
         report.warn(f"kernel distances and neighbour scores need {2 * NEIGHBOURS} images a class; some classes have fewer")
         return
-    enough_groups = min(len(set(first.groups)), len(set(second.groups))) >= 2
     interval = kernel_interval(
         first.values, second.values, first.groups, second.groups, repeats=settings.bootstrap_repeats, seed=_SEED,
     ) if with_interval and enough_groups else None
@@ -248,6 +252,9 @@ def _add_class_fidelity(report: EvaluationReport, sets: EvaluationSets, judge: C
                   "n_real": 0 if comparison == "synthetic" else len(images),
                   "n_synthetic": len(images) if comparison == "synthetic" else 0}
         report.rows.append(Row("class balanced accuracy", value=float(correct), **common))
+        if len(np.unique(images.labels)) < len(sets.class_names):
+            report.rows.append(Row("class AUC", value=None, note="not computed: a class has no image", **common))
+            continue
         if len(sets.class_names) == 2:
             area = roc_auc_score(images.labels, probabilities[:, 1])
         else:

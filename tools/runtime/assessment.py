@@ -14,7 +14,7 @@ from config.schema import Config
 from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
 from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
-from dataset.storage import hash_file, hash_json
+from dataset.storage import hash_file, hash_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report
@@ -29,7 +29,10 @@ from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.tracking import WandbMirror
 
 SCHEMA = 1
-PICTURE_NAME = "internal_real_and_synthetic.png"
+INTERNAL_FOLDER = "internal"
+PICTURE_NAME = "real_and_synthetic.png"
+_INTERNAL_NOTE = "The pictures in this folder show patients' images: they are not for sharing.\n"
+_GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
 def assess(config: Config, synthetic: Path, output: Path, *, device: torch.device) -> EvaluationReport:
@@ -38,13 +41,13 @@ def assess(config: Config, synthetic: Path, output: Path, *, device: torch.devic
     Raises:
         UserError: images, weights or settings that cannot be used.
     """
-    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / PICTURE_NAME)
+    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME)
     report.write(evaluation, output)
     mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
     print(report.format_table(evaluation))
-    print(f"written: evaluation.json, evaluation.xlsx and {PICTURE_NAME} (shows real images) in {output}")
+    print(f"written to {output}: evaluation.json, evaluation.xlsx and, with real images, {INTERNAL_FOLDER}/{PICTURE_NAME}")
     return evaluation
 
 
@@ -67,6 +70,7 @@ def evaluate_folder(
     _refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
     if picture is not None:
+        write_text(picture.parent / "PATIENT_DATA.txt", _INTERNAL_NOTE)
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
                   text={"Note": "shows real images: internal use only"})
     result = EvaluationReport(provenance={
@@ -103,7 +107,7 @@ def open_synthetic(config: Config, folder: Path) -> LabelledImages:
     Raises:
         UserError: neither a manifest nor a folder per class, or a fault in them.
     """
-    plain = {"group_column": None, "split_column": None, "split_fractions": None, "val_from_train": 0.0}
+    plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0}
     manifest = folder / MANIFEST_NAME
     if manifest.is_file():
         table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",
@@ -149,8 +153,8 @@ def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
 
 def _as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """Keep one channel where every image of every set is gray, so that all are treated alike."""
-    if all((s.pixels == s.pixels[..., :1]).all() for s in sets):
-        return [s.with_pixels(s.name, s.pixels[..., :1]) for s in sets]
+    if all(int(np.ptp(s.pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets):
+        return [s.with_pixels(s.name, np.rint(s.pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)) for s in sets]
     return list(sets)
 
 

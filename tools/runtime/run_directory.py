@@ -18,7 +18,7 @@ from dataset.storage import write_text
 
 _NOTE = (
     "The checkpoints in this folder derive from patients' images: store, share and delete them by the same rules.\n"
-    "Images under previews/ and samples/images/ are synthetic; pictures named internal_... show real ones.\n"
+    "Images under previews/ and samples/images/ are synthetic; those under samples/internal/ show real ones.\n"
 )
 
 # Keys that a resumed run may change, because they do not alter what the steps done so far computed.

@@ -17,6 +17,8 @@ from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import write_text
 
+_PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "extra")
+
 
 class WandbMirror:
     """A wandb run in the configured mode. Whatever wandb does, it costs one warning and then stays silent."""
@@ -33,7 +35,7 @@ class WandbMirror:
                                       x_disable_machine_info=True)
             self._run = wandb.init(
                 project=config.logging_params.wandb_project, name=name, mode=config.logging_params.wandb_mode,
-                dir=str(folder), config=config_to_dict(config), settings=settings,
+                dir=str(folder), config=_without_paths(config_to_dict(config)), settings=settings,
             )
         except Exception as error:  # a third party's service may fail in any way; the run goes on
             self._give_up(error)
@@ -69,6 +71,12 @@ class WandbMirror:
         reason = " ".join(str(error).split())[:200]
         print(f"warning: wandb is not logging ({type(error).__name__}: {reason}); the run goes on and its own files are "
               "complete; logging_params.wandb_mode: disabled silences this", file=sys.stderr)
+
+
+def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The config without the keys that hold paths of this machine."""
+    return {key: _without_paths(value) if isinstance(value, dict) else value for key, value in values.items()
+            if not (key in _PATH_KEYS or key.endswith("_path") or key.startswith("directory_"))}
 
 
 class Tracker:

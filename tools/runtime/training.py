@@ -172,6 +172,7 @@ def train_step(
         labels = drop_labels(batch.labels, part.drop_uniforms.to(batch.labels.device), probability=train.label_dropout,
                              null_label=loss_of.null_label)
         last = micro_step == micro_steps - 1
+        _seed_dropout(config, state.step, micro_step, accelerator.process_index)
         with _synchronised(accelerator, state.model, last), accelerator.autocast():
             loss = loss_of(state.model, Batch(batch.latents, labels), noise=part.noise.to(accelerator.device),
                            timesteps=part.timesteps.to(accelerator.device)) / micro_steps
@@ -231,6 +232,13 @@ def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> f
     return warmup * decay
 
 
+def _seed_dropout(config: Config, step: int, micro_step: int, process: int) -> None:
+    """Address the masks of dropout, which the library draws from its global generator, like every other draw."""
+    if config.unet_params.dropout > 0:
+        rng = generator(config.train_params.seed, "dropout", step, micro_step, process)
+        torch.manual_seed(int(rng.integers(2**63 - 1)))
+
+
 def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Gradients are exchanged between processes at the last micro-step only."""
     return nullcontext() if last else accelerator.no_sync(model)
@@ -244,5 +252,6 @@ def _skip(state: TrainState, accelerator: Accelerator) -> None:
     if state.skipped_in_a_row >= MOST_BAD_STEPS:
         raise UserError(
             f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
-            "intact: resume it with a lower train_params.ldm_lr, more warmup_steps, or mixed_precision: bf16 or no"
+            "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
+            "warmup_steps, or mixed_precision bf16 or no"
         )
