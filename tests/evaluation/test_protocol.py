@@ -162,3 +162,28 @@ def test_equal_runs_give_equal_rows_cached_or_not(sets: EvaluationSets, encoder:
     anew = run(sets, tmp_path / "two", encoder, judge=Brightness())
     assert first.rows == again.rows == anew.rows
     assert first.warnings == again.warnings == anew.warnings
+
+
+def test_one_group_a_class_gives_a_warning_and_no_error(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    real = replace(sets.real, groups=[f"patient{label}" for label in sets.real.labels])
+    lonely = replace(sets, real=real, real_round_trip=real.with_pixels("test_round_trip", sets.real_round_trip.pixels))
+    report = run(lonely, tmp_path, encoder)
+    assert not [row for row in report.rows if row.metric == "SSIM" and row.comparison == "real_pairs"]
+    assert any("no two images of one class from different groups" in warning for warning in report.warnings)
+
+
+def test_a_single_group_has_distances_without_intervals(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    real = replace(sets.real, groups=["one"] * len(sets.real))
+    single = replace(sets, real=real, real_round_trip=real.with_pixels("test_round_trip", sets.real_round_trip.pixels))
+    report = run(single, tmp_path, encoder)
+    (row,) = [row for row in report.rows if row.metric.startswith("FD") and row.comparison == "total"
+              and row.class_name == OVERALL]
+    assert row.value is not None and row.interval is None
+
+
+def test_the_auc_of_a_set_without_one_class_is_a_note(sets: EvaluationSets) -> None:
+    one_class = sets.synthetic.select(np.flatnonzero(sets.synthetic.labels == 0))
+    report = EvaluationReport(provenance={})
+    protocol._add_class_fidelity(report, replace(sets, synthetic=one_class), Brightness().eval())
+    row = report.find("class AUC", "synthetic")
+    assert row is not None and row.value is None and "no image" in row.note

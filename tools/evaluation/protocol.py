@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from config.errors import UserError
 from dataset.images import from_uint8
 from dataset.order import generator
 from models.classifier import Classifier
@@ -220,8 +221,8 @@ def _add_similarities(
     same = np.stack([np.arange(len(real))] * 2, axis=1)
     readings = [
         ("cross", real, synthetic, cross_pairs(real.labels, synthetic.labels, limit=settings.max_pairs, seed=_SEED)),
-        ("real_pairs", real, real, inner_pairs(real.labels, real.groups, limit=settings.max_pairs, seed=_SEED)),
-        ("diversity", synthetic, synthetic, inner_pairs(synthetic.labels, None, limit=settings.max_pairs, seed=_SEED)),
+        ("real_pairs", real, real, _pairs_within(real.labels, real.groups, settings.max_pairs)),
+        ("diversity", synthetic, synthetic, _pairs_within(synthetic.labels, None, settings.max_pairs)),
         ("reconstruction", real, restored, same),
     ]
     metrics: list[tuple[str, bool, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]] = [
@@ -231,7 +232,7 @@ def _add_similarities(
     for metric, comparable, pairwise in metrics:
         for comparison, first, second, pairs in readings:
             if len(pairs) == 0:
-                report.warn(f"{comparison}: no pair of images of one class from different groups")
+                report.warn(f"{metric}, {comparison}: there are no two images of one class from different groups to compare")
                 continue
             values = pairwise(first.pixels, second.pixels, pairs)
             of_class = first.labels[pairs[:, 0]]
@@ -241,6 +242,14 @@ def _add_similarities(
                     report.rows.append(Row(
                         metric, class_name, comparison, float(values[chosen].mean()), n_real=len(real),
                         n_synthetic=len(synthetic), literature_comparable=comparable, note=f"{int(chosen.sum())} pairs"))
+
+
+def _pairs_within(labels: np.ndarray, groups: Sequence[str] | None, limit: int) -> np.ndarray:
+    """Pairs of images of one class from different groups (P, 2); none where a class has one group only."""
+    try:
+        return inner_pairs(labels, groups, limit=limit, seed=_SEED)
+    except UserError:
+        return np.empty((0, 2), dtype=np.int64)
 
 
 def _add_class_fidelity(report: EvaluationReport, sets: EvaluationSets, judge: Classifier) -> None:
