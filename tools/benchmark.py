@@ -6,7 +6,6 @@ and their outputs must agree.
 
 import argparse
 import json
-import math
 import resource
 import statistics
 import subprocess
@@ -19,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from config.errors import UserError
 from config.load import load_config
 from dataset.order import generator, normal
 from dataset.storage import write_json
-from models.layers import SelfAttention
+from models.layers import CrossAttention, SelfAttention
 from models.unet import count_parameters
 from tools.runtime.command import run_command
 from tools.runtime.estimate import measure_matmul_rate
@@ -80,7 +80,8 @@ def measure_variant(config_path: str, variant: str, *, steps: int, scratch: Path
     """Train for one uncounted and `steps` counted steps at batch 1; print the figures, save the first output."""
     config = load_config(config_path)
     if variant == "materialised":
-        SelfAttention.attend = staticmethod(materialised_attention)
+        SelfAttention.forward = materialised_self_attention
+        CrossAttention.forward = CrossAttention.attend_to_all
     network = make_unet(config)
     for parameter in network.parameters():  # the zero-initialised layers would hide any difference
         if not parameter.any():
@@ -103,10 +104,15 @@ def measure_variant(config_path: str, variant: str, *, steps: int, scratch: Path
                       "parameters": count_parameters(network)}))
 
 
-def materialised_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attention that forms the whole (B, heads, N, N) map, as torch.nn.MultiheadAttention does by default."""
-    weights = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
-    return weights @ v
+def materialised_self_attention(block: SelfAttention, x: torch.Tensor) -> torch.Tensor:
+    """SelfAttention as torch.nn.MultiheadAttention computes it by default: the whole (B, heads, N, N) map is formed."""
+    batch, channels, height, width = x.shape
+    tokens = block.norm(x).flatten(2).permute(2, 0, 1)  # (N, B, C)
+    attended, _ = F.multi_head_attention_forward(
+        tokens, tokens, tokens, channels, block.num_heads, block.to_qkv.weight, block.to_qkv.bias, None, None, False, 0.0,
+        block.to_out.weight, block.to_out.bias, training=block.training,
+    )
+    return x + attended.permute(1, 2, 0).reshape(batch, channels, height, width)
 
 
 def format_figures(figures: dict[str, Any]) -> str:
@@ -124,4 +130,4 @@ def format_figures(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, keep_freed_memory=False)  # what a plain process would take

@@ -26,10 +26,11 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def run_command(main: Callable[[], None]) -> NoReturn:
+def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> NoReturn:
     """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 130 or 143 signalled; a bug keeps its traceback."""
     previous = signal.signal(signal.SIGTERM, _raise_interrupted)
-    _keep_freed_memory()
+    if keep_freed_memory:
+        _keep_freed_memory()
     try:
         main()
     except UserError as error:
