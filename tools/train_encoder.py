@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from config.errors import UserError
 from config.load import load_config
@@ -24,6 +24,7 @@ from dataset.storage import hash_bytes, hash_file, hash_json, write_bytes, write
 from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
+from tools.evaluation.accuracy import balanced_accuracy
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import has_split, open_images, transform_identity
 from tools.runtime.progress import Progress
@@ -136,7 +137,7 @@ def _score(network: Classifier, images: LabelledImages) -> dict[str, float | Non
     parts = [network(torch.stack([images[i][0] for i in range(start, min(start + 256, len(images)))])).softmax(dim=1)
              for start in range(0, len(images), 256)]
     probabilities = torch.cat(parts).double().numpy()
-    correct = float(balanced_accuracy_score(labels, probabilities.argmax(axis=1)))
+    correct = balanced_accuracy(labels, probabilities.argmax(axis=1))
     if len(np.unique(labels)) < probabilities.shape[1]:
         return {"balanced_accuracy": correct, "auc": None}  # a class has no image here
     area = (roc_auc_score(labels, probabilities[:, 1]) if probabilities.shape[1] == 2

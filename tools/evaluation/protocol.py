@@ -11,12 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from config.errors import UserError
 from dataset.images import from_uint8
 from dataset.order import generator
 from models.classifier import Classifier
+from tools.evaluation.accuracy import balanced_accuracy
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.features import Features, cached_features
 from tools.evaluation.frechet import frechet_distance
@@ -256,11 +257,11 @@ def _add_class_fidelity(report: EvaluationReport, sets: EvaluationSets, judge: C
     """What a classifier trained on real training images reads from real, restored and synthetic images."""
     for comparison, images in (("held_out", sets.real), ("round_trip", sets.real_round_trip), ("synthetic", sets.synthetic)):
         probabilities = classify(judge, images.pixels)
-        correct = balanced_accuracy_score(images.labels, probabilities.argmax(axis=1))
+        correct = balanced_accuracy(images.labels, probabilities.argmax(axis=1))
         common = {"class_name": OVERALL, "comparison": comparison,
                   "n_real": 0 if comparison == "synthetic" else len(images),
                   "n_synthetic": len(images) if comparison == "synthetic" else 0}
-        report.rows.append(Row("class balanced accuracy", value=float(correct), **common))
+        report.rows.append(Row("class balanced accuracy", value=correct, **common))
         if len(np.unique(images.labels)) < len(sets.class_names):
             report.rows.append(Row("class AUC", value=None, note="not computed: a class has no image", **common))
             continue
