@@ -47,6 +47,9 @@ class TableParams:
     root_dir: str = _key(doc="folder of the images")
     im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
     image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
+    um_per_px: float | None = _key(
+        None, doc="micrometres that a pixel of the prepared image spans, for measurements in micrometres", above=0
+    )
     fit: str = _key("pad", doc="how a non-square image becomes square", choices=("pad", "crop", "stretch"))
     image_column: str = _key("IMAGE_NAME", doc="column of file names, with or without extension")
     label_column: str = _key("blastocist", doc="column of labels: 0, 1, ... or a name of class_names")

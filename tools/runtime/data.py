@@ -27,6 +27,8 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
+_NOT_OF_THE_DATA_SET = ("extra", "um_per_px")  # keys of dataset_params.params that are no argument of `target`
+
 
 def open_images(config: Config, split: str | None) -> LabelledImages:
     """The data set that `dataset_params.target` names, for one split or for all.
@@ -40,7 +42,8 @@ def open_images(config: Config, split: str | None) -> LabelledImages:
     except (ImportError, AttributeError) as error:
         raise UserError(f"dataset_params.target: {config.dataset_params.target!r} cannot be imported ({error})") from error
     table = config.dataset_params.params
-    arguments: dict[str, Any] = {name: getattr(table, name) for name in table.__dataclass_fields__ if name != "extra"}
+    arguments: dict[str, Any] = {name: getattr(table, name) for name in table.__dataclass_fields__
+                                 if name not in _NOT_OF_THE_DATA_SET}
     try:
         images = target(**arguments, **table.extra, split=split)
     except TypeError as error:
