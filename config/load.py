@@ -159,6 +159,10 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     """Check and convert one value to the type `hint`; numeric strings count as numbers for floats."""
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, prefix=f"{key}.", source=source)
+    if (section := _section_by_name(hint)) is not None:
+        return _build_each(section, value, key=key, source=source)
+    if limits.get("numbers_as_text") and isinstance(value, list | tuple):
+        value = [str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item for item in value]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None:
         if types.NoneType in options:
@@ -171,7 +175,34 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     remedy = ""
     if isinstance(value, bool) and limits.get("choices"):
         remedy = f"; YAML reads off and no as False: quote the value{' or write disabled' if not value else ''}"
+    elif isinstance(value, list) and any(isinstance(item, bool) for item in value):
+        remedy = "; YAML reads on, off, yes and no as True and False: quote them"
     raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found {_show(value)}{remedy}")
+
+
+def _section_by_name(hint: Any) -> type | None:
+    """The dataclass of the values where `hint` is a mapping from free names to sections."""
+    arguments = typing.get_args(hint)
+    by_name = typing.get_origin(hint) is not None and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1])
+    return arguments[1] if by_name else None
+
+
+def _build_each(cls: type, raw: Any, *, key: str, source: str) -> dict[str, Any]:
+    """A section for every name that the user chose; a bare list is the section's first key."""
+    raw = {} if raw is None else raw
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{source}: {key}: expected names with values, found {_show(raw)}")
+    first = dataclasses.fields(cls)[0].name
+    sections = {}
+    for name, value in raw.items():
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UserError(f"{source}: {key}: expected names as keys, found {_show(name)}; quote it where it is a number")
+        given = {first: value} if isinstance(value, list | tuple) else value
+        if not isinstance(given, Mapping):
+            raise UserError(f"{source}: {key}.{name}: expected a list of {first}, or a mapping with {first}, found "
+                            f"{_show(value)}")
+        sections[name] = _build(cls, given, prefix=f"{key}.{name}.", source=source)
+    return sections
 
 
 def _convert(value: Any, hint: Any) -> Any:

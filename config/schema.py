@@ -14,6 +14,7 @@ from config.errors import UserError
 CONDITION_TYPES = ("class", "context_class")
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc")
 PREDICTION_TYPES = ("epsilon", "v", "x0")
+CONDITION_KINDS = ("nominal", "ordinal")
 SPLITS = ("train", "val", "test")
 SYMMETRIES = (
     "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
@@ -29,14 +30,26 @@ def _key(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    numbers_as_text: bool = False,
 ) -> Any:
-    """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare."""
+    """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
+
+    `numbers_as_text` takes the items of a list that YAML reads as numbers as the text that they were.
+    """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"doc": doc, "choices": choices, **bounds}
+    metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, **bounds}
     if isinstance(default, dict):
         frozen = dict(default)
         return dataclasses.field(default_factory=lambda: dict(frozen), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ConditionParams:
+    """A value of `dataset_params.params.conditions`: what the cells of a column can say."""
+
+    levels: tuple[str, ...] = _key(doc="the levels, in order", numbers_as_text=True)
+    kind: str = _key("nominal", doc="whether the order of the levels means anything", choices=CONDITION_KINDS)
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,13 @@ class TableParams:
         0.0, doc="fraction of the training groups for validation where the tables name no val", at_least=0, below=1
     )
     split_seed: int = _key(0, doc="seed of the drawn split", at_least=0)
+    conditions: Mapping[str, ConditionParams] = _key(
+        {}, doc="further conditions, inputs of the network: column: [levels in order], or column: {levels: [...], kind: "
+                "nominal or ordinal}"
+    )
+    covariate_columns: tuple[str, ...] = _key(
+        (), doc="columns kept as text for checks, no input of the network: clinic, microscope, date, age, ..."
+    )
     extra: Mapping[str, Any] = _key({}, doc="further keyword arguments of another `target` class")
 
 
@@ -285,6 +305,17 @@ def _contradictions(config: Config) -> list[str]:
                 and fractions.get("train", 0) > 0,
                 f"dataset_params.params.split_fractions: expected train, val and test that add up to 1 with train "
                 f"above 0, found {dict(fractions)}")
+
+    for name, condition in table.conditions.items():
+        key, levels = f"dataset_params.params.conditions.{name}", condition.levels
+        require(name == name.strip() and name not in (table.label_column, table.image_column),
+                f"{key}: expected a further column, not the label's or the image's, without spaces around its name")
+        require(len(set(levels)) == len(levels) >= 2, f"{key}: expected two levels or more, all different, found "
+                f"{list(levels)}")
+        require(all(level == level.strip() for level in levels),
+                f"{key}: found spaces around levels, {list(levels)}; remove them")
+    require(len(set(table.covariate_columns)) == len(table.covariate_columns),
+            f"dataset_params.params.covariate_columns: expected each column once, found {list(table.covariate_columns)}")
 
     require(len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
     require(data.symmetries[:1] == ("identity",), "dataset_params.symmetries: expected identity first, "

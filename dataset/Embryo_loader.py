@@ -23,6 +23,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
     - `records`: list of ImageRecord of the split, one an item, in the order of the items, with image ids that are
       unique over all splits, files that exist and groups that lie in one split each;
     - `class_names`: tuple of str, the name of label i at place i; `im_channels`: 1 or 3; `image_size`: pixels a side;
+    - where `conditions` are given, an index into each one's levels in every record's `conditions` (the arguments
+      `conditions` and `covariate_columns` are handed over only where the config has some);
     - `__len__()`: the number of records;
     - `__getitem__(i)`: (image, label), image float32 (im_channels, image_size, image_size) in [-1, 1], label the int
       of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
@@ -32,6 +34,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         root_dir: the folder of the images.
         im_channels: 1 or 3.
         fit: "pad", "crop" or "stretch", how an image becomes a square (see dataset.images.prepare_image).
+        conditions: the levels of each further condition by the name of its column, in the order of their indices.
+        covariate_columns: columns that are kept as text in the records and are no input of any network.
         split: train, val or test; None gives all records.
 
     Raises:
@@ -55,6 +59,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         split_fractions: Mapping[str, float] | None = None,
         val_from_train: float = 0.0,
         split_seed: int = 0,
+        conditions: Mapping[str, Sequence[str]] | None = None,
+        covariate_columns: Sequence[str] = (),
     ) -> None:
         check_geometry(im_channels=im_channels, size_px=image_size, fit=fit)
         if split is not None and split not in SPLITS:
@@ -70,6 +76,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
             split_fractions=split_fractions,
             val_from_train=val_from_train,
             split_seed=split_seed,
+            conditions=conditions,
+            covariate_columns=covariate_columns,
         )
         self.records: list[ImageRecord] = [record for record in records if split in (None, record.split)]
         if not self.records:
@@ -79,6 +87,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
                 "name rows for it, or set split_fractions or val_from_train"
             )
         self.class_names = tuple(class_names)
+        self.condition_levels = {name: tuple(levels) for name, levels in (conditions or {}).items()}
+        self.covariate_columns = tuple(covariate_columns)
         self.im_channels = im_channels
         self.image_size = image_size
         self.fit = fit

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,13 +29,19 @@ _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image: its name as the table has it, its file, its class, its group and its split."""
+    """One labelled image: its name as the table has it, its file, its class, its group and its split.
+
+    `conditions` has the index of its level of each further condition, `covariates` the text of each covariate column,
+    both in the order in which they were asked for.
+    """
 
     image_id: str
     path: Path
     label: int
     group: str
     split: str
+    conditions: tuple[int, ...] = ()
+    covariates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def read_records(
     split_fractions: Mapping[str, float] | None = None,
     val_from_train: float = 0.0,
     split_seed: int = 0,
+    conditions: Mapping[str, Sequence[str]] | None = None,
+    covariate_columns: Sequence[str] = (),
 ) -> list[ImageRecord]:
     """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
 
@@ -80,8 +88,9 @@ def read_records(
     Draws depend on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
     image is a group of its own.
 
-    A label is an integer from 0 to the number of classes minus 1, or a class name. Rows without any text are passed
-    over.
+    A label is an integer from 0 to the number of classes minus 1, or a class name. `conditions` maps columns to their
+    levels, and each cell of such a column names a level. Cells of `covariate_columns` are kept as text without the spaces
+    around them and may be blank. Rows without any text are passed over.
 
     Raises:
         AnnotationError: rows that cannot be used, all kinds at once.
@@ -92,8 +101,12 @@ def read_records(
     columns = {"image_column": image_column, "label_column": label_column}
     columns |= {"group_column": group_column} if group_column is not None else {}
     columns |= {"split_column": split_column} if split_column is not None else {}
+    conditions = _check_conditions(conditions or {}, covariate_columns, label_column)
+    columns |= {f"conditions.{name}": name for name in conditions}
+    columns |= {f"covariate_columns.{name}": name for name in covariate_columns}
     rows, source = _read_rows(csv_file, columns)
-    records = _resolve_rows(rows, source, ImageFolder.scan(root_dir), class_names)
+    records = _resolve_rows(rows, source, ImageFolder.scan(root_dir), class_names=class_names, conditions=conditions,
+                            covariate_columns=covariate_columns)
     if not isinstance(csv_file, Mapping) and split_column is None:
         fractions = _check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
         records = _deal(records, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
@@ -155,7 +168,7 @@ def _deal(
             f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, deal to fewer "
             "splits (split_fractions, val_from_train) or name the splits in a split column"
         )
-    return [ImageRecord(r.image_id, r.path, r.label, r.group, dealt[r.group]) for r in records]
+    return [replace(record, split=dealt[record.group]) for record in records]
 
 
 # Settings
@@ -182,6 +195,24 @@ def _check_class_names(class_names: Sequence[str]) -> list[str]:
             "give the classes names in words"
         )
     return names
+
+
+def _check_conditions(
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], label_column: str
+) -> dict[str, list[str]]:
+    """Levels by column, checked."""
+    if label_column in conditions:
+        raise UserError(f"conditions: {label_column!r} is the label column; name further columns only")
+    for name, levels in conditions.items():
+        listed = [] if isinstance(levels, str) else list(levels)
+        named = all(isinstance(level, str) and level.strip() and level == level.strip() for level in listed)
+        if len(listed) < 2 or not named or len(set(listed)) < len(listed):
+            raise UserError(f"conditions: {name!r}: expected two levels or more, all different and without spaces around "
+                            f"them; found {levels!r}; list each level once")
+    twice = [repr(name) for name, count in Counter(covariate_columns).items() if count > 1]
+    if twice:
+        raise UserError(f"covariate_columns: expected each column once; found twice: {name_some(twice)}; remove one")
+    return {name: list(levels) for name, levels in conditions.items()}
 
 
 def _check_split_settings(
@@ -343,11 +374,13 @@ def _loosen(name: str) -> str:
 
 
 def _resolve_rows(
-    rows: list[TableRow], source: str, folder: ImageFolder, class_names: Sequence[str]
+    rows: list[TableRow], source: str, folder: ImageFolder, *, class_names: Sequence[str],
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str],
 ) -> list[ImageRecord]:
     """Records of all rows, the split empty where it is still to be drawn; AnnotationError with all that is wrong."""
     bad: defaultdict[str, list[str]] = defaultdict(list)
     labels = {name: label for label, name in enumerate(class_names)}
+    level_indices = {name: {level: index for index, level in enumerate(levels)} for name, levels in conditions.items()}
     seen: dict[str, tuple[str, int | None]] = {}
     spellings: dict[str, str] = {}
     records = []
@@ -356,8 +389,14 @@ def _resolve_rows(
         file_name = _find_file(name, row.where, folder, bad)
         label = _parse_label(row.cells["label_column"], labels)
         if label is None:
-            shown = repr(row.cells["label_column"]) if row.cells["label_column"].strip() else "blank"
-            bad["label"].append(f"{row.where} {shown}")
+            bad["label"].append(f"{row.where} {_show_cell(row.cells['label_column'])}")
+        levels = []
+        for condition, indices in level_indices.items():
+            level = _parse_level(row.cells[f"conditions.{condition}"], indices)
+            if level is None:
+                bad[f"conditions.{condition}"].append(f"{row.where} {_show_cell(row.cells[f'conditions.{condition}'])}")
+            else:
+                levels.append(level)
         group = row.cells.get("group_column", name)
         if "group_column" in row.cells:
             if not group.strip():
@@ -381,9 +420,11 @@ def _resolve_rows(
             bad["twice"].append(f"{_show(name)} ({first} and {row.where}, {agree})")
         else:
             seen[identity] = (row.where, label)
-        if label is not None:
-            records.append(ImageRecord(name, folder.root / file_name, label, group, split))
-    problems = [make(tuple(bad[kind])) for kind, make in _problem_kinds(folder.root, class_names).items() if bad[kind]]
+        if label is not None and len(levels) == len(conditions):
+            covariates = tuple(row.cells[f"covariate_columns.{column}"].strip() for column in covariate_columns)
+            records.append(ImageRecord(name, folder.root / file_name, label, group, split, tuple(levels), covariates))
+    kinds = _problem_kinds(folder.root, class_names, conditions)
+    problems = [make(tuple(bad[kind])) for kind, make in kinds.items() if bad[kind]]
     if problems:
         _raise_problems(source, problems)
     return records
@@ -419,6 +460,14 @@ def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
     return None
 
 
+def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
+    """The index of the level that a cell names; 2.0 names the level 2, as spreadsheets and pandas write integers."""
+    text = text.strip()
+    if text not in indices and _INTEGER.fullmatch(text):
+        text = str(int(text.split(".")[0]))
+    return indices.get(text)
+
+
 def _raise_problems(source: str, problems: Sequence[Problem]) -> NoReturn:
     raise AnnotationError(f"{source}: " + "; also ".join(problem.describe() for problem in problems), problems)
 
@@ -428,7 +477,13 @@ def _show(name: str) -> str:
     return name if name.isprintable() and name == name.strip() else repr(name)
 
 
-def _problem_kinds(root: Path, class_names: Sequence[str]) -> dict[str, Callable[[tuple[str, ...]], Problem]]:
+def _show_cell(text: str) -> str:
+    return repr(text) if text.strip() else "blank"
+
+
+def _problem_kinds(
+    root: Path, class_names: Sequence[str], conditions: Mapping[str, Sequence[str]]
+) -> dict[str, Callable[[tuple[str, ...]], Problem]]:
     """The kinds of mistakes that rows can hold, in the order in which they are told."""
     wanted = f"an integer from 0 to {len(class_names) - 1} or one of {', '.join(class_names)}"
     texts = {
@@ -442,6 +497,8 @@ def _problem_kinds(root: Path, class_names: Sequence[str]) -> dict[str, Callable
         "missing": (f"images not found in {root}", "correct the names, add the files or delete the rows"),
         "twice": ("rows name an image again", "keep one row for each image"),
         "label": ("labels that cannot be used", f"write {wanted}"),
+        **{f"conditions.{name}": (f"cells of {name} that name no level", f"write one of {', '.join(levels)}")
+           for name, levels in conditions.items()},
         "group": ("rows without a group", "name the patient or embryo of each image"),
         "spelling": (
             "groups differ from another only by case or spaces",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from config.errors import UserError, name_some
 from config.load import build_config, config_to_dict, config_to_yaml, load_config
-from config.schema import Config
+from config.schema import ConditionParams, Config
 
 ROOT = Path(__file__).parents[2]
 MINIMAL: dict[str, Any] = {
@@ -75,8 +75,9 @@ def test_every_config_of_the_repository_loads_and_round_trips(path: Path, tmp_pa
 def test_resolved_yaml_round_trips_values_that_yaml_could_misread(tmp_path: Path) -> None:
     config = build(
         dataset_params__params__csv_file={"train": "ä.csv", "test": "no"}, dataset_params__params__extra={"a": [1, None]},
-        dataset_params__params__class_names=["0", "off"], train_params__ldm_lr=1e-7, logging_params__wandb_mode="disabled",
-        train_params__task_name="1e3",
+        dataset_params__params__class_names=["0", "off"], dataset_params__params__conditions={"Grade": ["off", "1", "1e3"]},
+        dataset_params__params__covariate_columns=["DATE", "no"], train_params__ldm_lr=1e-7,
+        logging_params__wandb_mode="disabled", train_params__task_name="1e3",
     )
     assert load_text(tmp_path, config_to_yaml(config)) == config
 
@@ -109,6 +110,17 @@ def test_resolved_yaml_round_trips_values_that_yaml_could_misread(tmp_path: Path
     ({"dataset_params__params__split_fractions": {"train": 1.5, "val": -0.5}}, "expected a mapping or null"),
     ({"dataset_params__condition_types": "class"}, "expected a list of class | context_class, found 'class'"),
     ({"dataset_params__condition_types": ["clas"]}, "expected a list of class | context_class, found ['clas']"),
+    ({"dataset_params__params__conditions": ["GRADE"]}, "params.conditions: expected names with values, found ['GRADE']"),
+    ({"dataset_params__params__conditions": {3: ["a", "b"]}}, "conditions: expected names as keys, found 3; quote it"),
+    ({"dataset_params__params__conditions": {"GRADE": 3}}, "conditions.GRADE: expected a list of levels, or a mapping"),
+    ({"dataset_params__params__conditions": {"GRADE": {"level": ["a"]}}}, "did you mean dataset_params.params.conditions."
+     "GRADE.levels?"),
+    ({"dataset_params__params__conditions": {"GRADE": {"kind": "ordinal"}}}, "GRADE.levels: required key is missing"),
+    ({"dataset_params__params__conditions": {"GRADE": {"levels": ["a", "b"], "kind": "order"}}},
+     "conditions.GRADE.kind: expected nominal | ordinal, found 'order'"),
+    ({"dataset_params__params__conditions": {"HATCHED": [False, True]}},
+     "conditions.HATCHED.levels: expected a list, each text, found [False, True]; YAML reads on, off, yes and no as"),
+    ({"dataset_params__params__covariate_columns": "DATE"}, "covariate_columns: expected a list, each text, found 'DATE'"),
     ({"sample_params__sampler": "dpm"}, "expected ddpm | ddim | dpm-solver++ | unipc, found 'dpm'"),
     ({"logging_params__wandb_mode": False}, "YAML reads off and no as False: quote the value or write disabled"),
     ({"train_params__mixed_precision": False}, "expected no | fp16 | bf16, found False; YAML reads off and no as False"),
@@ -142,6 +154,11 @@ SPLITS_GIVEN_TWICE = {"dataset_params__params__split_column": "SPLIT",
     ({"dataset_params__params__split_fractions": {"train": 0.5, "val": 0.4}}, "add up to 1"),
     ({"dataset_params__params__split_fractions": {"val": 1.0}}, "train above 0"),
     ({"dataset_params__params__split_fractions": {"train": 0.5, "dev": 0.5}}, "expected train, val and test"),
+    ({"dataset_params__params__conditions": {"GRADE": ["a"]}}, "conditions.GRADE: expected two levels or more"),
+    ({"dataset_params__params__conditions": {"GRADE": ["a", "b", "a"]}}, "all different, found ['a', 'b', 'a']"),
+    ({"dataset_params__params__conditions": {"GRADE": ["a", "b "]}}, "found spaces around levels"),
+    ({"dataset_params__params__conditions": {"blastocist": ["a", "b"]}}, "expected a further column, not the label's"),
+    ({"dataset_params__params__covariate_columns": ["a", "a"]}, "covariate_columns: expected each column once"),
     ({"dataset_params__condition_types": []}, "condition_types: expected class, context_class or both"),
     ({"dataset_params__condition_types": ["context_class"], "unet_params__attention": [False, False]},
      "context_class acts through attention"),
@@ -184,6 +201,15 @@ def test_numeric_strings_count_as_numbers_but_not_as_integers(tmp_path: Path) ->
     assert build(train_params__ldm_lr="5e-4").train_params.ldm_lr == 5e-4
     assert "found '24'" in refusal(train_params__ldm_batch_size="24")
     assert "found 'inf'" in refusal(train_params__ldm_lr="inf")
+
+
+def test_levels_of_conditions_come_as_a_list_or_a_section_and_numbers_as_their_text(tmp_path: Path) -> None:
+    text = yaml.safe_dump(MINIMAL)
+    config = load_text(tmp_path, text, "dataset_params.params.conditions.PLANE=[-15, 0, 15]",
+                       "dataset_params.params.conditions.GRADE={levels: [C, B, A], kind: ordinal}")
+    assert config.dataset_params.params.conditions == {
+        "PLANE": ConditionParams(("-15", "0", "15"), "nominal"), "GRADE": ConditionParams(("C", "B", "A"), "ordinal")}
+    assert build(dataset_params__params__conditions=None).dataset_params.params.conditions == {}
 
 
 def test_overrides_apply_in_order_and_reach_absent_sections(tmp_path: Path) -> None:

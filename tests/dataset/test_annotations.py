@@ -80,6 +80,57 @@ def test_record_holds_name_path_group_and_split(read, images):
     assert records[1] == ImageRecord("i00", images / "i00.png", 0, "P8", "test")
 
 
+STACK = {"PLANE": ("-15", "0", "15"), "GRADE": ("C", "B", "A")}
+STACK_TABLE = ("IMAGE_NAME,y,GRADE,PLANE,CLINIC,s\n" "i00,1, A ,-15,north,train\n" "i01,0,C,15.0,,train\n"
+               "i02,0,B,0, south ,val\n")
+
+
+def test_record_holds_levels_in_the_order_of_the_settings_and_covariates_as_text(read):
+    records = read(STACK_TABLE, split_column="s", conditions=STACK, covariate_columns=("CLINIC", "y"))
+    assert [record.conditions for record in records] == [(0, 2), (2, 0), (1, 1)]
+    assert [record.covariates for record in records] == [("north", "1"), ("", "0"), ("south", "0")]
+    plain = read(STACK_TABLE, split_column="s")
+    assert all((record.conditions, record.covariates) == ((), ()) for record in plain)
+
+
+def test_drawn_splits_keep_conditions_and_covariates_and_do_not_depend_on_them(read):
+    table = "IMAGE_NAME,y,PLANE,CLINIC\n" + "".join(f"i{n:02d},{n % 2},{n % 3},c{n}\n" for n in range(30))
+    records = read(table, conditions={"PLANE": ("0", "1", "2")}, covariate_columns=("CLINIC",), val_from_train=0.2,
+                   split_fractions={"train": 0.7, "test": 0.3})
+    assert {record.split for record in records} == {"train", "val", "test"}
+    for n, record in enumerate(records):
+        assert (record.conditions, record.covariates) == ((n % 3,), (f"c{n}",))
+    plain = read(table, val_from_train=0.2, split_fractions={"train": 0.7, "test": 0.3})
+    assert [record.split for record in plain] == [record.split for record in records]
+
+
+def test_cells_that_name_no_level_are_told_all_at_once(read):
+    bad = STACK_TABLE + "i03,7,D,,north,train\n" + "i04,0,,7,north,train\n"
+    with pytest.raises(AnnotationError) as caught:
+        read(bad, split_column="s", conditions=STACK)
+    message = str(caught.value)
+    assert "labels that cannot be used (1): row 5 '7'" in message
+    assert "cells of PLANE that name no level (2): row 5 blank, row 6 '7'; write one of -15, 0, 15" in message
+    assert "cells of GRADE that name no level (2): row 5 'D', row 6 blank; write one of C, B, A" in message
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(("settings_", "part"), [
+    ({"conditions": {"y": ("0", "1")}}, "conditions: 'y' is the label column"),
+    ({"conditions": {"PLANE": ("0",)}}, "conditions: 'PLANE': expected two levels or more"),
+    ({"conditions": {"PLANE": "01"}}, "found '01'"),
+    ({"conditions": {"PLANE": ("0", "0")}}, "all different"),
+    ({"conditions": {"PLANE": ("0", "1 ")}}, "without spaces around them"),
+    ({"conditions": {"GRADES": ("A", "B")}}, "expected a column 'GRADES' (conditions.GRADES)"),
+    ({"covariate_columns": ("CLINICS",)}, "did you mean covariate_columns.CLINICS: 'CLINIC'?"),
+    ({"covariate_columns": ("CLINIC", "CLINIC")}, "covariate_columns: expected each column once"),
+])
+def test_conditions_and_covariates_that_cannot_be_read_are_refused(read, settings_, part):
+    with pytest.raises(UserError) as caught:
+        read(STACK_TABLE, split_column="s", **settings_)
+    assert part in str(caught.value)
+
+
 def test_group_is_the_image_without_a_group_column(read):
     assert all(record.group == record.image_id for record in read(BODY))
 

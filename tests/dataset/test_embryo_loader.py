@@ -47,6 +47,19 @@ def test_splits_part_the_records(folder):
     assert all(record.split == "val" for record in parts[1].records)
 
 
+def test_conditions_and_covariates_are_in_the_records_of_every_split(folder):
+    lines = "".join(f"i{n:02d},{n % 2},{n % 3},{n}\n" for n in range(20))
+    (folder / "labels.csv").write_text("IMAGE_NAME,blastocist,PLANE,DATE\n" + lines)
+    data = Embryo_loader(folder / "labels.csv", folder, 1, image_size=4, split="val",
+                         conditions={"PLANE": ["0", "1", "2"]}, covariate_columns=["DATE"])
+    assert (data.condition_levels, data.covariate_columns) == ({"PLANE": ("0", "1", "2")}, ("DATE",))
+    for record in data.records:
+        number = int(record.image_id[1:])
+        assert (record.conditions, record.covariates) == ((number % 3,), (str(number),))
+    plain = Embryo_loader(folder / "labels.csv", folder, 1, image_size=4)
+    assert (plain.condition_levels, plain.covariate_columns) == ({}, ())
+
+
 def test_a_torch_loader_makes_batches_of_it(folder):
     data = Embryo_loader(folder / "labels.csv", folder, 3, image_size=4)
     images, labels = next(iter(DataLoader(data, batch_size=6)))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from config.errors import UserError
 from config.load import load_config
@@ -53,6 +54,19 @@ def test_what_does_not_change_them_passes(
     run = RunDirectory(tmp_path)
     run.write_config(make_config())
     run.check_resumable(make_config(**{section: values}))
+
+
+def test_a_run_goes_on_under_software_that_has_more_keys(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config(make_config())
+    old = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    del old["dataset_params"]["params"]["conditions"], old["dataset_params"]["params"]["covariate_columns"]
+    run.config.write_text(yaml.safe_dump(old), encoding="utf-8")
+    run.check_resumable(make_config())
+    old["train_params"]["no_more"] = 3
+    run.config.write_text(yaml.safe_dump(old), encoding="utf-8")
+    with pytest.raises(UserError, match=r"train_params\.no_more was 3, is null"):
+        run.check_resumable(make_config())
 
 
 def test_a_broken_record_is_refused(tmp_path: Path, make_config: Callable[..., Config]) -> None:

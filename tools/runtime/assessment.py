@@ -107,7 +107,8 @@ def open_synthetic(config: Config, folder: Path) -> LabelledImages:
     Raises:
         UserError: neither a manifest nor a folder per class, or a fault in them.
     """
-    plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0}
+    plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0,
+             "conditions": {}, "covariate_columns": ()}
     manifest = folder / MANIFEST_NAME
     if manifest.is_file():
         table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",

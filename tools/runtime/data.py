@@ -27,7 +27,8 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
-_NOT_OF_THE_DATA_SET = ("extra", "um_per_px")  # keys of dataset_params.params that are no argument of `target`
+# Keys of dataset_params.params that are no argument of `target`, or (the last two) only where they say something.
+_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns")
 
 
 def open_images(config: Config, split: str | None) -> LabelledImages:
@@ -44,6 +45,10 @@ def open_images(config: Config, split: str | None) -> LabelledImages:
     table = config.dataset_params.params
     arguments: dict[str, Any] = {name: getattr(table, name) for name in table.__dataclass_fields__
                                  if name not in _NOT_OF_THE_DATA_SET}
+    if table.conditions:
+        arguments["conditions"] = {name: condition.levels for name, condition in table.conditions.items()}
+    if table.covariate_columns:
+        arguments["covariate_columns"] = table.covariate_columns
     try:
         images = target(**arguments, **table.extra, split=split)
     except TypeError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from config.errors import UserError
-from config.load import config_to_dict, config_to_yaml
+from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
 from dataset.storage import write_text
 
@@ -26,6 +26,7 @@ _HARMLESS = (
     "train_params.epochs", "train_params.max_steps", "train_params.num_samples", "train_params.resume_training",
     "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
     "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
+    "dataset_params.params.covariate_columns",
     "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "evaluation_params", "logging_params",
 )
 
@@ -73,7 +74,7 @@ class RunDirectory:
             return
         except yaml.YAMLError as error:
             raise UserError(f"{self.config}: not valid YAML; restore it, or remove {self.root} to start anew") from error
-        differences = list(_differences(old, config_to_dict(config)))
+        differences = list(_differences(_with_new_keys(old), config_to_dict(config)))
         if differences:
             raise UserError(
                 f"{self.root} was trained with another config: {'; '.join(differences)}; restore these keys to go on, or "
@@ -107,6 +108,14 @@ def owned(root: Path, purpose: str) -> Iterator[RunDirectory]:
         yield RunDirectory(root)
         handle.seek(0)
         handle.truncate()
+
+
+def _with_new_keys(old: Any) -> Any:
+    """A recorded config with the keys that are newer than it at their defaults."""
+    try:
+        return config_to_dict(build_config(old, source="recorded")) if isinstance(old, dict) else old
+    except UserError:
+        return old  # it has a key that is no more, which is then told as a difference
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
