@@ -5,7 +5,7 @@ best. It writes no files: the command make_phantoms does. All lengths are microm
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -37,8 +37,12 @@ _RANGES = {  # a score s becomes low + (high - low) * sigmoid(s): monotone, so t
 }
 _SCORES = tuple(_RANGES)
 
+FOCAL_RANGE_UM = 24.0  # from the lowest focal plane of a stack to the highest; an oocyte's own focus varies by 3 um
+MICROSCOPES = ("scope_a", "scope_b")
+_TINT_LEVELS, _TINT_VIGNETTE = 24.0, 0.22  # how much brighter, and darker towards the corners, scope_b shows things
+
 # Second word of every generator's address (seed, purpose, index).
-_BLOCK, _PATIENT, _IMAGE, _LABEL, _SHAPE, _TEXTURE, _SENSOR = range(7)
+_BLOCK, _PATIENT, _IMAGE, _LABEL, _SHAPE, _TEXTURE, _SENSOR, _MICROSCOPE = range(8)
 
 _OCTAVES = (6, 12, 25, 50, 100, 200, 400)  # lattice cells across the field: wavelengths of 33 down to 0.5 um
 
@@ -153,6 +157,32 @@ def draw_parameters(*, seed: int, index: int, difficulty: str) -> PhantomParamet
     )
 
 
+def at_focal_plane(parameters: PhantomParameters, *, plane: int, num_planes: int) -> PhantomParameters:
+    """The same oocyte seen at plane 0 (lowest) to num_planes - 1 of a stack that spans FOCAL_RANGE_UM around its focus."""
+    height = FOCAL_RANGE_UM * (plane / (num_planes - 1) - 0.5)
+    return replace(parameters, focus_um=parameters.focus_um + height)
+
+
+def choose_microscope(parameters: PhantomParameters, *, share: float) -> int:
+    """Which of MICROSCOPES took a phantom: the class and the microscope agree in (1 + share) / 2 of all phantoms.
+
+    `share` 0 makes the microscope independent of the class, 1 gives each class a microscope of its own.
+    """
+    agrees = _address(parameters.seed, _MICROSCOPE, parameters.index).random() < (1 + share) / 2
+    return parameters.label if agrees else 1 - parameters.label
+
+
+def under_microscope(parameters: PhantomParameters, microscope: int) -> PhantomParameters:
+    """The same oocyte under one of MICROSCOPES: scope_b exposes longer and lights its corners less."""
+    return replace(parameters, mean_level=parameters.mean_level + microscope * _TINT_LEVELS,
+                   vignette=parameters.vignette + microscope * _TINT_VIGNETTE)
+
+
+def under_isotropic_light(parameters: PhantomParameters) -> PhantomParameters:
+    """The same oocyte without relief contrast: no view of it is less likely than any of the seven turns and flips."""
+    return replace(parameters, light_strength=0.0)
+
+
 def find_patient(*, seed: int, index: int) -> int:
     """The patient of image `index`: neighbours in groups of 4 to 10, four groups to a block of 28 images."""
     if seed < 0 or index < 0:
@@ -198,18 +228,21 @@ def parameter_names() -> list[str]:
     return [field.name for field in fields(PhantomParameters)]
 
 
-def render_phantom(parameters: PhantomParameters, *, size_px: int, noise: bool = True) -> np.ndarray:
+def render_phantom(
+    parameters: PhantomParameters, *, size_px: int, noise: bool = True, exposure: int = 0
+) -> np.ndarray:
     """Render one phantom as (size_px, size_px) uint8 grey levels; every size shows the same anatomy.
 
     The picture is made from an optical path (what bends light: relief, halos) and an absorbance (what takes light
     away), both on a finer grid, then blurred by focus, averaged to pixels and exposed. `noise=False` leaves out the
-    camera's shot and read noise, which belong to the pixels and so differ from size to size.
+    camera's shot and read noise, which belong to the pixels and so differ from size to size and, for one oocyte, from
+    one `exposure` to the next.
     """
     if size_px < 16:
         raise ValueError(f"size_px must be 16 or more, found {size_px}")
     levels = _render_levels(parameters, size_px)
     if noise:
-        rng = _address(parameters.seed, _SENSOR, parameters.index, size_px)
+        rng = _address(parameters.seed, _SENSOR, parameters.index, size_px, *([exposure] if exposure else []))
         # Shot noise grows with the root of the light, read noise is constant: together 1.7 levels at level 112.
         deviation = parameters.noise_level * np.sqrt(0.023 * np.maximum(levels, 0.0) + 0.3)
         levels = levels + deviation * rng.standard_normal(levels.shape)

@@ -7,7 +7,7 @@ import argparse
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ SPLIT_SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 IMAGE_FORMATS = ("png", "jpg", "tiff", "bmp")
 MIN_IMAGES = phantoms.IMAGES_PER_BLOCK  # four patients: the fewest that fill three splits with some choice
 SIZES_PX = (16, 2048)
+MAX_FOCAL_PLANES = 9
 
 _TABLE, _SUMMARY, _UNFINISHED = "annotations.csv", "phantoms.json", "phantoms.unfinished.json"
 _SPLIT_PURPOSE = 101  # address of the generator that orders patients for the split, apart from those of the phantoms
@@ -29,13 +30,20 @@ _SPLIT_PURPOSE = 101  # address of the generator that orders patients for the sp
 
 @dataclass(frozen=True)
 class PhantomRequest:
-    """What a set is made from; equal requests give equal files."""
+    """What a set is made from; equal requests give equal files.
+
+    With several `focal_planes` each of the `num_images` oocytes is taken once at every plane. `tint_microscope` is how
+    firmly the microscope, and with it the exposure, is tied to the class: 0 not at all, 1 wholly, None one microscope.
+    """
 
     num_images: int = 2000
     image_size: int = 64
     difficulty: str = "clear"
     seed: int = 1111
     format: str = "png"
+    focal_planes: int = 1
+    tint_microscope: float | None = None
+    isotropic_light: bool = False
 
     def check(self) -> None:
         """Raise a UserError for the first value that cannot be served."""
@@ -58,10 +66,30 @@ class PhantomRequest:
             raise UserError(
                 f"--format: expected one of {', '.join(IMAGE_FORMATS)}, found {self.format!r}; choose one of them"
             )
+        if not 1 <= self.focal_planes <= MAX_FOCAL_PLANES:
+            raise UserError(f"--focal-planes: expected 1 to {MAX_FOCAL_PLANES}, found {self.focal_planes}; choose another")
+        if self.tint_microscope is not None and not 0 <= self.tint_microscope <= 1:
+            raise UserError(f"--tint-microscope: expected a share from 0 to 1, found {self.tint_microscope}; 0 is "
+                            "independent of the class")
+
+    def content(self) -> dict[str, Any]:
+        """The values that decide the files' content; those of later options only where they are in use."""
+        later = ("focal_planes", "tint_microscope", "isotropic_light")
+        return {field.name: getattr(self, field.name) for field in fields(self)
+                if field.name not in later or getattr(self, field.name) != field.default}
 
     def key(self) -> str:
         """Hash of everything that decides the files' content."""
-        return storage.hash_json({"recipe": phantoms.RECIPE_VERSION, **vars(self)})
+        return storage.hash_json({"recipe": phantoms.RECIPE_VERSION, **self.content()})
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One image of a set: what it shows, and what the table says about how it was taken."""
+
+    parameters: phantoms.PhantomParameters
+    plane: int
+    microscope: int
 
 
 def write_phantoms(output: Path, request: PhantomRequest) -> tuple[dict[str, Any], bool]:
@@ -85,18 +113,19 @@ def write_phantoms(output: Path, request: PhantomRequest) -> tuple[dict[str, Any
         for index in range(request.num_images)
     ]
     splits = split_patients(labels=[p.label for p in drawn], patients=[p.patient for p in drawn], seed=request.seed)
-    for parameters in drawn:
-        image = phantoms.render_phantom(parameters, size_px=request.image_size)
+    pictures = [[_take(parameters, plane, request) for plane in range(request.focal_planes)] for parameters in drawn]
+    for picture in (picture for stack in pictures for picture in stack):
+        image = phantoms.render_phantom(picture.parameters, size_px=request.image_size, exposure=picture.plane)
         _, data = cv2.imencode(f".{request.format}", image)
-        storage.write_bytes(_image_path(output, request, parameters.index), data.tobytes())
+        storage.write_bytes(_image_path(output, request, picture.parameters.index, picture.plane), data.tobytes())
 
-    table = _format_table(drawn, splits, request)
+    table = _format_table(pictures, splits, request)
     storage.write_text(output / _TABLE, table)
     bayes = phantoms.bayes_rate(request.difficulty)
     summary = {
         "key": request.key(),
         "recipe": phantoms.RECIPE_VERSION,
-        **vars(request),
+        **request.content(),
         "um_per_px": phantoms.FIELD_UM / request.image_size,
         "class_names": list(phantoms.CLASS_NAMES),
         "num_patients": len({p.patient for p in drawn}),
@@ -152,6 +181,9 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"Bayes rate from the true parameters ({summary['difficulty']}): "
         f"balanced accuracy {bayes['balanced_accuracy']:.4f}, AUC {bayes['auc']:.4f}"
     )
+    if summary.get("tint_microscope") is not None:
+        agreement = (1 + summary["tint_microscope"]) / 2
+        lines.append(f"the microscope agrees with the class in {agreement:.0%} of all phantoms, which adds to that rate")
     return "\n".join(lines)
 
 
@@ -172,11 +204,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default %(default)s")
     parser.add_argument("--format", default=defaults.format, help="png, jpg, tiff or bmp; default %(default)s")
+    parser.add_argument("--focal-planes", type=int, default=defaults.focal_planes, metavar="N",
+                        help="take every oocyte at N focal planes (column FOCAL_PLANE); default %(default)s")
+    parser.add_argument("--tint-microscope", type=float, metavar="SHARE",
+                        help="two microscopes of different exposure (column MICROSCOPE), tied to the class: 0 not at all, "
+                             "1 wholly; default one microscope")
+    parser.add_argument("--isotropic-light", action="store_true", help="no relief contrast: all turns and flips look alike")
     values = vars(parser.parse_args(argv))
     output = values.pop("output")
-    summary, made = write_phantoms(output, PhantomRequest(**values))
+    request = PhantomRequest(**values)
+    summary, made = write_phantoms(output, request)
     if made:
-        print(f"wrote {summary['num_images']} phantoms to {output}")
+        each = f", each at {request.focal_planes} focal planes," if request.focal_planes > 1 else ""
+        print(f"wrote {summary['num_images']} phantoms{each} to {output}")
     else:
         print(f"{output} already holds these {summary['num_images']} phantoms: nothing to do")
     print(format_summary(summary))
@@ -210,26 +250,45 @@ def _is_complete(output: Path, request: PhantomRequest, summary: dict[str, Any])
     table = output / _TABLE
     if not table.is_file() or storage.hash_file(table) != summary.get("table_sha256"):
         return False
-    return all(_image_path(output, request, index).is_file() for index in range(request.num_images))
+    return all(_image_path(output, request, index, plane).is_file()
+               for index in range(request.num_images) for plane in range(request.focal_planes))
 
 
-def _image_name(index: int) -> str:
-    return f"phantom_{index:06d}"
+def _take(drawn: phantoms.PhantomParameters, plane: int, request: PhantomRequest) -> _Picture:
+    """A drawn oocyte under the request's light and microscope, at one of its focal planes."""
+    microscope = 0
+    if request.isotropic_light:
+        drawn = phantoms.under_isotropic_light(drawn)
+    if request.tint_microscope is not None:
+        microscope = phantoms.choose_microscope(drawn, share=request.tint_microscope)
+        drawn = phantoms.under_microscope(drawn, microscope)
+    if request.focal_planes > 1:
+        drawn = phantoms.at_focal_plane(drawn, plane=plane, num_planes=request.focal_planes)
+    return _Picture(drawn, plane, microscope)
 
 
-def _image_path(output: Path, request: PhantomRequest, index: int) -> Path:
-    return output / "images" / f"{_image_name(index)}.{request.format}"
+def _image_name(request: PhantomRequest, index: int, plane: int) -> str:
+    return f"phantom_{index:06d}" + (f"_plane{plane}" if request.focal_planes > 1 else "")
 
 
-def _format_table(drawn: list[phantoms.PhantomParameters], splits: list[str], request: PhantomRequest) -> str:
+def _image_path(output: Path, request: PhantomRequest, index: int, plane: int) -> Path:
+    return output / "images" / f"{_image_name(request, index, plane)}.{request.format}"
+
+
+def _format_table(pictures: list[list[_Picture]], splits: list[str], request: PhantomRequest) -> str:
     """The table as CSV text; floats keep every digit, so that reading them back gives the very parameters."""
+    taken = ["FOCAL_PLANE"] if request.focal_planes > 1 else []
+    taken += ["MICROSCOPE"] if request.tint_microscope is not None else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["IMAGE_NAME", "blastocyst", "PATIENT_ID", "SPLIT", "UM_PER_PX", *phantoms.parameter_names()])
+    writer.writerow(["IMAGE_NAME", "blastocyst", "PATIENT_ID", "SPLIT", "UM_PER_PX", *taken, *phantoms.parameter_names()])
     um_per_px = phantoms.FIELD_UM / request.image_size
-    for parameters, split in zip(drawn, splits, strict=True):
-        name, patient = _image_name(parameters.index), f"patient_{parameters.patient:04d}"
-        writer.writerow([name, parameters.label, patient, split, um_per_px, *astuple(parameters)])
+    for picture, split in ((picture, split) for stack, split in zip(pictures, splits, strict=True) for picture in stack):
+        parameters = picture.parameters
+        name, patient = _image_name(request, parameters.index, picture.plane), f"patient_{parameters.patient:04d}"
+        said = {"FOCAL_PLANE": picture.plane, "MICROSCOPE": phantoms.MICROSCOPES[picture.microscope]}
+        writer.writerow([name, parameters.label, patient, split, um_per_px, *(said[column] for column in taken),
+                         *astuple(parameters)])
     return text.getvalue()
 
 

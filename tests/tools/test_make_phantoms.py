@@ -108,6 +108,63 @@ def test_every_format_can_be_read_back(image_format: str, tmp_path: Path) -> Non
     assert difference.max() <= (12 if image_format == "jpg" else 0)
 
 
+def test_a_set_without_the_later_options_is_named_as_it_always_was(written: Path) -> None:
+    """Sets on users' disks, and what is keyed by them, stay valid: the key is that of version 0.1."""
+    assert PhantomRequest().key() == "de58e3a7da6c6ddbd07ff03eeea2802637566891931db22fa6099cb14175b5a0"
+    summary = json.loads((written / "phantoms.json").read_text())
+    assert not {"focal_planes", "tint_microscope", "isotropic_light"} & set(summary)
+
+
+def test_every_oocyte_is_taken_at_every_focal_plane(written: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path, dataclasses.replace(SMALL, num_images=28, focal_planes=3))
+    rows, plain = read_table(tmp_path), read_table(written)
+    assert [row["FOCAL_PLANE"] for row in rows] == ["0", "1", "2"] * 28
+    assert [row["IMAGE_NAME"] for row in rows[:3]] == [f"phantom_000000_plane{plane}" for plane in range(3)]
+    for first in range(0, len(rows), 3):
+        stack = rows[first:first + 3]
+        assert len({(row["PATIENT_ID"], row["SPLIT"], row["blastocyst"], row["pvs_um"]) for row in stack}) == 1
+        own = float(plain[first // 3]["focus_um"])
+        assert [float(row["focus_um"]) for row in stack] == pytest.approx([own - 12, own, own + 12])
+    images = np.stack([cv2.imread(str(tmp_path / "images" / f"{row['IMAGE_NAME']}.png"), 0) for row in rows]).astype(float)
+    sharpness = np.array([cv2.Laplacian(image, cv2.CV_64F).std() for image in images]).reshape(-1, 3).mean(axis=0)
+    assert sharpness[1] > 1.2 * sharpness[0] and sharpness[1] > 1.2 * sharpness[2]
+    assert np.array_equal(images[0], cv2.imread(str(tmp_path / "images/phantom_000000_plane0.png"), 0))
+
+
+def test_the_microscope_is_tied_to_the_class_as_firmly_as_asked() -> None:
+    drawn = [phantoms.draw_parameters(seed=5, index=index, difficulty="clear") for index in range(3000)]
+    for share in (0.0, 0.5, 1.0):
+        agreement = np.mean([phantoms.choose_microscope(p, share=share) == p.label for p in drawn])
+        assert agreement == pytest.approx((1 + share) / 2, abs=0.03)
+    tinted = phantoms.render_phantom(phantoms.under_microscope(drawn[0], 1), size_px=32, noise=False).astype(float)
+    plain = phantoms.render_phantom(drawn[0], size_px=32, noise=False).astype(float)
+    assert tinted.mean() - plain.mean() == pytest.approx(24, abs=1)
+    corner, middle = (slice(0, 4), slice(0, 4)), (slice(14, 18), slice(14, 18))
+    assert tinted[corner].mean() / tinted[middle].mean() < 0.95 * plain[corner].mean() / plain[middle].mean()
+    assert phantoms.under_microscope(drawn[0], 0) == drawn[0]
+
+
+def test_the_table_names_the_microscope_that_took_the_image(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, dataclasses.replace(SMALL, num_images=28, tint_microscope=1.0))
+    for row in read_table(tmp_path):
+        assert row["MICROSCOPE"] == phantoms.MICROSCOPES[int(row["blastocyst"])]
+
+
+def test_isotropic_light_leaves_no_view_less_likely_than_another(tmp_path: Path) -> None:
+    """Under relief contrast the side of an oocyte that faces the lamp is brighter; without it no side is."""
+    drawn = [phantoms.draw_parameters(seed=6, index=index, difficulty="clear") for index in range(60)]
+
+    def slope(parameters: list[phantoms.PhantomParameters]) -> float:
+        images = np.stack([phantoms.render_phantom(p, size_px=32, noise=False) for p in parameters]).astype(float)
+        differences = images[:, :16].mean(axis=(1, 2)) - images[:, 16:].mean(axis=(1, 2))
+        return float(differences.mean() / (differences.std() / len(differences) ** 0.5))
+
+    assert abs(slope([phantoms.under_isotropic_light(p) for p in drawn])) < 3
+    assert slope(drawn) > 6
+    write_phantoms(tmp_path, dataclasses.replace(SMALL, num_images=28, isotropic_light=True))
+    assert {float(row["light_strength"]) for row in read_table(tmp_path)} == {0.0}
+
+
 def test_a_rerun_does_nothing_and_says_so(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
     arguments = ["--output", str(written), "--num-images", "60", "--image-size", "32", "--seed", "7"]
@@ -171,6 +228,8 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
         ({"difficulty": "hard"}, "--difficulty: expected one of clear, faint, shuffled, found 'hard'"),
         ({"seed": -1}, "--seed: expected 0 or more, found -1"),
         ({"format": "gif"}, "--format: expected one of png, jpg, tiff, bmp, found 'gif'"),
+        ({"focal_planes": 0}, "--focal-planes: expected 1 to 9, found 0"),
+        ({"tint_microscope": 1.5}, "--tint-microscope: expected a share from 0 to 1, found 1.5"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(
