@@ -5,6 +5,7 @@ from pathlib import Path
 
 _STAGES = {
     "labels and images": ("make_phantoms",),
+    "before training": ("check_symmetries",),
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate"),
     "speed": ("benchmark",),
@@ -16,11 +17,11 @@ def main() -> None:
         print(f"{stage}:")
         for name in names:
             module = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-            print(f"  python -m tools.{name:<15}{(ast.get_docstring(module) or '').splitlines()[0]}")
+            print(f"  python -m tools.{name:<18}{(ast.get_docstring(module) or '').splitlines()[0]}")
     print("training and sampling:")
     for name in ("train_ddpm_cond.py", "sample_ddpm_class_cond.py"):
         module = ast.parse((Path(__file__).parent.parent / name).read_text(encoding="utf-8"))
-        print(f"  python {name:<29}{(ast.get_docstring(module) or '').splitlines()[0]}")
+        print(f"  python {name:<32}{(ast.get_docstring(module) or '').splitlines()[0]}")
 
 
 if __name__ == "__main__":
