@@ -27,7 +27,7 @@ from dataset.storage import write_json
 from models.layers import CrossAttention, SelfAttention
 from models.unet import count_parameters
 from tools.runtime.command import run_command
-from tools.runtime.estimate import measure_matmul_rate
+from tools.runtime.estimate import count_step_flops, measure_matmul_rate
 from tools.runtime.training import latent_shape, make_unet
 
 _CONFIG = "config/embryo.yaml"
@@ -68,9 +68,13 @@ def compare(config: str, *, quick: bool) -> dict[str, Any]:
             results[variant] = json.loads(finished.stdout.splitlines()[-1])
         outputs = [np.load(Path(folder) / f"{variant}.npy", allow_pickle=False) for variant in _VARIANTS]
     ours, theirs = (results[variant] for variant in _VARIANTS)
+    rate = measure_matmul_rate(torch.device("cpu"), seconds=2.0)
+    step_flops = count_step_flops(load_config(config), 1)
     return {
         "config": config, "parameters": ours["parameters"], "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "matmul_gflops": measure_matmul_rate(torch.device("cpu"), seconds=2.0) / 1e9,
+        "threads": torch.get_num_threads(), "matmul_gflops": rate / 1e9, "step_gflop": step_flops / 1e9,
+        "attained_share": step_flops / ours["seconds"] / rate,
+        "largest_speed_ratio": theirs["seconds"] * rate / step_flops,  # were every operation as fast as a matrix product
         "variants": results, "largest_difference": float(np.abs(outputs[0] - outputs[1]).max()),
         "speed_ratio": theirs["seconds"] / ours["seconds"], "memory_ratio": ours["peak_bytes"] / theirs["peak_bytes"],
     }
@@ -126,6 +130,8 @@ def format_figures(figures: dict[str, Any]) -> str:
         lines.append(f"{name:<22}{result['seconds']:>10.2f}{result['peak_bytes'] / 2**30:>10.2f} GiB")
     lines.append(f"{figures['speed_ratio']:.1f} times faster, {figures['memory_ratio']:.2f} of the memory, outputs equal to "
                  f"{figures['largest_difference']:.1e}")
+    lines.append(f"{figures['step_gflop']:.0f} GFLOP a step: ours runs at {figures['attained_share']:.0%} of the rate of "
+                 f"matrix products; at all of it, it would be {figures['largest_speed_ratio']:.1f} times faster than the other")
     return "\n".join(lines)
 
 

@@ -35,8 +35,6 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
         x = torch.empty(micro_size, *latent_shape(config))
         labels = torch.empty(micro_size, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            network(x, labels, labels)
         for module in network.modules():
             if isinstance(module, SelfAttention):
                 module.attend = _FusedAttention.apply
@@ -47,7 +45,7 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
     num_train = sum(record.split == "train" for record in records)
     num_val = sum(record.split == "val" for record in records)
     per_epoch, total = count_steps(config, num_train)
-    step_flops = counter.get_total_flops() * _BACKWARD_FACTOR * train.gradient_accumulation_steps
+    step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
     rate = measure_matmul_rate(device)
     seconds = step_flops * total / (rate * _ATTAINED_SHARE)
     activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
@@ -67,6 +65,14 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         f"({rate / 1e9:,.0f} GFLOP/s measured, {step_flops / 1e9:,.0f} GFLOP a step), without encoding and validation",
     ]
     return "\n".join(lines)
+
+
+def count_step_flops(config: Config, batch_size: int) -> int:
+    """Floating-point operations of matrix products and convolutions in a training step of the config's UNet."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        labels = torch.empty(batch_size, dtype=torch.int64)
+        UNet(unet_shape(config))(torch.empty(batch_size, *latent_shape(config)), labels, labels)
+    return counter.get_total_flops() * _BACKWARD_FACTOR
 
 
 def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
