@@ -5,7 +5,9 @@ import csv
 import io
 import json
 import re
+import shutil
 import struct
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from dataset.storage import hash_file
 from tools import reader_study
 from tools.make_phantoms import PhantomRequest, write_phantoms
 from tools.runtime.data import open_codec
-from tools.runtime.reader_pack import PackRequest, choose_by_group, order_showings, render_page
+from tools.runtime.reader_pack import PackRequest, choose_by_group, class_prior, order_showings, render_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -149,6 +151,20 @@ def test_the_page_asks_no_network_and_keeps_hostile_names_as_text(pack: Path) ->
     assert found is not None and json.loads(found.group(1)) == hostile
 
 
+def test_the_page_runs_in_a_browser(pack: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium to open the page with")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([browser, *flags, "--dump-dom", (pack / "reader_study.html").as_uri()], text=True,
+                          capture_output=True, timeout=120, check=True)
+    start = done.stdout[: done.stdout.index('id="reading"')]
+    assert "You will see 32 images one after another." in start and "Which class" not in start
+    assert '<option value="R3">R3</option>' in start and read_page(pack)["key_sha256"] in start
+    assert done.stdout.count('type="radio" name="confidence"') == 6 and done.stdout.count('type="checkbox"') == 7
+
+
 @pytest.mark.parametrize("repeats", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("num", [1, 3, 11, 60])
 def test_repeats_come_a_quarter_of_the_pack_later_and_from_every_arm(repeats: float, num: int) -> None:
@@ -164,6 +180,15 @@ def test_repeats_come_a_quarter_of_the_pack_later_and_from_every_arm(repeats: fl
     if num == 60:
         early = [image < num for image, _ in order[: len(order) // 2]]
         assert 0.3 < np.mean(early) < 0.7 and order != sorted(order)
+
+
+def test_every_group_weighs_the_same_in_the_class_prior() -> None:
+    def records(group: str, labels: list[int]) -> list[ImageRecord]:
+        return [ImageRecord(f"{group}{n}", Path("x"), label, group, "test") for n, label in enumerate(labels)]
+
+    stack, single, mixed = records("a", [0] * 7), records("b", [1]), records("c", [0, 0, 0, 1])
+    assert class_prior([*stack, *single], 3) == [1_000_000, 1_000_000, 0]
+    assert class_prior([*stack, *single, *mixed], 2) == [1_750_000, 1_250_000]
 
 
 def test_groups_give_one_image_each_while_they_last() -> None:

@@ -112,8 +112,8 @@ def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, 
 def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device: torch.device) -> Pack:
     """Choose, prepare and order the images of a pack.
 
-    Real images are of `evaluation_params.real_split`. All arms have its class prior, counted in groups, so that the class
-    does not tell the arm.
+    Real images are of `evaluation_params.real_split`. All arms have its class prior, in which every group weighs the same,
+    so that the class does not tell the arm.
     """
     request.check()
     notes: list[str] = []
@@ -147,6 +147,15 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     key = {**public, "seed": request.seed, "pack_sha256": pack_sha256, "provenance": provenance,
            "items": [asdict(item) for item in items]}
     return Pack(page={**public, "pack_sha256": pack_sha256, "items": shown}, key=key, notes=notes)
+
+
+def class_prior(records: Sequence[ImageRecord], num_classes: int) -> list[int]:
+    """Weight of each class in millionths of a group: each group is shared out over the classes of its images."""
+    sizes = Counter(record.group for record in records)
+    weights = [0.0] * num_classes
+    for record in records:
+        weights[record.label] += 1 / sizes[record.group]
+    return [round(1e6 * weight) for weight in weights]
 
 
 def choose_by_group(
@@ -220,7 +229,7 @@ def _choose_images(
     """Positions of the images of each arm; round trips come from other images, and where they last other groups."""
     names = config.dataset_params.params.class_names
     used: Counter[str] = Counter()
-    prior = [len({record.group for record in real if record.label == label}) for label in range(len(names))]
+    prior = class_prior(real, len(names))
     chosen: dict[str, list[int]] = {}
     left = list(range(len(real)))
     for arm, total in ((REAL, request.num_real), (ROUND_TRIP, request.num_round_trip), (SYNTHETIC, request.num_synthetic)):
