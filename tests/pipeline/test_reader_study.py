@@ -228,6 +228,20 @@ def test_a_study_from_pack_to_numbers(
         reader_study.main([*arguments[:-1], "5"])
 
 
+def test_notes_say_what_may_give_images_away(
+    workspace: Workspace, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_pack(workspace, synthetic, tmp_path / "larger", overrides=("dataset_params.params.image_size=48",))
+    shown = capsys.readouterr().out
+    assert "note: synthetic images of 32 x 32 px are resized to 48" in shown
+    assert re.search(r"note: \d of \d groups give more than one image", shown)
+    run_pack(workspace, synthetic, tmp_path / "alone", "--num-real", "3", "--num-synthetic", "3", overrides=(
+        "dataset_params.params.group_column=null",))
+    assert capsys.readouterr().out.count("note: ") == 1  # no group_column
+    assert read_key_file(tmp_path / "alone")["provenance"]["notes"] == [
+        "no group_column is set, so several images may show one patient"]
+
+
 def test_what_a_pack_refuses(workspace: Workspace, synthetic: Path, tmp_path: Path, pack: Path) -> None:
     def refuse(message: str, *words: str, folder: Path = synthetic, overrides: tuple[str, ...] = (),
                output: Path = tmp_path / "out") -> None:
@@ -252,10 +266,9 @@ def test_what_a_pack_refuses(workspace: Workspace, synthetic: Path, tmp_path: Pa
         (copies / name).mkdir(parents=True)
         (copies / name / "x.png").write_bytes((workspace.phantoms / "images/phantom_000000.png").read_bytes())
     refuse("expected synthetic images, found 2 that are real images of this data set", folder=copies)
-    for number, name in enumerate(CLASS_NAMES):
-        for place in range(10):
-            Image.new("L", (32, 32), 7).save(copies / name / "x.png")
-            Image.new("L", (32, 32), 20 * number + min(place, 8)).save(copies / name / f"{place}.png")
+    for name in CLASS_NAMES:
+        for place in ("x", *range(11)):
+            Image.new("L", (32, 32), 7).save(copies / name / f"{place}.png")
     refuse("expected images that differ, found equal pixels", folder=copies)
 
 

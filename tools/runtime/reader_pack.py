@@ -126,6 +126,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
                                              (SYNTHETIC, made_images, arms[SYNTHETIC]))
               for position in positions for record in [source.records[position]]]
     encoded = [_encode(pixels) for pixels in _alike(images)]
+    _note_resized(images, config.dataset_params.params.image_size, notes)
     _refuse_equal_pixels(images, encoded)
     items, shown = [], []
     for place, (index, showing) in enumerate(order_showings([image.arm for image in images], request)):
@@ -277,6 +278,19 @@ def _encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()
+
+
+def _note_resized(images: Sequence[_Image], size_px: int, notes: list[str]) -> None:
+    """Readers see interpolation: say where synthetic images, made at one size, are brought to another."""
+    sizes = set()
+    for image in images:
+        if image.arm == SYNTHETIC:
+            with Image.open(image.record.path) as file:
+                sizes.add(file.size)
+    others = sorted(f"{width} x {height}" for width, height in sizes - {(size_px, size_px)})
+    if others:
+        notes.append(f"synthetic images of {name_some(others)} px are resized to {size_px}: readers may tell them by the "
+                     "interpolation; set image_size to the size at which they are made")
 
 
 def _refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord]) -> None:
