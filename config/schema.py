@@ -227,7 +227,8 @@ class EvaluationParams:
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc="official Inception weights (pt_inception-2015-12-05-6726825d.pth)")
-    inception_preset: str = _key("tf1", doc="how images are resized for it", choices=("tf1", "clean"))
+    inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
+                                choices=("tf1", "clean", "pytorch"))
     allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
     squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights")
     classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder")

@@ -1,4 +1,4 @@
-"""The Inception network that the Fréchet Inception Distance is defined with (TensorFlow, 2015-12-05) and its two
+"""The Inception network that the Fréchet Inception Distance is defined with (TensorFlow, 2015-12-05) and its
 input presets. torchvision's own inception_v3 is another network; its blocks are reused where they agree."""
 
 import warnings
@@ -22,7 +22,7 @@ ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weight
 STATE_DICT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 TORCHSCRIPT_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DIMENSION = 2048
-PRESETS = ("tf1", "clean")
+PRESETS = ("tf1", "clean", "pytorch")
 _INPUT_PX = 299
 _NUM_CLASSES = 1008
 
@@ -106,10 +106,12 @@ def open_torchscript(path: Path) -> nn.Module:
 
 
 def preprocess(images: np.ndarray, preset: str, *, device: torch.device | str = "cpu") -> Tensor:
-    """Resize uint8 RGB images (B, H, W, 3) to 299 px and map 0..255 to (x - 128) / 128: float32 (B, 3, 299, 299).
+    """Resize uint8 RGB images (B, H, W, 3) to 299 px and normalise them: float32 (B, 3, 299, 299) in about [-1, 1].
 
     `tf1`: bilinear without antialiasing, corner pixels at the origin (TensorFlow 1's resize_bilinear), as
-    torch-fidelity does. `clean`: PIL's bicubic with antialiasing, each channel in float, nothing rounded between.
+    torch-fidelity does. `clean`: PIL's bicubic with antialiasing, each channel in float, nothing rounded between, as
+    clean-fid does. Both map 0..255 to (x - 128) / 128. `pytorch`: bilinear without antialiasing, pixel centres at the
+    halves, mapped to x / 127.5 - 1, as pytorch-fid does. The three give different distances: never compare across.
 
     Raises:
         UserError: an unknown preset.
@@ -120,6 +122,9 @@ def preprocess(images: np.ndarray, preset: str, *, device: torch.device | str = 
         x = _lerp_resize(_lerp_resize(to_tensor(images, device), 3), 2)
     elif preset == "clean":
         x = torch.from_numpy(np.stack([_clean_resize(image) for image in images])).to(device)
+    elif preset == "pytorch":
+        x = F.interpolate(to_tensor(images, device) / 255.0, size=(_INPUT_PX, _INPUT_PX), mode="bilinear")
+        return 2.0 * x - 1.0
     else:
         raise UserError(f"expected an Inception preset among {', '.join(PRESETS)}, found {preset!r}")
     return (x - 128.0) / 128.0
