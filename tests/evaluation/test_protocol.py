@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from models.classifier import Classifier, ClassifierConfig
-from tools.evaluation import protocol
+from tools.evaluation import fidelity, protocol
 from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
-from tools.evaluation.protocol import EvaluationSets, EvaluationSettings
+from tools.evaluation.references import blur
 from tools.evaluation.rows import OVERALL, EvaluationReport
 
 NAMES = ("dark", "bright")
@@ -53,8 +54,8 @@ def sets() -> EvaluationSets:
     real, train = make_set("test", (60, 55), seed=1), make_set("train", (90, 70), seed=2)
     return EvaluationSets(
         synthetic=make_set("synthetic", (60, 60), seed=3), real=real, train=train,
-        real_round_trip=real.with_pixels("test_round_trip", protocol.blur(real.pixels)),
-        train_round_trip=train.with_pixels("train_round_trip", protocol.blur(train.pixels)), class_names=NAMES,
+        real_round_trip=real.with_pixels("test_round_trip", blur(real.pixels)),
+        train_round_trip=train.with_pixels("train_round_trip", blur(train.pixels)), class_names=NAMES,
     )
 
 
@@ -95,7 +96,7 @@ def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Enco
     pixels = sets.synthetic.pixels
     noise = np.random.default_rng(0).normal(0, 25, size=pixels.shape)
     noised = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
-    blurred = protocol.blur(protocol.blur(pixels))
+    blurred = blur(blur(pixels))
     reports = [run(with_synthetic(sets, changed), tmp_path, encoder) for changed in (pixels, noised, blurred)]
     for metric in ("FD[", "KD["):
         for class_name in (OVERALL, *NAMES):
@@ -105,7 +106,7 @@ def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Enco
 
 
 def test_the_model_gap_forgives_what_the_autoencoder_does(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
-    report = run(with_synthetic(sets, protocol.blur(sets.synthetic.pixels)), tmp_path, encoder)
+    report = run(with_synthetic(sets, blur(sets.synthetic.pixels)), tmp_path, encoder)
     assert value(report, "FD[", "model_gap") < value(report, "FD[", "total")
     assert value(report, "FD[", "floor") < value(report, "FD[", "ceiling")
 
@@ -184,6 +185,6 @@ def test_a_single_group_has_distances_without_intervals(sets: EvaluationSets, en
 def test_the_auc_of_a_set_without_one_class_is_a_note(sets: EvaluationSets) -> None:
     one_class = sets.synthetic.select(np.flatnonzero(sets.synthetic.labels == 0))
     report = EvaluationReport(provenance={})
-    protocol._add_class_fidelity(report, replace(sets, synthetic=one_class), Brightness().eval())
+    fidelity.add_class_fidelity(report, replace(sets, synthetic=one_class), Brightness().eval(), bootstrap_repeats=10)
     row = report.find("class AUC", "synthetic")
     assert row is not None and row.value is None and "no image" in row.note

@@ -1,4 +1,5 @@
-"""How well predicted classes agree with true ones, with every class weighing the same."""
+"""How well predicted classes agree with true ones, with every class weighing the same. Images may carry weights, a row
+of them for each draw of a bootstrap."""
 
 import numpy as np
 
@@ -6,3 +7,46 @@ import numpy as np
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean share of correct predictions of each class that occurs in `labels`, both int64 (N,). Source: Brodersen 2010."""
     return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+
+
+def weighted_balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`balanced_accuracy` for each row of `weights` (B, N): (B,), NaN where a class has no weight."""
+    shares = []
+    for label in np.unique(labels):
+        of_class = weights[:, labels == label]
+        correct = (predicted[labels == label] == label).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            shares.append(of_class @ correct / of_class.sum(axis=1))
+    return np.mean(shares, axis=0)
+
+
+def weighted_area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve for each row of `weights` (B, N): (B,), NaN where either side has no weight.
+
+    `positive` is bool (N,), `scores` (N,); ties count half.
+
+    Source: Hanley and McNeil 1982, the Mann-Whitney form.
+    """
+    _, ties = np.unique(scores, return_inverse=True)
+    order = np.argsort(ties, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(ties[order]) > 0])
+    above = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
+    below = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
+    won = (above * (np.cumsum(below, axis=1) - 0.5 * below)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return won / (above.sum(axis=1) * below.sum(axis=1))
+
+
+def weighted_class_area(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area of class 1 against class 0, or for more classes the mean of each against the rest, per row of `weights`."""
+    num_classes = probabilities.shape[1]
+    judged = (1,) if num_classes == 2 else range(num_classes)
+    return np.mean([weighted_area(labels == label, probabilities[:, label], weights) for label in judged], axis=0)
+
+
+def confusion_shares(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of the images of each true class (rows) that is taken for each class (columns); NaN rows have no image."""
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (labels, predicted), 1.0)
+    with np.errstate(invalid="ignore"):
+        return counts / counts.sum(axis=1, keepdims=True)

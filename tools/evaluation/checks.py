@@ -7,8 +7,10 @@ import numpy as np
 from config.errors import UserError
 
 
-def as_features(values: np.ndarray, *, name: str = "features", minimum: int = 2) -> np.ndarray:
-    """Return `values` as a finite float64 array (N, D) with N >= `minimum`.
+def as_features(
+    values: np.ndarray, *, name: str = "features", minimum: int = 2, convert: bool = True
+) -> np.ndarray:
+    """Return `values` as a finite float64 array (N, D) with N >= `minimum`; without `convert`, of its own float type.
 
     Raises:
         UserError: not two-dimensional, too few rows, no column, or a value that is NaN or infinite.
@@ -18,7 +20,8 @@ def as_features(values: np.ndarray, *, name: str = "features", minimum: int = 2)
         raise UserError(f"{name}: expected an array (images, features), found shape {array.shape}")
     if len(array) < minimum:
         raise UserError(f"{name}: expected at least {minimum} images, found {len(array)}; evaluate more images")
-    array = array.astype(np.float64)
+    if convert or not np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float64)
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         rows = np.flatnonzero(~finite)
@@ -29,14 +32,16 @@ def as_features(values: np.ndarray, *, name: str = "features", minimum: int = 2)
     return array
 
 
-def as_feature_pair(x: np.ndarray, y: np.ndarray, *, minimum: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def as_feature_pair(
+    x: np.ndarray, y: np.ndarray, *, minimum: int = 2, convert: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Check two sets of features with `as_features` and that both come from the same space.
 
     Raises:
         UserError: as `as_features`, or the two have different numbers of columns.
     """
-    first = as_features(x, name="first set of features", minimum=minimum)
-    second = as_features(y, name="second set of features", minimum=minimum)
+    first = as_features(x, name="first set of features", minimum=minimum, convert=convert)
+    second = as_features(y, name="second set of features", minimum=minimum, convert=convert)
     if first.shape[1] != second.shape[1]:
         raise UserError(
             f"expected features of one encoder, found {first.shape[1]} and {second.shape[1]} columns; "

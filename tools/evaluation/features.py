@@ -20,13 +20,13 @@ from PIL import __version__ as pillow_version
 from config.errors import UserError, name_some
 from dataset.storage import atomic_path, hash_json, write_text
 from tools.evaluation.encoders import Encoder
+from tools.evaluation.image_set import CHUNK_IMAGES
 
 NOTE = (
     "Derived from patients' images: feature vectors can reveal who is in the data. Treat this file like the images, "
     "do not publish it."
 )
 _SCHEMA = 1
-_CHUNK_IMAGES = 256  # decoded at once
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
 
 logger = logging.getLogger(__name__)
@@ -102,21 +102,26 @@ def cached_features(
     key = hash_json(fields)
     values = _read(path, fields)
     if values is None:
-        values = _encode(encoder, images(), count=len(ids), split=split, batch_size=batch_size, progress=progress)
+        values = encode_images(encoder, images(), count=len(ids), split=split, batch_size=batch_size, progress=progress)
         meta = {**fields, "key": key, "note": NOTE, "dtype": "float32", "device": _device_of(encoder), **_versions()}
         _write(path, meta, values=values, ids=ids, labels=labels, groups=groups, image_sha256=list(image_sha256))
     return Features(values=values, ids=ids, labels=labels, groups=groups, key=key)
 
 
-def _encode(
+def encode_images(
     encoder: Encoder,
     images: Iterable[np.ndarray],
     *,
     count: int,
     split: str,
     batch_size: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
+    """Features float32 (count, D) of uint8 images (H, W, C), of which few are held at a time.
+
+    Raises:
+        UserError: images of several sizes, another number than `count`, or a feature that is not finite.
+    """
     values = np.empty((count, encoder.dimension), dtype=np.float32)
     done = 0
     for chunk in _chunks(images):
@@ -131,12 +136,16 @@ def _encode(
             progress(done)
     if done != count:
         raise UserError(f"features of {split}: expected {count} images as listed, found {done}")
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):
+        raise UserError(f"features of {split}: {len(broken)} of {count} images have NaN or infinite features of encoder "
+                        f"{encoder.name} (the first is image {broken[0]}); look at that image and at the encoder's weights")
     return values
 
 
 def _chunks(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
     iterator = iter(images)
-    while chunk := list(islice(iterator, _CHUNK_IMAGES)):
+    while chunk := list(islice(iterator, CHUNK_IMAGES)):
         yield chunk
 
 

@@ -5,6 +5,8 @@ import numpy as np
 
 from tools.evaluation.checks import as_feature_pair
 
+_BLOCK_ROWS = 8192  # features beyond these are folded block by block, so that they are never all held in float64
+
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Fréchet distance between the Gaussians fitted to features `x` (N, D) and `y` (M, D), in float64.
@@ -21,18 +23,26 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     Source: Heusel et al. 2017, arXiv 1706.08500, equation 6, with unbiased covariances.
     """
-    x, y = as_feature_pair(x, y)
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    a, b = _factor(x - mean_x), _factor(y - mean_y)
+    x, y = as_feature_pair(x, y, convert=False)
+    mean_x, a = _moments(x)
+    mean_y, b = _moments(y)
     shift = mean_x - mean_y
     overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     distance = shift @ shift + np.sum(a * a) + np.sum(b * b) - 2.0 * overlap
     return float(max(distance, 0.0))  # rounding alone can take it below zero
 
 
-def _factor(centred: np.ndarray) -> np.ndarray:
-    """A matrix F (min(N, D), D) with F^T F equal to the unbiased covariance."""
-    factor = centred / np.sqrt(len(centred) - 1)
-    if factor.shape[0] > factor.shape[1]:
-        factor = np.linalg.qr(factor, mode="r")
-    return factor
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (D,) and a matrix F (min(N, D), D) with F^T F equal to the unbiased covariance, float64."""
+    if len(values) <= _BLOCK_ROWS:
+        values = values.astype(np.float64)
+        mean = values.mean(axis=0)
+        factor = (values - mean) / np.sqrt(len(values) - 1)
+        return mean, np.linalg.qr(factor, mode="r") if factor.shape[0] > factor.shape[1] else factor
+    blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(values), _BLOCK_ROWS)]
+    mean = np.sum([values[rows].astype(np.float64).sum(axis=0) for rows in blocks], axis=0) / len(values)
+    folded = np.empty((0, values.shape[1]))
+    for rows in blocks:
+        centred = (values[rows].astype(np.float64) - mean) / np.sqrt(len(values) - 1)
+        folded = np.linalg.qr(np.concatenate([folded, centred]), mode="r")
+    return mean, folded

@@ -1,9 +1,40 @@
 """A set of 8-bit images with labels and groups, and drawing subsets that are alike in number and class prior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+CHUNK_IMAGES = 256  # decoded at once where not all are held
+
+
+class ReadOnDemand:
+    """Pixels that are decoded whenever they are asked for: like an array (N, H, W, C) that is indexed by its images only.
+
+    `read` gives image i of the source, uint8 (H, W, C); `rows` are the positions in the source of the N images here.
+    """
+
+    def __init__(self, read: Callable[[int], np.ndarray], rows: np.ndarray, image_shape: tuple[int, ...]) -> None:
+        self._read = read
+        self._rows = rows
+        self.shape = (len(rows), *image_shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return np.stack([self._read(int(row)) for row in self._rows[rows]])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._read(int(row)) for row in self._rows)
+
+    def select(self, rows: np.ndarray) -> "ReadOnDemand":
+        """The images at these positions, still undecoded."""
+        return ReadOnDemand(self._read, self._rows[rows], self.shape[1:])
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray], image_shape: tuple[int, ...]) -> "ReadOnDemand":
+        """The images after `change`, which gives images of `image_shape`."""
+        return ReadOnDemand(lambda row: change(self._read(row)), self._rows, image_shape)
 
 
 @dataclass(frozen=True)
@@ -11,7 +42,7 @@ class ImageSet:
     """N images as PNG files hold them: pixels uint8 (N, H, W, C), C of 1 or 3, labels int64 (N,)."""
 
     name: str
-    pixels: np.ndarray
+    pixels: "np.ndarray | ReadOnDemand"
     labels: np.ndarray
     ids: list[str]
     groups: list[str]
@@ -20,13 +51,22 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def with_pixels(self, name: str, pixels: np.ndarray) -> "ImageSet":
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The pixels, at most 256 images at a time."""
+        return (self.pixels[start:start + CHUNK_IMAGES] for start in range(0, len(self), CHUNK_IMAGES))
+
+    def in_memory(self) -> np.ndarray:
+        """The pixels as one array; for sets that are known to be small."""
+        return self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels[:]
+
+    def with_pixels(self, name: str, pixels: "np.ndarray | ReadOnDemand") -> "ImageSet":
         """The same images after a change to their pixels, such as a round trip through the VAE."""
         return ImageSet(name, pixels, self.labels, self.ids, self.groups, self.sha256)
 
     def select(self, rows: np.ndarray) -> "ImageSet":
         """The images at these positions."""
-        return ImageSet(self.name, self.pixels[rows], self.labels[rows], [self.ids[i] for i in rows],
+        pixels = self.pixels[rows] if isinstance(self.pixels, np.ndarray) else self.pixels.select(rows)
+        return ImageSet(self.name, pixels, self.labels[rows], [self.ids[i] for i in rows],
                         [self.groups[i] for i in rows], [self.sha256[i] for i in rows])
 
 

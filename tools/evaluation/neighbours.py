@@ -21,8 +21,33 @@ class NeighbourScores:
     coverage: float
 
 
+@dataclass(frozen=True)
+class NeighbourCounts:
+    """What each image contributes: balls_around (M,) counts the real balls a synthetic image lies in; recalled (N,) and
+    covered (N,) say of each real image whether it lies in a synthetic ball and whether its own ball holds one."""
+
+    k: int
+    balls_around: np.ndarray
+    recalled: np.ndarray
+    covered: np.ndarray
+
+    @property
+    def scores(self) -> NeighbourScores:
+        return NeighbourScores(
+            precision=float((self.balls_around > 0).mean()),
+            recall=int(self.recalled.sum()) / len(self.recalled),
+            density=float(self.balls_around.mean() / self.k),
+            coverage=int(self.covered.sum()) / len(self.covered),
+        )
+
+
 def neighbour_scores(real: np.ndarray, synthetic: np.ndarray, *, k: int = 5) -> NeighbourScores:
-    """Precision, recall, density and coverage of `synthetic` (M, D) against `real` (N, D).
+    """The means of `count_neighbours`."""
+    return count_neighbours(real, synthetic, k=k).scores
+
+
+def count_neighbours(real: np.ndarray, synthetic: np.ndarray, *, k: int = 5) -> NeighbourCounts:
+    """What precision, recall, density and coverage of `synthetic` (M, D) against `real` (N, D) are the means of.
 
     A ball around each image has the distance to its k-th neighbour of the same set as radius, its border excluded.
     precision: share of synthetic images in any real ball; recall: share of real images in any synthetic ball;
@@ -43,21 +68,16 @@ def neighbour_scores(real: np.ndarray, synthetic: np.ndarray, *, k: int = 5) -> 
     real_radii = _squared_radii(real, k)
     synthetic_radii = _squared_radii(synthetic, k)
 
-    balls_around_synthetic = np.zeros(len(synthetic), dtype=np.int64)
-    recalled = 0
-    covered = 0
+    balls_around = np.zeros(len(synthetic), dtype=np.int64)
+    recalled = np.zeros(len(real), dtype=bool)
+    covered = np.zeros(len(real), dtype=bool)
     for rows in _row_blocks(len(real)):
         squared = squared_distances(real[rows], synthetic)
         inside = squared < real_radii[rows, None]
-        balls_around_synthetic += inside.sum(axis=0)
-        covered += int(inside.any(axis=1).sum())
-        recalled += int((squared < synthetic_radii[None, :]).any(axis=1).sum())
-    return NeighbourScores(
-        precision=float((balls_around_synthetic > 0).mean()),
-        recall=recalled / len(real),
-        density=float(balls_around_synthetic.mean() / k),
-        coverage=covered / len(real),
-    )
+        balls_around += inside.sum(axis=0)
+        covered[rows] = inside.any(axis=1)
+        recalled[rows] = (squared < synthetic_radii[None, :]).any(axis=1)
+    return NeighbourCounts(k=k, balls_around=balls_around, recalled=recalled, covered=covered)
 
 
 def nearest_neighbours(

@@ -27,7 +27,7 @@ def compare_side_by_side(real: ImageSet, synthetic: ImageSet, *, class_names: tu
 
 def _side(images: ImageSet, label: int, factor: int, title: str) -> np.ndarray:
     """The first images of a class under a title; places that a small class leaves empty stay white."""
-    chosen = images.pixels[images.labels == label][: _COLUMNS * _ROWS]
+    chosen = images.select(np.flatnonzero(images.labels == label)[: _COLUMNS * _ROWS]).in_memory()
     enlarged = chosen.repeat(factor, axis=1).repeat(factor, axis=2)
     size, channels = enlarged.shape[1], enlarged.shape[3]
     empty = np.full((_COLUMNS * _ROWS - len(chosen), size, size, channels), 255, np.uint8)

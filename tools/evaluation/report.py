@@ -54,7 +54,7 @@ def format_table(report: EvaluationReport) -> str:
     pairs = _metrics_with(report, "cross")
     if pairs:
         lines += ["", *_format_block("pairs of one class", pairs, report,
-                                     ("cross", "real_pairs", "diversity", "reconstruction"))]
+                                     ("cross", "real_pairs", "diversity", "reconstruction", "nearest", "real_nearest"))]
     fidelity = _metrics_with(report, "held_out")
     if fidelity:
         lines += ["", *_format_block("class fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]

@@ -1,4 +1,5 @@
-"""Resampling by group (patient, embryo), never by image: subsample ranges and caps. Knows no metric of its own."""
+"""Resampling by group (patient, embryo), never by image: subsample ranges, bootstrap intervals
+and caps. Knows no metric of its own."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +7,8 @@ import numpy as np
 
 from config.errors import UserError
 from tools.evaluation.checks import as_groups
+
+_BLOCK_WEIGHTS = 1 << 22  # weights of images held at once
 
 
 def subsample_range(
@@ -37,6 +40,37 @@ def subsample_range(
         for _ in range(repeats)
     ]
     low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., np.ndarray], *groups: Sequence[str], repeats: int, level: float = 0.95, seed: int
+) -> tuple[float, float] | None:
+    """Central `level` interval of a statistic under draws of whole groups with replacement.
+
+    `groups` holds the groups of one set of images, or of several that are drawn apart. `statistic` takes for each set
+    how often every image is drawn, (B, N) float64, and gives B values; draws without a value (NaN) are left out, and
+    where no draw has one there is no interval.
+
+    Raises:
+        UserError: fewer than two groups in a set.
+
+    Source: Efron and Tibshirani 1993, chapter 13, the percentile interval.
+    """
+    numbered = [as_groups(names, len(names)) for names in groups]
+    rng = np.random.default_rng(seed)
+    draws = [rng.multinomial(count, np.full(count, 1.0 / count), size=repeats) for _, count in numbered]
+    rows = max(1, _BLOCK_WEIGHTS // max(len(numbers) for numbers, _ in numbered))
+    values = np.concatenate([
+        statistic(*(drawn[start:start + rows, numbers].astype(np.float64)
+                    for drawn, (numbers, _) in zip(draws, numbered, strict=True)))
+        for start in range(0, repeats, rows)
+    ])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(values, [tail, 100.0 - tail])
     return float(low), float(high)
 
 

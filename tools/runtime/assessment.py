@@ -19,7 +19,8 @@ from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report
 from tools.evaluation.encoders import Encoder, load_encoder
-from tools.evaluation.image_set import ImageSet
+from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
@@ -32,6 +33,7 @@ SCHEMA = 1
 INTERNAL_FOLDER = "internal"
 PICTURE_NAME = "real_and_synthetic.png"
 _INTERNAL_NOTE = "The pictures in this folder show patients' images: they are not for sharing.\n"
+_HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
 _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
@@ -80,7 +82,7 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
-    sets = protocol.EvaluationSets(
+    sets = EvaluationSets(
         synthetic=made, real=real, train=train,
         real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),
         class_names=config.dataset_params.params.class_names,
@@ -91,13 +93,14 @@ def evaluate_folder(
     _check_independence(folder, encoders, result)
     result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset} for e in encoders}
     transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
-    settings = protocol.EvaluationSettings(
+    settings = EvaluationSettings(
         feature_folder=Path(config.dataset_params.directory_inception_features), transform_hash=transform_hash,
         round_trip_hash=hash_json({"transform": transform_hash, "vae": vae_sha256}), batch_size=params.batch_size,
         max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
     )
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, settings=settings, report=result,
-                      say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True))
+                      say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
+                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet))
     return result
 
 
@@ -139,14 +142,23 @@ def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) 
 
 
 def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
-    """Decode a data set into memory as 8-bit images, with the hash of each file."""
-    pixels = []
-    with Progress(f"reading {name}", len(images), enabled=not quiet) as bar:
-        for index in range(len(images)):
-            pixels.append(to_uint8(images[index][0].permute(1, 2, 0)))
-            bar.update(index + 1)
+    """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later."""
+    def read(index: int) -> np.ndarray:
+        return to_uint8(images[index][0].permute(1, 2, 0))
+
+    shape = read(0).shape
+    held = name != "synthetic" or len(images) * int(np.prod(shape)) <= _HELD_BYTES
+    pixels: np.ndarray | ReadOnDemand
+    if held:
+        pixels = np.empty((len(images), *shape), dtype=np.uint8)
+        with Progress(f"reading {name}", len(images), enabled=not quiet) as bar:
+            for index in range(len(images)):
+                pixels[index] = read(index)
+                bar.update(index + 1)
+    else:
+        pixels = ReadOnDemand(read, np.arange(len(images)), shape)
     return ImageSet(
-        name=name, pixels=np.stack(pixels), labels=np.array([record.label for record in images.records], dtype=np.int64),
+        name=name, pixels=pixels, labels=np.array([record.label for record in images.records], dtype=np.int64),
         ids=[record.image_id for record in images.records], groups=[record.group for record in images.records],
         sha256=[hash_file(record.path) for record in images.records],
     )
@@ -154,9 +166,19 @@ def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
 
 def _as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """Keep one channel where every image of every set is gray, so that all are treated alike."""
-    if all(int(np.ptp(s.pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets):
-        return [s.with_pixels(s.name, np.rint(s.pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)) for s in sets]
+    if all(int(np.ptp(pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets for pixels in s.chunks()):
+        return [s.with_pixels(s.name, _to_gray(s.pixels)) for s in sets]
     return list(sets)
+
+
+def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
+    """One channel, the rounded mean of those that there are."""
+    def gray(image: np.ndarray) -> np.ndarray:
+        return np.rint(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
+
+    if isinstance(pixels, ReadOnDemand):
+        return pixels.map(gray, (*pixels.shape[1:-1], 1))
+    return np.stack([gray(image) for image in pixels])
 
 
 def _round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool) -> ImageSet:
