@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import UserError
 from models.classifier import Classifier, ClassifierConfig
-from tools.evaluation import fidelity, protocol
+from tools.evaluation import distances, fidelity, protocol, similarities
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
-from tools.evaluation.image_set import ImageSet
+from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.evaluation.references import blur
 from tools.evaluation.rows import OVERALL, EvaluationReport
 
@@ -188,3 +189,128 @@ def test_the_auc_of_a_set_without_one_class_is_a_note(sets: EvaluationSets) -> N
     fidelity.add_class_fidelity(report, replace(sets, synthetic=one_class), Brightness().eval(), bootstrap_repeats=10)
     row = report.find("class AUC", "synthetic")
     assert row is not None and row.value is None and "no image" in row.note
+
+
+class Blind(Classifier):
+    """A judge that reads noise."""
+
+    def __init__(self) -> None:
+        super().__init__(ClassifierConfig(im_channels=1, num_classes=2, image_size=32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x.double().square().sum(dim=(1, 2, 3)) * 1e4
+        return torch.stack([torch.sin(first), torch.cos(first)], dim=1)
+
+
+def judged(sets: EvaluationSets, judge: Classifier) -> EvaluationReport:
+    report = EvaluationReport(provenance={})
+    fidelity.add_class_fidelity(report, sets, judge.eval(), bootstrap_repeats=100)
+    return report
+
+
+def test_a_class_that_nobody_can_read_has_no_signal(sets: EvaluationSets) -> None:
+    report = judged(sets, Blind())
+    row = report.find("class signal", "held_out")
+    assert row is not None and row.interval is not None and row.interval[0] <= 0 <= row.interval[1]
+    assert row.note == "no class signal found: class-conditional claims are not supported"
+    assert row.note in report.warnings
+    clear = judged(sets, Brightness())
+    row = clear.find("class signal", "held_out")
+    assert row is not None and row.interval is not None and row.interval[0] > 0.4 and not clear.warnings
+
+
+def test_the_confusion_matrix_and_the_ratios_follow_the_judge(sets: EvaluationSets) -> None:
+    swapped = replace(sets, synthetic=replace(sets.synthetic, labels=1 - sets.synthetic.labels))
+    report = judged(swapped, Brightness())
+    assert value(report, "judged as bright", "synthetic", "dark") == 1
+    assert value(report, "judged as bright", "held_out", "dark") == 0
+    for name in NAMES:
+        shares = [value(report, f"judged as {other}", "synthetic", name) for other in NAMES]
+        assert sum(shares) == pytest.approx(1)
+    assert value(report, "ratio of class AUC", "synthetic") == pytest.approx(
+        value(report, "class AUC", "synthetic") / value(report, "class AUC", "held_out"))
+
+
+def test_a_class_without_synthetic_images_is_left_out_and_said(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path
+) -> None:
+    dark = replace(sets, synthetic=sets.synthetic.select(np.flatnonzero(sets.synthetic.labels == 0)))
+    report = run(dark, tmp_path, encoder)
+    assert "no synthetic image of bright: overall numbers compare the other classes only" in report.warnings
+    assert value(report, "FD[", "total") == value(report, "FD[", "total", "dark")
+    assert [row.note for row in report.rows if row.class_name == "bright" and row.comparison == "total"
+            and row.metric.startswith("KD[")] == ["not computed: 0 images"]
+    foreign = replace(sets, synthetic=replace(sets.synthetic, labels=sets.synthetic.labels * 0 + 1),
+                      real=sets.real.select(np.flatnonzero(sets.real.labels == 0)))
+    with pytest.raises(UserError, match="expected synthetic images of a class of the held-out images, found none among 120"):
+        foreign.matched()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_class_of_very_few_synthetic_images_has_notes_for_numbers(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path, count: int
+) -> None:
+    """One image, and fewer than the k + 1 that a neighbourhood needs."""
+    few = replace(sets, synthetic=make_set("synthetic", (60, count), seed=3))
+    report = run(few, tmp_path, encoder, judge=Brightness())
+    assert any("held-out images are compared" in warning for warning in report.warnings)
+    missing = [row for row in report.rows if row.value is None]
+    assert {row.class_name for row in missing} >= {"bright"}
+    assert all(row.note.startswith("not computed: ") for row in missing)
+    assert all(row.value is None or np.isfinite(row.value) for row in report.rows)
+
+
+def test_features_that_are_not_numbers_are_refused_by_name(sets: EvaluationSets, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    broken = Classifier(ClassifierConfig(im_channels=1, num_classes=2, image_size=32))
+    with torch.no_grad():
+        broken.norm.weight[0] = float("nan")
+    for name, data in broken.to_files().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"features of train: 160 of 160 images have NaN or infinite features of encoder "
+                                        r"classifier \(the first is image 0\)"):
+        run(sets, tmp_path / "features", load_encoder("classifier", weights_path=tmp_path))
+    assert not list((tmp_path / "features").glob("*.npz"))
+
+
+def test_copies_of_training_images_are_nearest_at_one(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    same_labels = sets.train.select(np.r_[:60, 90:145])
+    report = run(replace(sets, synthetic=same_labels), tmp_path, encoder)
+    assert value(report, "SSIM", "nearest") == pytest.approx(1, abs=1e-12)
+    assert value(report, "SSIM", "real_nearest") < 0.9
+    assert value(report, "SSIM", "cross") < 0.9  # the mean over pairs does not see copies
+
+
+def test_p_values_and_two_sample_areas_tell_good_images_from_bad(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 40, size=sets.synthetic.pixels.shape)
+    noised = np.clip(np.rint(sets.synthetic.pixels + noise), 0, 255).astype(np.uint8)
+    good, bad = run(sets, tmp_path, encoder), run(with_synthetic(sets, noised), tmp_path, encoder)
+    assert value(good, "p of KD[", "total") > 0.1
+    assert value(bad, "p of KD[", "total") == pytest.approx(1 / 11)  # the smallest that ten exchanges can give
+    assert value(good, "two-sample AUC[", "total") < 0.6 < 0.9 < value(bad, "two-sample AUC[", "total")
+
+
+def test_pairwise_statistics_are_capped_and_say_so(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (distances, similarities):
+        monkeypatch.setattr(module, "MAX_PAIRWISE_IMAGES", 50)
+    report = run(sets, tmp_path, encoder)
+    capped = [row for row in report.rows if row.comparison == "total" and row.class_name == OVERALL]
+    for metric in ("KD[", "p of KD[", "precision[", "coverage[", "two-sample AUC["):
+        (row,) = [row for row in capped if row.metric.startswith(metric)]
+        assert row.note.endswith("capped at 50 images a side, whole groups") and row.n_real == 115
+    (row,) = [row for row in capped if row.metric.startswith("FD[")]
+    assert "capped" not in row.note  # linear in n
+    similar = report.find("SSIM", "reconstruction")
+    assert similar is not None and similar.note == "50 pairs" and similar.n_real == 50
+
+
+def test_images_read_on_demand_give_the_same_rows(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    held = run(sets, tmp_path, encoder, judge=Brightness())
+    pixels = sets.synthetic.pixels
+    lazy = ReadOnDemand(lambda row: pixels[row], np.arange(len(pixels)), pixels.shape[1:])
+    read = run(replace(sets, synthetic=replace(sets.synthetic, pixels=lazy)), tmp_path, encoder, judge=Brightness())
+    assert read.rows == held.rows and read.warnings == held.warnings

@@ -5,7 +5,7 @@ import pytest
 
 from config.errors import UserError
 from tools.evaluation.frechet import frechet_distance
-from tools.evaluation.resampling import cap_by_group, subsample_range
+from tools.evaluation.resampling import bootstrap_interval, cap_by_group, subsample_range
 
 
 def _names(n, per_group=1):
@@ -55,6 +55,36 @@ def test_cap_takes_whole_groups_and_fills_the_limit():
     assert len(kept) == 30 and np.all(np.diff(kept) > 0)
     assert sorted(sizes) == [2] + [4] * 7
     assert np.array_equal(cap_by_group(names, limit=100, seed=0), np.arange(100))
+
+
+def test_the_bootstrap_interval_of_a_mean_is_its_normal_one_and_wider_by_group():
+    rng = np.random.default_rng(2)
+    values = np.repeat(rng.normal(size=50), 4)  # four copies a group
+
+    def mean(weights):
+        return weights @ values / weights.sum(axis=1)
+
+    low, high = bootstrap_interval(mean, _names(200, 4), repeats=4000, seed=0)
+    error = values.std() / np.sqrt(50)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.25 * error)
+    by_image = bootstrap_interval(mean, _names(200), repeats=4000, seed=0)
+    assert by_image[1] - by_image[0] == pytest.approx((high - low) / 2, rel=0.1)
+    assert (low, high) == bootstrap_interval(mean, _names(200, 4), repeats=4000, seed=0)
+
+
+def test_the_bootstrap_draws_sets_apart_and_keeps_their_numbers():
+    seen = []
+
+    def look(first, second):
+        seen.append((first.sum(axis=1), second.sum(axis=1)))
+        return first[:, 0] - second[:, 0]
+
+    bootstrap_interval(look, _names(10), _names(30), repeats=20, seed=0)
+    assert all((a == 10).all() and (b == 30).all() for a, b in seen)
+
+
+def test_a_statistic_without_a_value_has_no_interval():
+    assert bootstrap_interval(lambda w: np.full(len(w), np.nan), _names(4), repeats=5, seed=0) is None
 
 
 def test_refuses():
