@@ -223,7 +223,7 @@ class EvaluationParams:
 
     encoders: tuple[str, ...] = _key(
         ("inception",), doc="feature encoders; the first is the headline",
-        choices=("inception", "squeezenet1_1", "classifier"),
+        choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc="official Inception weights (pt_inception-2015-12-05-6726825d.pth)")
@@ -231,6 +231,11 @@ class EvaluationParams:
                                 choices=("tf1", "clean", "pytorch"))
     allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
     squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights")
+    squeezenet_preset: str = _key(
+        "imagenet-min224", doc="least side in px to which images are enlarged for it: min64 is faster and less sensitive",
+        choices=("imagenet-min224", "imagenet-min64"),
+    )
+    dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id")
     classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder")
     judge_path: str | None = _key(None, doc="separately trained classifier that judges the class of images")
     batch_size: int = _key(32, doc="images encoded at once", at_least=1)

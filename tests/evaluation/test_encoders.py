@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
+from diffusers import AutoencoderKL
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
 
 from config.errors import UserError
 from models.classifier import Classifier, ClassifierConfig
@@ -30,7 +34,24 @@ def _classifier(folder, channels=1):
     return load_encoder("classifier", weights_path=folder)
 
 
-MAKERS = {"squeezenet1_1": _squeezenet, "classifier": _classifier}
+def _dinov2(folder, seed=0):
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 224}
+    Dinov2Model(Dinov2Config(**shape)).save_pretrained(folder)
+    return load_encoder("dinov2", weights_path=folder)
+
+
+def _vae(folder, channels=1, seed=0):
+    torch.manual_seed(seed)
+    AutoencoderKL(
+        in_channels=channels, out_channels=channels, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8), layers_per_block=1, latent_channels=4,
+        norm_num_groups=4, sample_size=32, mid_block_add_attention=False,
+    ).save_pretrained(folder)
+    return load_encoder("vae", weights_path=folder)
+
+
+MAKERS = {"squeezenet1_1": _squeezenet, "classifier": _classifier, "dinov2": _dinov2, "vae": _vae}
 
 
 @pytest.fixture(params=list(MAKERS))
@@ -134,9 +155,74 @@ def test_classifier_refuses_other_sizes_and_channels(tmp_path):
             encoder.encode(images)
 
 
+def test_dinov2_is_the_class_token_of_the_antialiased_square(tmp_path):
+    encoder = _dinov2(tmp_path)
+    images = _images(2, 300)
+    gray = [np.asarray(Image.fromarray(image[..., 0]).resize((224, 224), Image.Resampling.BICUBIC)) for image in images]
+    pixels = torch.from_numpy(np.stack(gray)).float()[:, None].expand(-1, 3, -1, -1) / 255
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained(tmp_path).eval()(normalise(pixels)).pooler_output
+    assert encoder.preset == "square224" and encoder.dimension == 16
+    assert encoder.encode(images) == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-5)
+
+
+def test_dinov2_hash_covers_weights_and_config(tmp_path):
+    first, other = _dinov2(tmp_path / "a"), _dinov2(tmp_path / "b", seed=1)
+    assert first.weights_sha256 == _dinov2(tmp_path / "c").weights_sha256 != other.weights_sha256
+    config = tmp_path / "b" / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-06', '"layer_norm_eps": 1e-05'))
+    assert load_encoder("dinov2", weights_path=tmp_path / "b").weights_sha256 != other.weights_sha256
+
+
+def test_dinov2_refuses_what_is_not_one(tmp_path):
+    with pytest.raises(UserError, match=r"hub id such as facebook/dinov2-small.*evaluation_params\.dinov2_path"):
+        load_encoder("dinov2", weights_path=None)
+    with pytest.raises(UserError, match="'nobody/nothing' is neither a local folder nor obtainable from the hub"):
+        load_encoder("dinov2", weights_path="nobody/nothing")
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        load_encoder("dinov2", weights_path=tmp_path)
+    _dinov2(tmp_path)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"dinov2"', '"vit"'))
+    with pytest.raises(UserError, match="expected model_type dinov2, found 'vit'"):
+        load_encoder("dinov2", weights_path=tmp_path)
+    _dinov2(tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    tensors.pop("layernorm.weight")
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 tensors missing, unknown or of another shape \(such as layernorm\.weight\)"):
+        load_encoder("dinov2", weights_path=tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"not the weights that its config\.json asks for"):
+        load_encoder("dinov2", weights_path=tmp_path)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_vae_features_are_the_posterior_mean_on_a_grid(tmp_path, size):
+    encoder = _vae(tmp_path)
+    images = _images(3, size)
+    vae = AutoencoderKL.from_pretrained(tmp_path)
+    with torch.no_grad():
+        mean = vae.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean.numpy()
+    cells = mean.reshape(3, 4, 8, size // 16, 8, size // 16).mean(axis=(3, 5))  # latents have half the side
+    assert (encoder.preset, encoder.dimension) == ("grid8", 256)
+    assert encoder.encode(images) == pytest.approx(cells.reshape(3, -1), rel=1e-5, abs=1e-6)
+
+
+def test_vae_takes_gray_in_colour_and_refuses_what_does_not_fit(tmp_path):
+    encoder = _vae(tmp_path / "colour", channels=3)
+    gray = _images(2)
+    assert np.array_equal(encoder.encode(gray), encoder.encode(gray.repeat(3, axis=3)))
+    assert encoder.weights_sha256 != _vae(tmp_path / "other", channels=3, seed=1).weights_sha256
+    with pytest.raises(UserError, match="gray images or images of 1 channels, found 3"):
+        _vae(tmp_path / "gray").encode(_images(2, channels=3))
+    with pytest.raises(UserError, match=r"autoencoder_params\.pretrained"):
+        load_encoder("vae", weights_path=None)
+
+
 def test_refuses_unknown_or_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="encoder among inception, squeezenet1_1, classifier"):
+    with pytest.raises(UserError, match="encoder among inception, squeezenet1_1, classifier, dinov2, vae"):
         load_encoder("resnet", weights_path=None)
     with pytest.raises(UserError, match=r"evaluation_params\.squeezenet_path"):
         load_encoder("squeezenet1_1", weights_path=None)

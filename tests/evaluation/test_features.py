@@ -2,9 +2,11 @@
 
 import json
 import logging
+import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from config.errors import UserError
 from dataset.storage import hash_bytes
@@ -111,6 +113,35 @@ def test_a_damaged_file_is_named_and_recomputed(tmp_path, images, caplog, damage
     assert "mean_test.npz" in caplog.text and "computed anew" in caplog.text
     assert np.array_equal(again.values, first.values)
     cached_features(tmp_path, **_arguments(images, images=_never))
+
+
+class Trap:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle", "object array"])
+def test_a_pickle_in_the_place_of_features_is_never_loaded(tmp_path, images, caplog, how):
+    path = tmp_path / "mean_test.npz"
+    if how == "torch":
+        torch.save({"features": Trap()}, path)
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps(Trap()))
+    else:
+        with path.open("wb") as file:
+            np.savez(file, features=np.array([Trap()], dtype=object), meta=np.array([Trap()], dtype=object))
+    with caplog.at_level(logging.WARNING):
+        found = cached_features(tmp_path, **_arguments(images))
+    assert "truncated or damaged" in caplog.text and "computed anew" in caplog.text
+    assert np.array_equal(found.values, MeanEncoder().encode(images))
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path, images):
+    with pytest.raises(UserError, match=r"600 of 600 images have NaN or infinite features of encoder mean \(the first is"):
+        cached_features(tmp_path, **_arguments(images, encoder=MeanEncoder(weight=np.nan)))
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_splits_have_files_of_their_own_and_say_what_they_are(tmp_path, images):

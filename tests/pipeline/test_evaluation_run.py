@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from openpyxl import load_workbook
-from workspace import CLASS_NAMES, Workspace
+from workspace import CLASS_NAMES, Workspace, save_autoencoder
 
 import sample_ddpm_class_cond
 from config.errors import UserError
 from dataset.annotations import read_records
+from dataset.storage import hash_file
+from models.classifier import WEIGHTS_FILE
 from tools import evaluate
 from tools.evaluation.rows import COMPARISONS
+from tools.runtime import assessment
 
 ROW_KEYS = ["metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic", "literature_comparable", "note"]
 
@@ -171,3 +174,37 @@ def test_a_judge_of_another_number_of_classes_is_refused(classifiers: Workspace,
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=r"judge_path: .* knows 3 classes, the config has 2"):
         run_evaluation(classifiers, samples, tmp_path / "out", f"evaluation_params.judge_path={tmp_path}")
+
+
+def test_an_encoder_that_served_as_a_loss_is_named_and_the_own_vae_is_no_judge(
+    classifiers: Workspace, samples: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(classifiers.root / "vae", tmp_path / "vae")
+    used = hash_file(classifiers.root / "encoder" / WEIGHTS_FILE)
+    (tmp_path / "vae/training.json").write_text(json.dumps({"loss_weights_sha256": [used]}), encoding="utf-8")
+    evaluation = run_evaluation(classifiers, samples, tmp_path / "out", f"autoencoder_params.pretrained={tmp_path / 'vae'}",
+                                "evaluation_params.encoders=[classifier,vae]")
+    warnings = " ".join(evaluation["warnings"])
+    assert "classifier: its weights served as a loss of the VAE, so its distances flatter these images" in warnings
+    assert "the encoder named vae is the autoencoder that the synthetic images were decoded by" in warnings
+    assert find(evaluation, "KD[vae@", "total")["value"] is not None
+
+
+def test_many_images_are_decoded_when_needed_and_give_the_same_bytes(
+    classifiers: Workspace, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assessment, "_HELD_BYTES", 0)
+    run_evaluation(classifiers, samples, tmp_path)
+    assert (tmp_path / "evaluation.json").read_bytes() == (samples / "evaluation.json").read_bytes()
+
+
+def test_a_cache_of_another_autoencoder_is_named_and_made_anew(
+    classifiers: Workspace, samples: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = f"dataset_params.directory_inception_features={tmp_path / 'features'}"
+    run_evaluation(classifiers, samples, tmp_path / "first", features)
+    save_autoencoder(tmp_path / "vae", seed=1)
+    caplog.clear()
+    run_evaluation(classifiers, samples, tmp_path / "second", features, f"autoencoder_params.pretrained={tmp_path / 'vae'}")
+    assert "classifier_test_round_trip.npz: stale, differs in transform_hash; computed anew" in caplog.text
+    assert "classifier_test.npz" not in caplog.text  # the images themselves are the same

@@ -1,5 +1,6 @@
 """Encoders: 8-bit images -> feature vectors, behind one interface that also says what a distance between such vectors
-may be called. Owns presets and names; the networks lie in inception.py, trunks.py and models/classifier.py."""
+may be called. Owns presets and names; the networks lie in inception.py, dinov2.py, trunks.py and
+models/."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 from dataset.storage import hash_file
+from models.autoencoder import LatentCodec, hash_autoencoder, load_codec, read_autoencoder_config
 from models.classifier import WEIGHTS_FILE, Classifier
-from tools.evaluation import inception
+from tools.evaluation import dinov2, inception
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
 from tools.evaluation.trunks import build_trunk, find_trunk
 
-ENCODERS = ("inception", "squeezenet1_1", "classifier")
+ENCODERS = ("inception", "squeezenet1_1", "classifier", "dinov2", "vae")
 Family = Literal["FD", "KD"]
 _OFFICIAL_NAMES = {"FD": "FID", "KD": "KID"}
 # ImageNet statistics of torchvision's published weights, for inputs in [0, 1].
@@ -26,6 +28,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Least side in px for each preset. The trunk was trained at 224 px: on 64 px images of cells, blur of one pixel stands
 # 21 times above the real-against-real distance when they are enlarged to 224 px, 3 times when they are not.
 _SQUEEZENET_PRESETS = {"imagenet-min224": 224, "imagenet-min64": 64}
+# Cells a side of the grid that latents are averaged to. All 16,384 values of a 4 x 64 x 64 latent are far more than a few
+# hundred images can fill, and mostly noise fixed to a place; one mean a channel would lose where things lie.
+_VAE_GRID = 8
 
 
 class Encoder(Protocol):
@@ -108,15 +113,19 @@ def load_encoder(
     enlarged bilinearly to 224, larger ones as they are) and "imagenet-min64" (faster, far less sensitive); 512
     features.
     classifier: a folder written from models.classifier, preset "symmetric".
-    Only inception can be fetched, and only with `allow_download`.
+    dinov2: a folder of transformers' Dinov2Model or a hub id, preset "square224"; the class token.
+    vae: the folder of a diffusers autoencoder, preset "grid8": its posterior mean, averaged to 8 x 8 cells. It sees the
+    layout, not the finest texture, and it is no judge of images that the same autoencoder decoded.
+    inception is fetched only with `allow_download`, dinov2 only where a hub id is given.
 
     Raises:
         UserError: unknown encoder or preset, or weights missing, unreadable or of another network.
     """
-    loaders = {"inception": _load_inception, "squeezenet1_1": _load_squeezenet, "classifier": _load_classifier}
+    loaders = {"inception": _load_inception, "squeezenet1_1": _load_squeezenet, "classifier": _load_classifier,
+               "dinov2": _load_dinov2, "vae": _load_vae}
     if name not in loaders:
         raise UserError(f"expected an encoder among {', '.join(ENCODERS)}, found {name!r}")
-    path = None if weights_path is None else Path(weights_path)
+    path = None if weights_path is None else Path(weights_path)  # a hub id passes through unchanged
     return loaders[name](path, preset, device, allow_download)
 
 
@@ -180,6 +189,65 @@ def _load_classifier(path: Path | None, preset: str | None, device: torch.device
         prepare=prepare,
         device=device,
     )
+
+
+def _load_dinov2(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+    preset = _choose(preset, ("square224",), "dinov2")
+    network, sha256 = dinov2.load_dinov2(path)
+    return _NetworkEncoder(
+        name="dinov2",
+        preset=preset,
+        weights_sha256=sha256,
+        literature_comparable=False,
+        dimension=network.dimension,
+        network=network,
+        prepare=lambda images, where: dinov2.preprocess(images, device=where),
+        device=device,
+    )
+
+
+def _load_vae(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+    preset = _choose(preset, ("grid8",), "vae")
+    if path is None:
+        raise UserError("encoder vae: expected the folder of a diffusers autoencoder, found none in the config; name it in "
+                        "autoencoder_params.pretrained")
+    channels = int(read_autoencoder_config(path).get("in_channels", 3))
+    codec = load_codec(path, im_channels=channels)
+
+    def prepare(images: np.ndarray, where: torch.device) -> Tensor:
+        if images.shape[3] == 1:
+            images = images.repeat(channels, axis=3)
+        if images.shape[3] != channels:
+            raise UserError(f"encoder vae: expected gray images or images of {channels} channels, found {images.shape[3]}")
+        return to_tensor(images, where) / 127.5 - 1.0
+
+    network = _GridOfLatents(codec)
+    probe = torch.zeros(1, channels, 64, 64)
+    with exact_inference(torch.device("cpu")):
+        dimension = network(probe).shape[1]
+    return _NetworkEncoder(
+        name="vae",
+        preset=preset,
+        weights_sha256=hash_autoencoder(path),
+        literature_comparable=False,
+        dimension=dimension,
+        network=network,
+        prepare=prepare,
+        device=device,
+    )
+
+
+class _GridOfLatents(nn.Module):
+    """Images (B, c, H, W) in [-1, 1] -> the posterior mean, averaged to a grid and flattened: (B, C * 64)."""
+
+    def __init__(self, codec: LatentCodec) -> None:
+        super().__init__()
+        self.codec = codec
+        self.vae = codec.vae  # a module, so that it moves with this one
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, _ = self.codec.encode(x)
+        return F.adaptive_avg_pool2d(mean, _VAE_GRID).flatten(1)
 
 
 class _PenultimateFeatures(nn.Module):

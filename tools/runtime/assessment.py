@@ -87,7 +87,7 @@ def evaluate_folder(
         real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),
         class_names=config.dataset_params.params.class_names,
     )
-    encoders = _load_encoders(config, device, result)
+    encoders = _load_encoders(config, folder, device, result)
     perceptual = _load_perceptual(config, device, result)
     judge = _load_judge(config, result)
     _check_independence(folder, encoders, result)
@@ -195,12 +195,14 @@ def _round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: boo
     return images.with_pixels(f"{images.name}_round_trip", np.concatenate(parts))
 
 
-def _load_encoders(config: Config, device: torch.device, result: EvaluationReport) -> list[Encoder]:
+def _load_encoders(
+    config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport
+) -> list[Encoder]:
     """The configured encoders that can be had; each other one leaves a row that says what it wants."""
     params = config.evaluation_params
     paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
-             "classifier": params.classifier_path}
-    presets = {"inception": params.inception_preset}
+             "classifier": params.classifier_path, "dinov2": params.dinov2_path, "vae": vae_folder}
+    presets = {"inception": params.inception_preset, "squeezenet1_1": params.squeezenet_preset}
     encoders = []
     for name in params.encoders:
         try:
