@@ -7,7 +7,7 @@ _STAGES = {
     "labels and images": ("make_phantoms",),
     "before training": ("check_symmetries",),
     "latents": ("train_vae", "cache_latents"),
-    "evidence": ("train_encoder", "evaluate", "reader_study"),
+    "evidence": ("train_encoder", "evaluate", "sweep", "reader_study"),
     "speed": ("benchmark",),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from workspace import CLASS_NAMES, Workspace, save_autoencoder
 
 import sample_ddpm_class_cond
@@ -14,7 +15,9 @@ from config.errors import UserError
 from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from dataset.storage import hash_file
+from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
 from tools.runtime.samples import MANIFEST_COLUMNS
+from tools.runtime.trained_model import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +149,6 @@ def test_checkpoints_that_cannot_be_used_are_refused(workspace: Workspace, refer
     with pytest.raises(UserError, match=r"trained on the classes \['arrested', 'blastocyst'\], the config names"):
         sample(workspace, tmp_path, "dataset_params.params.class_names=[blastocyst,arrested]",
                extra=("--checkpoint", str(named)))
-    resume = reference / "checkpoints" / "resume-00000012.safetensors"
-    with pytest.raises(UserError, match=r"resume-00000012\.safetensors holds .*not the weights for sampling"):
-        sample(workspace, tmp_path, extra=("--checkpoint", str(resume)))
 
 
 def test_another_autoencoder_than_the_training_one_is_refused(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
@@ -165,3 +165,19 @@ def test_with_metrics_the_evaluation_lies_beside_the_images(classifiers: Workspa
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["provenance"]["num_images"] == {"synthetic": 36, "test": 32, "train": 138}
     assert evaluation["provenance"]["checkpoint_sha256"] == hash_file(reference / "checkpoints" / "ddpm_ckpt.safetensors")
+
+
+def test_a_resume_checkpoint_is_drawn_from_with_the_scale_of_the_best_weights(workspace: Workspace, reference: Path) -> None:
+    newest = list_resume_checkpoints(reference / "checkpoints")[0]
+    _, best = read_checkpoint(reference / "checkpoints/ddpm_ckpt.safetensors")
+    weights, values = read_weights(workspace.config(), newest)
+    assert values == best
+    expected = read_checkpoint(newest)[0]
+    assert all(torch.equal(weights[name], expected[f"ema.{name}"]) for name in weights)
+    sample(workspace, workspace.root / "drawn_from_resume", extra=("--per-class", "2", "--checkpoint", str(newest)))
+    assert {row["checkpoint_sha256"] for row in read_manifest(workspace.root / "drawn_from_resume")} == {hash_file(newest)}
+    lonely = workspace.root / "lonely" / newest.name
+    lonely.parent.mkdir()
+    shutil.copy(newest, lonely)
+    with pytest.raises(UserError, match="holds the state to resume a training from; to sample from it, expected the run's"):
+        sample(workspace, workspace.root / "not_drawn", extra=("--checkpoint", str(lonely)))

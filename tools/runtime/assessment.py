@@ -25,6 +25,7 @@ from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
+from tools.runtime.openings import record_opening
 from tools.runtime.progress import Progress
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.tracking import WandbMirror
@@ -82,6 +83,11 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
+    if params.real_split == "test":
+        hashes = result.provenance["images_sha256"]
+        result.provenance["test_set_opening"] = record_opening(
+            Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
+            synthetic_set=hashes["synthetic"])
     sets = EvaluationSets(
         synthetic=made, real=real, train=train,
         real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),

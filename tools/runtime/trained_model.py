@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -11,7 +12,7 @@ from config.errors import UserError
 from config.load import build_config
 from config.schema import Config
 from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
-from tools.runtime.checkpoints import read_checkpoint
+from tools.runtime.checkpoints import read_checkpoint, select_tensors
 from tools.runtime.data import find_autoencoder, open_codec
 from tools.runtime.generation import Denoising
 from tools.runtime.training import latent_shape, make_schedule, make_unet
@@ -30,6 +31,23 @@ class TrainedModel:
     class_counts: Sequence[int]
 
 
+def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Averaged weights and what belongs to them. A resume checkpoint holds both averages and state, but neither config nor
+    scale: these are those of the run's best weights beside it.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or a resume checkpoint without the best weights beside it.
+    """
+    tensors, values = read_checkpoint(checkpoint)
+    if "config" in values:
+        return tensors, values
+    best = checkpoint.parent / config.train_params.ldm_ckpt_name
+    if not best.is_file():
+        raise UserError(f"{checkpoint} holds the state to resume a training from; to sample from it, expected the run's "
+                        f"best weights beside it ({best.name}, train_params.ldm_ckpt_name), found none")
+    return select_tensors(tensors, "ema"), read_checkpoint(best)[1]
+
+
 def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -> TrainedModel:
     """The network with its best averaged weights and the decoder, on a device.
 
@@ -37,10 +55,7 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
         UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
             classes or autoencoder.
     """
-    tensors, values = read_checkpoint(checkpoint)
-    if "config" not in values:
-        raise UserError(f"{checkpoint} holds the state to resume a training from, not the weights for sampling; expected "
-                        f"the file that train_params.ldm_ckpt_name names, {config.train_params.ldm_ckpt_name} beside it")
+    tensors, values = read_weights(config, checkpoint)
     trained = build_config(values["config"], source=str(checkpoint))
     for section in _DECISIVE:
         if getattr(trained, section) != getattr(config, section):

@@ -1,0 +1,77 @@
+"""The sweep's choice follows its stated rule, and its points and openings are counted right."""
+
+from pathlib import Path
+
+import pytest
+
+from config.errors import UserError
+from config.load import load_config
+from tools.runtime.openings import record_opening
+from tools.runtime.sweeping import PointResult, SweepPoint, choose, count_evaluations, list_points, read_result
+
+CONFIG = load_config("config/demo.yaml")
+
+
+def result(distance: float | None, *, low: float | None = None, passes: float = 20, guidance: float = 1.0,
+           copying: bool = False, class_share: float | None = 1.0) -> PointResult:
+    point = SweepPoint(Path("best.safetensors"), "ddim", int(passes), guidance)
+    interval = None if low is None or distance is None else (low, 2 * distance - low)
+    return PointResult(point, passes, distance, interval, copying, class_share, {})
+
+
+def test_the_least_distance_is_chosen() -> None:
+    results = [result(0.3, low=0.29), result(0.1, low=0.09), result(0.2, low=0.19)]
+    assert choose(results) is results[1]
+
+
+def test_among_points_within_the_interval_the_cheapest_is_chosen() -> None:
+    results = [result(0.10, low=0.05, passes=50), result(0.12, low=0.08, passes=20), result(0.12, low=0.11, passes=10)]
+    assert choose(results) is results[1]  # the third is surely worse, the second is not and costs less than the first
+    guided = [result(0.10, low=0.05, guidance=2.0), result(0.11, low=0.05, guidance=1.5)]
+    assert choose(guided) is guided[1]
+
+
+def test_points_that_copy_or_lose_the_class_are_passed_over() -> None:
+    good = result(0.5, low=0.4)
+    assert choose([result(0.1, copying=True), result(0.2, class_share=0.89), result(None), good]) is good
+    assert choose([result(0.2, class_share=None), good]).class_share is None  # not judged is no reason
+    with pytest.raises(UserError, match=r"no point of the sweep can be chosen .*copying found.*no kernel distance"):
+        choose([result(0.1, copying=True), result(None)])
+
+
+def test_network_evaluations_count_guidance_inside_its_interval_twice() -> None:
+    point = SweepPoint(Path("best.safetensors"), "ddim", 20, 2.0)
+    assert count_evaluations(point, CONFIG) == 40
+    assert count_evaluations(SweepPoint(Path("best.safetensors"), "ddim", 20, 1.0), CONFIG) == 20
+    half = load_config("config/demo.yaml", ["sample_params.guidance_interval=[0.25, 0.75]"])
+    assert count_evaluations(point, half) == 30
+
+
+def test_points_are_the_grid_without_repeats() -> None:
+    points = list_points([Path("a/best.st")], ["ddim", "unipc"], [10, 20], [1.0, 1.0, 2.0])
+    assert len(points) == 8 and len({point.name() for point in points}) == 8
+    with pytest.raises(UserError, match="two points of the sweep are named best-ddim"):
+        list_points([Path("a/best.st"), Path("b/best.st")], ["ddim"], [10], [1.0])
+
+
+def test_results_are_read_from_the_rows_of_the_first_encoder() -> None:
+    def row(metric: str, comparison: str, value: float | None, *, class_name: str = "all", note: str = "") -> dict:
+        interval = None if value is None else [value - 1, value + 1]
+        return {"metric": metric, "class": class_name, "comparison": comparison, "value": value, "interval": interval,
+                "note": note}
+
+    rows = [row("KD[a@1,p]", "model_gap", 9.0, class_name="arrested"), row("KD[a@1,p]", "model_gap", 2.0),
+            row("KD[b@2,p]", "model_gap", 7.0), row("class AUC", "synthetic", 0.8), row("class AUC", "held_out", 0.9),
+            row("near-copies[pixels]", "copies", 0.1, note="copying found; p"), row("FID", "total", None)]
+    read = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": rows}, CONFIG)
+    assert (read.distance, read.interval, read.copying) == (2.0, (1.0, 3.0), True)
+    assert read.class_share == pytest.approx(0.8 / 0.9) and read.curves["near-copies"] == 0.1
+    official = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": [row("KID", "model_gap", 3.0)]}, CONFIG)
+    assert official.distance == 3.0
+
+
+def test_openings_count_different_images_once(tmp_path: Path) -> None:
+    def opening(test_set: str, synthetic: str) -> int:
+        return record_opening(tmp_path, test_set=test_set, synthetic_set=synthetic)
+
+    assert [opening("t", "a"), opening("t", "b"), opening("t", "a"), opening("u", "b"), opening("t", "c")] == [1, 2, 1, 1, 3]

@@ -1,0 +1,199 @@
+"""A sweep over checkpoints, samplers, steps and guidance: its points, what is read of each evaluation, and the choice.
+
+Drawing and evaluating a point is the sampling script's business, which the command starts.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+from matplotlib import pyplot
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.storage import atomic_path, hash_json
+
+LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
+RULE = (
+    "Chosen on validation images: among the points without copying found and whose class AUC is at least "
+    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, the one of least kernel distance (model gap); of all points "
+    "whose interval reaches down to that value, the one with fewest network evaluations an image, then the least guidance."
+)
+_CURVES = ("KD model gap", "KD total", "precision", "recall", "coverage", "class AUC", "near-copies")
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One way of drawing: weights, sampler, steps and guidance scale."""
+
+    checkpoint: Path
+    sampler: str
+    num_steps: int
+    guidance_scale: float
+
+    def settings(self, checkpoint_sha256: str) -> dict[str, Any]:
+        """Everything that the point's images depend on beside the config."""
+        return {"checkpoint_sha256": checkpoint_sha256, "sampler": self.sampler, "num_steps": self.num_steps,
+                "guidance_scale": self.guidance_scale}
+
+    def name(self) -> str:
+        """A folder name that tells a person what it holds."""
+        return f"{self.checkpoint.stem}-{self.sampler}-{self.num_steps}-guidance{self.guidance_scale:g}".replace("+", "p")
+
+    def overrides(self) -> list[str]:
+        """The config keys that make the sampling script draw this point."""
+        return [f"sample_params.sampler={self.sampler}", f"sample_params.num_steps={self.num_steps}",
+                f"sample_params.guidance_scale={self.guidance_scale!r}"]
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What an evaluation says of a point; None where it was not computed.
+
+    `distance` and `interval` are the headline encoder's kernel distance of the model gap, `curves` the numbers plotted.
+    """
+
+    point: SweepPoint
+    num_evaluations: float
+    distance: float | None
+    interval: tuple[float, float] | None
+    copying: bool
+    class_share: float | None
+    curves: Mapping[str, float]
+
+    def refusal(self) -> str | None:
+        """Why the rule passes this point over, if it does."""
+        if self.distance is None:
+            return "no kernel distance"
+        if self.copying:
+            return "copying found"
+        if self.class_share is not None and self.class_share < LEAST_CLASS_SHARE:
+            return f"class AUC {self.class_share:.2f} of that on real images"
+        return None
+
+
+def list_points(
+    checkpoints: Sequence[Path], samplers: Sequence[str], steps: Sequence[int], guidance: Sequence[float]
+) -> list[SweepPoint]:
+    """The full grid in the order given, each point once.
+
+    Raises:
+        UserError: two points that would share a folder.
+    """
+    points = [SweepPoint(*values) for values in dict.fromkeys(itertools.product(checkpoints, samplers, steps, guidance))]
+    names = [point.name() for point in points]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two points of the sweep are named {twice}: give checkpoints with different file names")
+    return points
+
+
+def count_evaluations(point: SweepPoint, config: Config) -> float:
+    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps."""
+    low, high = config.sample_params.guidance_interval[:2]
+    share = 0.0 if point.guidance_scale == 1 else high - low
+    return point.num_steps * (1.0 + share)
+
+
+def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config) -> PointResult:
+    """Read what the rule and the curves need from an evaluation.json; the first encoder's rows are the headline."""
+    rows = [row for row in evaluation["rows"] if row["class"] == "all"]
+
+    def find(family: str, comparison: str) -> dict[str, Any] | None:
+        return next((row for row in rows if row["comparison"] == comparison and row["value"] is not None
+                     and row["metric"].split("[")[0] in (family, family.replace("KD", "KID"))), None)
+
+    wanted = {"KD model gap": ("KD", "model_gap"), "KD total": ("KD", "total"), "precision": ("precision", "total"),
+              "recall": ("recall", "total"), "coverage": ("coverage", "total"), "class AUC": ("class AUC", "synthetic"),
+              "near-copies": ("near-copies", "copies")}
+    found = {name: find(*key) for name, key in wanted.items()}
+    gap, made, real = found["KD model gap"], found["class AUC"], find("class AUC", "held_out")
+    copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
+    return PointResult(
+        point=point, num_evaluations=count_evaluations(point, config), distance=None if gap is None else gap["value"],
+        interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
+        copying=any(row["note"].startswith("copying found") for row in copies),
+        class_share=None if made is None or real is None or not real["value"] else made["value"] / real["value"],
+        curves={name: row["value"] for name, row in found.items() if row is not None},
+    )
+
+
+def choose(results: Sequence[PointResult]) -> PointResult:
+    """The point that RULE names.
+
+    Raises:
+        UserError: it passes every point over, saying why.
+    """
+    eligible = [result for result in results if result.refusal() is None]
+    if not eligible:
+        reasons = "; ".join(f"{result.point.name()}: {result.refusal()}" for result in results)
+        raise UserError(f"no point of the sweep can be chosen ({reasons}); widen the sweep, or train longer")
+    best = min(eligible, key=lambda result: result.distance)
+    tied = [result for result in eligible
+            if result is best or (result.interval is not None and result.interval[0] <= best.distance)]
+    return min(tied, key=lambda result: (result.num_evaluations, result.point.guidance_scale, result.distance))
+
+
+def sweep_key(settings: Sequence[Mapping[str, Any]], config_text: str) -> str:
+    """Hash of all that the sweep's numbers depend on."""
+    return hash_json({"points": list(settings), "config": config_text})
+
+
+def format_results(results: Sequence[PointResult]) -> str:
+    """The table for the screen, with the reason where the rule passes a point over."""
+    lines = [f"{'point':<52}{'passes':>8}" + "".join(f"{name:>14}" for name in _CURVES)]
+    for result in results:
+        cells = "".join(f"{result.curves[name]:>14.4g}" if name in result.curves else f"{'-':>14}" for name in _CURVES)
+        lines.append(f"{result.point.name():<52}{result.num_evaluations:>8.0f}{cells}  {result.refusal() or ''}".rstrip())
+    return "\n".join(lines)
+
+
+def plot_curves(path: Path, results: Sequence[PointResult], chosen: PointResult) -> None:
+    """One panel a number against guidance (or steps, or checkpoint, where only these vary); one line a remaining setting."""
+    axis_name, position_of = _axis(results)
+    names = [name for name in _CURVES if any(name in result.curves for result in results)]
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, panels = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
+    for panel in panels.flat[len(names):]:
+        panel.set_visible(False)
+    for panel, name in zip(panels.flat, names, strict=False):
+        for label, members in _lines(results, axis_name).items():
+            shown = [(position_of(result), result.curves[name]) for result in members if name in result.curves]
+            panel.plot(*zip(*sorted(shown), strict=True), marker="o", markersize=4, label=label)
+        if name in chosen.curves:
+            panel.plot(position_of(chosen), chosen.curves[name], "s", markersize=10, fillstyle="none", color="black")
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(axis_name)
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _axis(results: Sequence[PointResult]) -> tuple[str, Any]:
+    points = [result.point for result in results]
+    checkpoints = list(dict.fromkeys(point.checkpoint for point in points))
+    if len({point.guidance_scale for point in points}) > 1:
+        return "guidance scale", lambda result: result.point.guidance_scale
+    if len({point.num_steps for point in points}) > 1:
+        return "sampler steps", lambda result: result.point.num_steps
+    return "checkpoint, in the order given", lambda result: checkpoints.index(result.point.checkpoint)
+
+
+def _lines(results: Sequence[PointResult], axis_name: str) -> dict[str, list[PointResult]]:
+    lines: dict[str, list[PointResult]] = {}
+    for result in results:
+        point = result.point
+        parts = {"sampler steps": f"{point.num_steps} steps", "guidance scale": f"guidance {point.guidance_scale:g}",
+                 "checkpoint, in the order given": point.checkpoint.stem}
+        label = ", ".join([point.sampler, *(text for name, text in parts.items() if name != axis_name)])
+        lines.setdefault(label, []).append(result)
+    return lines

@@ -1,0 +1,93 @@
+"""Sweep over checkpoints, samplers, steps and guidance; choose on validation by a rule, then open the test set once."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from config.errors import UserError
+from config.load import config_to_yaml, load_config
+from config.schema import SAMPLERS, Config
+from dataset.storage import hash_file, read_json, write_json
+from tools.runtime import sweeping
+from tools.runtime.checkpoints import list_resume_checkpoints
+from tools.runtime.command import run_command
+from tools.runtime.run_directory import RunDirectory
+
+_SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
+_TABLE, _PICTURE, _CHOSEN = "sweep.json", "sweep.png", "chosen"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML config of a trained run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scales (default: the config's)")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampler steps (default: the config's)")
+    parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, help="samplers (default: the config's)")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="P", help="weights (default: the run's best)")
+    parser.add_argument("--all-checkpoints", action="store_true", help="the best weights and every resume checkpoint kept")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default <task_name>/sweep")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    run = RunDirectory(Path(config.train_params.task_name))
+    checkpoints = arguments.checkpoint or [run.checkpoints / config.train_params.ldm_ckpt_name]
+    if arguments.all_checkpoints:
+        checkpoints = [*checkpoints, *reversed(list_resume_checkpoints(run.checkpoints))]
+    sample = config.sample_params
+    points = sweeping.list_points(checkpoints, arguments.sampler or [sample.sampler], arguments.steps or [sample.num_steps],
+                                  arguments.guidance or [sample.guidance_scale])
+    sweep(config, points, arguments, output=arguments.output or run.root / "sweep")
+
+
+def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argparse.Namespace, *, output: Path) -> None:
+    """Draw and evaluate every point on validation images, choose, evaluate the chosen one on the test set once."""
+    missing = [str(point.checkpoint) for point in points if not point.checkpoint.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: expected the weights of a trained model, found nothing there; train first")
+    hashes = {point.checkpoint: hash_file(point.checkpoint) for point in points}
+    results = []
+    for number, point in enumerate(points, start=1):
+        print(f"point {number} of {len(points)}: {point.name()}", flush=True)
+        evaluation = _evaluate_point(config, point, arguments, split="val", folder=output / "points" / point.name(),
+                                     checkpoint_sha256=hashes[point.checkpoint])
+        results.append(sweeping.read_result(point, evaluation, config))
+    print(sweeping.format_results(results))
+    print(sweeping.RULE)
+    chosen = sweeping.choose(results)
+    sweeping.plot_curves(output / _PICTURE, results, chosen)
+    test = _evaluate_point(config, chosen.point, arguments, split="test", folder=output / _CHOSEN,
+                           checkpoint_sha256=hashes[chosen.point.checkpoint])
+    write_json(output / _TABLE, {
+        "rule": sweeping.RULE, "chosen": chosen.point.name(), "test_set_opening": test["provenance"]["test_set_opening"],
+        "points": [{"name": result.point.name(), **result.point.settings(hashes[result.point.checkpoint]),
+                    "network_evaluations": result.num_evaluations, "refusal": result.refusal(),
+                    "interval": result.interval, **result.curves} for result in results],
+    })
+    print(f"chosen: {chosen.point.name()}; on the test set (opening {test['provenance']['test_set_opening']} of it): "
+          f"{output / _CHOSEN}")
+
+
+def _evaluate_point(
+    config: Config, point: sweeping.SweepPoint, arguments: argparse.Namespace, *, split: str, folder: Path,
+    checkpoint_sha256: str,
+) -> dict[str, Any]:
+    """The point's evaluation.json, from an earlier run of the same sweep where there is one."""
+    done = folder / "point.json"
+    key = sweeping.sweep_key([{**point.settings(checkpoint_sha256), "split": split}], config_to_yaml(config))
+    if not done.is_file() or read_json(done)["key"] != key:
+        overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}"]
+        command = [sys.executable, str(_SCRIPT), "--config", arguments.config, "--checkpoint", str(point.checkpoint),
+                   "--output", str(folder), *(word for text in overrides for word in ("--set", text))]
+        finished = subprocess.run(command, check=False)
+        if finished.returncode != 0:
+            raise UserError(f"{point.name()}: drawing or evaluating it ended with exit code {finished.returncode}, see "
+                            "above; the same command goes on from here")
+        write_json(done, {"key": key, **point.settings(checkpoint_sha256)})
+    return read_json(folder / "evaluation.json")
+
+
+if __name__ == "__main__":
+    run_command(main)
