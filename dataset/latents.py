@@ -15,14 +15,14 @@ import torch
 
 from config.errors import UserError
 from dataset.annotations import ImageRecord
-from dataset.storage import hash_file, hash_json, read_json, write_json, write_text
+from dataset.patient_note import write_patient_note
+from dataset.storage import hash_file, hash_json, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
 _FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
 _GRAY_TOLERANCE = 2 * 2 / 255  # two of 255 gray levels, on the range [-1, 1]
-_NOTE = "The latents in this folder derive from patients' images: store, share and delete them by the same rules.\n"
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Report = Callable[[int, int], None]
@@ -131,7 +131,7 @@ def build_latent_cache(
     """
     path = _cache_folder(folder, split, identity)
     path.mkdir(parents=True, exist_ok=True)
-    write_text(path / "PATIENT_DATA.txt", _NOTE)
+    write_patient_note(path, "The latents in this folder")
     symmetries, total = identity["symmetries"], len(images)
     state = _read_progress(path, identity)
     arrays: list[np.memmap] | None = None

@@ -20,6 +20,7 @@ from config.schema import Config
 from dataset.image_bank import ImageBank
 from dataset.latents import LabelledImages
 from dataset.order import SampleOrder, generator
+from dataset.patient_note import write_patient_note
 from dataset.storage import hash_bytes, hash_file, hash_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
@@ -70,6 +71,7 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
     network = _fit(config, images, seed=config.train_params.seed + seed_offset, epochs=epochs, title=role)
     files = network.to_files()
     scores = {split: _score(network, open_images(config, split)) for split in ("train", "val") if has_split(config, split)}
+    write_patient_note(output, "The weights in this folder")
     for name, data in files.items():
         write_bytes(output / name, data)
     write_json(output / "training.json", {

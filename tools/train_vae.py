@@ -23,6 +23,7 @@ from config.load import load_config
 from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
 from dataset.order import SampleOrder, generator, normal
+from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, write_json
 from dataset.symmetries import apply_symmetry
 from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
@@ -69,6 +70,7 @@ def train_vae(config: Config) -> Path:
         "images": [[hash_file(record.path), record.label] for record in images.records],
         "start": [config.autoencoder_params.pretrained if params.fine_tune else None, config.train_params.seed],
     })
+    write_patient_note(output, "The weights in this folder")
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
     started = last_saved = time.monotonic()

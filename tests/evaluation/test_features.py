@@ -147,12 +147,12 @@ def test_features_that_are_not_finite_are_refused(tmp_path, images):
 def test_splits_have_files_of_their_own_and_say_what_they_are(tmp_path, images):
     cached_features(tmp_path, **_arguments(images, split="train"))
     cached_features(tmp_path, **_arguments(images, split="test"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["NOTE.txt", "mean_test.npz", "mean_train.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["PATIENT_DATA.txt", "mean_test.npz", "mean_train.npz"]
     with np.load(tmp_path / "mean_test.npz", allow_pickle=False) as stored:
         meta = json.loads(str(stored["meta"]))
         assert set(stored.files) == {"features", "meta", "ids", "labels", "groups", "image_sha256"}
         assert stored["ids"][3] == "image3" and stored["groups"][3] == "patient1"
-    assert "patients' images" in meta["note"] and "patients' images" in (tmp_path / "NOTE.txt").read_text()
+    assert "patients' images" in meta["note"] and "patients' images" in (tmp_path / "PATIENT_DATA.txt").read_text()
     assert meta["encoder"] == "mean" and meta["dtype"] == "float32" and "torch" in meta
 
 

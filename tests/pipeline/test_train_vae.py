@@ -47,7 +47,7 @@ def test_sixty_steps_restore_images_better_than_a_gray_surface(workspace: Worksp
 
 
 def test_the_folder_is_whole_and_holds_half_precision(trained: Path) -> None:
-    assert sorted(path.name for path in trained.iterdir()) == ["config.json", WEIGHTS, "training.json"]
+    assert sorted(path.name for path in trained.iterdir()) == ["PATIENT_DATA.txt", "config.json", WEIGHTS, "training.json"]
     assert {tensor.dtype for tensor in load_file(trained / WEIGHTS).values()} == {torch.float16}
     assert json.loads((trained / "config.json").read_text(encoding="utf-8"))["_class_name"] == "AutoencoderKL"
     assert "patients" in json.loads((trained / "training.json").read_text(encoding="utf-8"))["note"]

@@ -18,7 +18,8 @@ import torchvision
 from PIL import __version__ as pillow_version
 
 from config.errors import UserError, name_some
-from dataset.storage import atomic_path, hash_json, write_text
+from dataset.patient_note import write_patient_note
+from dataset.storage import atomic_path, hash_json
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.image_set import CHUNK_IMAGES
 
@@ -171,9 +172,7 @@ def _read(path: Path, fields: dict[str, Any]) -> np.ndarray | None:
 
 
 def _write(path: Path, meta: dict[str, Any], *, values: np.ndarray, **lists: Any) -> None:
-    note = path.parent / "NOTE.txt"
-    if not note.is_file():
-        write_text(note, NOTE + "\n")
+    write_patient_note(path.parent, "The feature vectors in this folder")
     arrays = {name: np.asarray(value) for name, value in lists.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=values, meta=np.asarray(json.dumps(meta, sort_keys=True)), **arrays)

@@ -14,7 +14,8 @@ from config.schema import Config
 from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
 from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
-from dataset.storage import hash_file, hash_json, write_text
+from dataset.patient_note import write_patient_note
+from dataset.storage import hash_file, hash_json
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report
@@ -73,7 +74,7 @@ def evaluate_folder(
     _refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
     if picture is not None:
-        write_text(picture.parent / "PATIENT_DATA.txt", _INTERNAL_NOTE)
+        write_patient_note(picture.parent, "The pictures of real images in this folder")
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
                   text={"Note": "shows real images: internal use only"})
     result = EvaluationReport(provenance={

@@ -15,13 +15,14 @@ from config.errors import UserError
 from dataset.storage import write_bytes
 
 FORMAT = 1
+_NOTE = "derived from patients' images: store, share and delete it by the same rules as those images"
 _RESUME_NAME = re.compile(r"resume-(\d{8})\.safetensors")
 
 
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically; equal content gives equal bytes."""
+    """Write tensors, plain values and a note of where they derive from, atomically; equal content gives equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    values = json.loads(json.dumps({"format": FORMAT, **values}))  # as they will be read: keys are text
+    values = json.loads(json.dumps({"format": FORMAT, "note": _NOTE, **values}))  # as they will be read: keys are text
     body = {"values": values, "sha256": _digest(tensors, values)}
     # One metadata entry only: safetensors does not keep the order of several.
     write_bytes(path, format_safetensors(tensors, {"blastdiffusion": json.dumps(body, sort_keys=True)}))

@@ -14,12 +14,8 @@ import yaml
 from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
+from dataset.patient_note import write_patient_note
 from dataset.storage import write_text
-
-_NOTE = (
-    "The checkpoints in this folder derive from patients' images: store, share and delete them by the same rules.\n"
-    "Images under previews/ and samples/images/ are synthetic; those under samples/internal/ show real ones.\n"
-)
 
 # Keys that a resumed run may change, because they do not alter what the steps done so far computed.
 _HARMLESS = (
@@ -60,7 +56,7 @@ class RunDirectory:
     def write_config(self, config: Config) -> None:
         """Record the resolved config and mark the folder as derived from patients' images."""
         write_text(self.config, config_to_yaml(config))
-        write_text(self.root / "PATIENT_DATA.txt", _NOTE)
+        write_patient_note(self.root, "The checkpoints and the pictures under samples/internal/ in this folder")
 
     def check_resumable(self, config: Config) -> None:
         """Refuse to go on under a config that would have computed other steps.

@@ -57,7 +57,6 @@ class Validator:
             "step": state.step, "ema_validation_loss": state.best_loss, "config": config_to_dict(self.config),
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
             "autoencoder_sha256": self.autoencoder_sha256,
-            "note": "derived from patients' images: share it by the same rules as they",
         }
         path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name
         checkpoints.write_checkpoint(path, state.ema.state_dict(), values)
