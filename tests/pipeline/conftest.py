@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from offline_project import OfflineProject, run_offline_project
 from workspace import Workspace, forget_accelerator, write_workspace
 
 import train_ddpm_cond
@@ -36,6 +37,12 @@ def classifiers(workspace: Workspace) -> Workspace:
     for role in ("encoder", "judge"):
         train_encoder.main([*workspace.arguments(), "--role", role, "--epochs", "12"])
     return workspace
+
+
+@pytest.fixture(scope="session")
+def offline_project(tmp_path_factory: pytest.TempPathFactory) -> OfflineProject:
+    """A workspace of its own through which the whole pipeline went, without a network."""
+    return run_offline_project(write_workspace(tmp_path_factory.mktemp("offline")))
 
 
 @pytest.fixture(autouse=True)
