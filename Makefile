@@ -1,16 +1,20 @@
-# `make demo` and `make test` work on a fresh machine: each first makes .venv and installs into it.
+# `make demo` and `make test` work on a fresh machine: each first makes .venv and installs into it. BUNDLE=DIR installs from
+# the folder that `python -m tools.bundle` made, without a network and whatever pip is configured to on this machine.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CONFIG := config/demo.yaml
+BUNDLE ?=
+PIP := $(if $(BUNDLE),PIP_CONFIG_FILE=/dev/null )$(RUN) -m pip
+FROM_BUNDLE := $(if $(BUNDLE),--isolated --no-index --find-links $(BUNDLE)/wheels)
 
 .PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
 
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	$(PIP) install --quiet --disable-pip-version-check $(FROM_BUNDLE) -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 demo: $(STAMP)

@@ -8,7 +8,7 @@ _STAGES = {
     "before training": ("check_symmetries",),
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate", "sweep", "reader_study"),
-    "sharing, and machines without a network": ("release",),
+    "sharing, and machines without a network": ("release", "bundle"),
     "speed": ("benchmark",),
 }
 

@@ -133,6 +133,24 @@ def test_the_config_keeps_numbers_and_choices_and_can_be_read(run: Path) -> None
     assert all(str(text).startswith("removed_") for text in removed)
 
 
+def test_conditions_keep_their_columns_and_levels_and_covariates_are_searched(run: Path) -> None:
+    path, manifest = run / "config.yaml", run / "samples/manifest.csv"
+    original, table = path.read_text(encoding="utf-8"), manifest.read_text(encoding="utf-8").splitlines()
+    path.write_text(original.replace("    conditions: {}", "    conditions: {SPLIT: [train, val, test]}").replace(
+        "split_column: SPLIT", "split_column: null").replace(
+        "    covariate_columns: []", "    covariate_columns: [PATIENT_ID]"),
+        encoding="utf-8")
+    (run / "samples/evaluation.json").unlink()
+    manifest.write_text("\n".join([f"{table[0]},SPLIT,secret", *(f"{line},val,x" for line in table[1:])]), encoding="utf-8")
+    output = make(run)
+    assert (output / "manifest.csv").read_text(encoding="utf-8").splitlines()[:2] == [f"{table[0]},SPLIT", f"{table[1]},val"]
+    cleaned = load_config(output / "config.yaml").dataset_params.params
+    assert cleaned.conditions["SPLIT"].levels == ("train", "val", "test") and cleaned.covariate_columns == ()
+    shutil.rmtree(output)
+    manifest.write_text("\n".join([f"{table[0]},SPLIT", *(f"{line},patient_0003" for line in table[1:])]), encoding="utf-8")
+    refuse(run, "expected in SPLIT one of train, val, test, found patient_0003")
+
+
 def test_the_card_tells_numbers_limits_use_and_that_copies_were_not_tested(run: Path) -> None:
     card = (make(run) / "README.md").read_text(encoding="utf-8")
     for part in ("Research, not clinical", "arXiv:2506.13843", "To be chosen by the owner", "Trained on 138 images",

@@ -42,12 +42,25 @@ def test_what_only_looks_like_a_path_is_let_through(tmp_path: Path, text: str) -
     assert gather(tmp_path).find(text) is None
 
 
+def test_paths_of_the_config_are_found_whole() -> None:
+    secrets = Secrets({}, frozenset(), frozenset({"/data"}))
+    assert secrets.find("in /data") == "the path /data" and secrets.clean("in /data, /data2") == "in (path), /data2"
+    assert secrets.find("runs/data and /database") is None
+
+
 @pytest.mark.parametrize("text", ["image E7_day5.png", "E7_day5", "near E7_day5, r 0.1", "folder/E7_day5.png", "patient P7x",
                                   "P7x_frame2", "table clinic_a.csv", "123456 is near"])
 def test_names_of_images_groups_and_tables_are_found(tmp_path: Path, text: str) -> None:
     secrets = gather(tmp_path, ("sub/E7_day5.png", "P7x"), ("123456", "train"))
     assert secrets.find(text) is not None
     assert secrets.clean(text) == LEFT_OUT
+
+
+def test_telling_covariates_are_found(tmp_path: Path) -> None:
+    record = ImageRecord("E7.png", tmp_path / "E7.png", 0, "P7x", "train", covariates=("Clinic North", "2024-03-09", "34"))
+    secrets = gather_secrets(make_config(tmp_path), [record], own_words=())
+    assert secrets.find("at Clinic North") == "the covariate Clinic North"
+    assert secrets.find("on 2024-03-09") and not secrets.find("34 images") and secrets.common == frozenset()
 
 
 @pytest.mark.parametrize("text", ["E7_day55", "AP7x", "0.123456", "1234567", "the train split", "class0_123456.png"])
@@ -61,8 +74,9 @@ def test_short_numbers_are_counted_and_leave_out_the_notes_that_hold_them(tmp_pa
     secrets = gather(tmp_path, ("17", "3"), ("18", "3"))
     assert secrets.common == {"17", "18", "3"} and secrets.num_common == 3
     assert secrets.find("n 17 and 0.3") is None
-    assert secrets.clean("nearest is 17") == LEFT_OUT
-    assert secrets.clean("value 17.5 of 170") == "value 17.5 of 170"
+    assert secrets.clean_note("nearest is 17") == LEFT_OUT
+    assert secrets.clean_note("value 17.5 of 170") == "value 17.5 of 170"
+    assert secrets.clean("precision[k=3]") == "precision[k=3]"
 
 
 def test_the_user_is_a_secret_unless_the_name_is_a_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

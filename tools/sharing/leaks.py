@@ -56,7 +56,7 @@ class Secrets:
         """What the first leak in `text` is, or None."""
         text = _DATA_ADDRESS.sub(" ", text)
         for path in self.paths:
-            if path in text:
+            if _path_pattern(path).search(text):
                 return f"the path {path}"
         for pattern in _ABSOLUTE_PATHS:
             if found := pattern.search(text):
@@ -64,13 +64,17 @@ class Secrets:
         return next((f"the {kind} {name}" for name, kind in self.names.items() if _holds_word(text, name)), None)
 
     def clean(self, text: str) -> str:
-        """A note for the release: paths replaced; left out where it holds a name, or a number that is also a name."""
+        """A text for the release: paths replaced; left out where it holds a name."""
         for path in sorted(self.paths, key=len, reverse=True):
-            text = text.replace(path, PATH_MARK)
+            text = _path_pattern(path).sub(PATH_MARK, text)
         for pattern in _ABSOLUTE_PATHS:
             text = pattern.sub(PATH_MARK, text)
+        return LEFT_OUT if any(_holds_word(text, name) for name in self.names) else text
+
+    def clean_note(self, text: str) -> str:
+        """`clean` for a free text: left out too where it holds a number that is also the name of an image or a group."""
         numbers = (name for name in self.common if name.isdigit())
-        return LEFT_OUT if any(_holds_word(text, name) for name in (*self.names, *numbers)) else text
+        return LEFT_OUT if any(_holds_word(text, name) for name in numbers) else self.clean(text)
 
 
 def gather_secrets(config: Config, records: Sequence[ImageRecord], *, own_words: Iterable[str]) -> Secrets:
@@ -92,6 +96,9 @@ def gather_secrets(config: Config, records: Sequence[ImageRecord], *, own_words:
         for name in _spellings(record.path.name):
             add(name, "image name")
         add(record.group, "group")
+        for text in record.covariates:
+            if _is_telling(text.strip(), own):
+                add(text, "covariate")
     for name in {_user_name(), Path.home().name} - {""}:
         if name.lower() not in _NOBODY and name.lower() not in own:
             names.setdefault(name, "user name")
@@ -157,6 +164,10 @@ def _is_telling(name: str, own: set[str]) -> bool:
     if name.lower() in own or len(name) < 2:
         return False
     return len(name) >= _SHORTEST_NUMBER if name.isdigit() else any(character.isalnum() for character in name)
+
+
+def _path_pattern(path: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.]){re.escape(path)}(?!\w)")  # /data is no part of runs/data, nor of /database
 
 
 def _holds_word(text: str, name: str) -> bool:

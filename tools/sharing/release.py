@@ -7,7 +7,6 @@ leaks.py. The folder appears under its name only after the search has found noth
 import base64
 import binascii
 import csv
-import dataclasses
 import io
 import json
 import re
@@ -26,30 +25,27 @@ from PIL import Image
 
 from config.errors import UserError, name_some
 from config.load import load_config
-from config.schema import SPLITS, Config, DatasetParams
+from config.schema import SPLITS, Config
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import tile_images, write_png
 from dataset.latents import LabelledImages
 from dataset.storage import hash_file, read_json, write_json, write_text
 from tools.evaluation import report
-from tools.evaluation.rows import COMPARISONS, EvaluationReport, Row
+from tools.evaluation.rows import COMPARISONS, EvaluationReport
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_COLUMNS, MANIFEST_NAME
 from tools.sharing import model_card
+from tools.sharing.cleaning import clean_config, clean_evaluation
 from tools.sharing.leaks import Secrets, gather_secrets, is_copy, real_pixel_keys
 
 FORMAT = 1
 RECORD_NAME = "release.json"
 REPORT_NAME = "report_shareable.html"
-_REMOVED = "removed_"  # and the key
 _MARK = "Synthetic"
-_MARK_NAMES = (_MARK, "index", "guidance_interval", *MANIFEST_COLUMNS[1:])
+_MARK_NAMES = (_MARK, "index", "conditions", "guidance_interval", *MANIFEST_COLUMNS[1:])
 _IMAGE_NAME = re.compile(r"class\d+_\d{6}\.png")
-_PROVENANCE = ("schema", "real_split", "vae_sha256", "checkpoint_sha256", "num_images", "class_names", "encoders")
-_OUR_DATA_SET = DatasetParams.target  # the default, which says nothing about its user
-_FREE_TEXT = frozenset({"class_names"})  # keys whose texts are kept although their values are not a closed list
 _DATA_IMAGE = re.compile(r"data:image/[\w.+-]+;base64,([A-Za-z0-9+/=\s]+)")
 _GRID_IMAGES, _GRID_COLUMNS = 36, 6
 
@@ -79,7 +75,7 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     samples = request.samples or run.samples(config)
     _check_output(request)
     images = _open_data(config, request)
-    rows = _read_manifest(samples)
+    rows = _read_manifest(samples, config)
     secrets = gather_secrets(config, [] if images is None else images.records, own_words=_own_words(config))
     request.output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", dir=request.output.parent))
@@ -103,20 +99,6 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return record
-
-
-def clean_config(config: Config) -> dict[str, Any]:
-    """The config with numbers, switches and choices; other texts (paths, tables, columns) are removed."""
-    return _clean_section(config)
-
-
-def clean_evaluation(stored: Mapping[str, Any], secrets: Secrets) -> EvaluationReport:
-    """The evaluation with its rows, and of its provenance what says nothing about single images."""
-    provenance = {key: stored["provenance"][key] for key in _PROVENANCE if key in stored.get("provenance", {})}
-    return EvaluationReport(
-        provenance=_clean_values(provenance, secrets), rows=[_clean_row(row, secrets) for row in stored["rows"]],
-        warnings=list(dict.fromkeys(secrets.clean(str(text)) for text in stored.get("warnings", []))),
-    )
 
 
 # What is read
@@ -151,7 +133,8 @@ def _open_data(config: Config, request: ReleaseRequest) -> LabelledImages | None
                         "this where it can be read, or give --without-data, which the model card then says") from error
 
 
-def _read_manifest(samples: Path) -> list[dict[str, str]]:
+def _read_manifest(samples: Path, config: Config) -> list[dict[str, str]]:
+    """The rows of the table, with the columns that a release may have: the contract's and the config's conditions."""
     path = samples / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{path}: expected the table of the synthetic images, found nothing there; draw them first with "
@@ -166,7 +149,14 @@ def _read_manifest(samples: Path) -> list[dict[str, str]]:
     if odd:
         raise UserError(f"{path}: expected names such as class0_000000.png, found {name_some(odd)}; only images that "
                         "sample_ddpm_class_cond.py drew can be released")
-    return rows
+    conditions = {name: condition.levels for name, condition in config.dataset_params.params.conditions.items()
+                  if name in rows[0]}
+    for name, levels in conditions.items():
+        unknown = sorted({row[name] for row in rows} - set(levels))
+        if unknown:
+            raise UserError(f"{path}: expected in {name} one of {', '.join(levels)}, found {name_some(unknown)}; draw the "
+                            "images anew")
+    return [{name: row[name] for name in (*MANIFEST_COLUMNS, *conditions)} for row in rows]
 
 
 def _read_marks(path: Path, row: Mapping[str, str]) -> dict[str, str]:
@@ -225,7 +215,7 @@ def _write_files(
 
 def _write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     text = io.StringIO()
-    table = csv.DictWriter(text, MANIFEST_COLUMNS, lineterminator="\n", extrasaction="ignore")
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())
@@ -254,48 +244,11 @@ def _read_last_log_row(path: Path) -> dict[str, Any]:
     return last
 
 
-# What is left of it
-
-
-def _clean_section(section: Any) -> dict[str, Any]:
-    return {field.name: _clean_setting(getattr(section, field.name), field.name, field.metadata.get("choices"))
-            for field in dataclasses.fields(section)}
-
-
-def _clean_setting(value: Any, name: str, choices: Sequence[str] | None) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _clean_section(value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, tuple | list):
-        return [_clean_setting(item, name, choices) for item in value]
-    if isinstance(value, Mapping):  # by split; no other keys are known to be harmless
-        return {key: _clean_setting(item, name, None) for key, item in value.items() if key in SPLITS}
-    return value if name in _FREE_TEXT or value in (choices or ()) or value == _OUR_DATA_SET else _REMOVED + name
-
-
-def _clean_row(row: Mapping[str, Any], secrets: Secrets) -> Row:
-    known = {field.name for field in dataclasses.fields(Row)}
-    values = {"class_name" if key == "class" else key: value for key, value in row.items()}
-    values = {key: _clean_values(value, secrets) for key, value in values.items() if key in known}
-    if values.get("interval") is not None:
-        values["interval"] = tuple(values["interval"])
-    return Row(**values)
-
-
-def _clean_values(value: Any, secrets: Secrets) -> Any:
-    if isinstance(value, str):
-        return secrets.clean(value)
-    if isinstance(value, Mapping):
-        return {secrets.clean(str(key)): _clean_values(item, secrets) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean_values(item, secrets) for item in value]
-    return value
-
-
 def _own_words(config: Config) -> set[str]:
     """Words that a release holds whoever trained the model: a patient of that name cannot be told from them."""
-    texts = [*MANIFEST_COLUMNS, *COMPARISONS, *COMPARISONS.values(), *SPLITS, *config.dataset_params.params.class_names,
+    table = config.dataset_params.params
+    levels = [text for name, condition in table.conditions.items() for text in (name, *condition.levels)]
+    texts = [*MANIFEST_COLUMNS, *levels, *COMPARISONS, *COMPARISONS.values(), *SPLITS, *table.class_names,
              *model_card.FIXED_TEXT, yaml.safe_dump(clean_config(config)), "image images class grid real manifest"]
     return {word for text in texts for word in (text, *re.findall(r"\w+", text))}
 

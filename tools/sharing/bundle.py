@@ -1,0 +1,173 @@
+"""The bundle for a machine without a network: wheels, weights and bundle.json, the record by which both are verified.
+
+How wheels are found is wheels.py's. A bundle is for one platform and one Python; a second run verifies it and goes on.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.errors import UserError
+from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
+from models.autoencoder import resolve_autoencoder
+from tools.evaluation import inception
+from tools.evaluation.trunks import find_head, find_trunk
+from tools.sharing.wheels import Fetch, Target, collect_wheels, pip_fetch, read_requirements
+
+FORMAT = 1
+RECORD_NAME = "bundle.json"
+SUMS_NAME = "SHA256SUMS"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+_WHEELS, _WEIGHTS = "wheels", "weights"
+_VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_LPIPS_NET = "squeeze"
+
+
+@dataclass(frozen=True)
+class BundleRequest:
+    """What goes into a bundle; weights that are None are left out, or kept as an earlier run put them there."""
+
+    output: Path
+    target: Target
+    requirements: Path
+    constraints: Path
+    torch_index: str | None = None
+    vae: str | None = None
+    inception: str | None = None
+    lpips: Path | None = None
+
+
+def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[str, Any]:
+    """Verify what lies in the folder, add what is missing, and return the record (bundle.json).
+
+    Raises:
+        UserError: a folder that is another bundle or none, a wheel or weights that cannot be had, damaged weights whose
+            source is not given again.
+    """
+    output, settings = request.output, _settings(request)
+    old = _read_record(output, settings)
+    damaged = _remove_damaged(output, old.get("files", {}))
+    for name in damaged:
+        print(f"{output / name} is missing or damaged: it is fetched again")
+    keys = dict(old.get("config_keys", {}))
+    for key, copy in _weights(request).items():
+        keys |= copy(output / _WEIGHTS / key)
+    lost = [name for name in damaged if name.startswith(f"{_WEIGHTS}/") and not (output / name).is_file()]
+    if lost:
+        raise UserError(f"{output / lost[0]}: missing or damaged, and its source was not given; give "
+                        f"--{lost[0].split('/')[1]} again")
+    if not old:
+        write_json(output / RECORD_NAME, {"format": FORMAT, **settings, "complete": False, "files": {}, "config_keys": {}})
+    wheels = collect_wheels(
+        output / _WHEELS, read_requirements(request.requirements), pins=read_requirements(request.constraints),
+        target=request.target, fetch=fetch or pip_fetch(request.target, torch_index=request.torch_index),
+    )
+    paths = [*wheels, *sorted(path for path in (output / _WEIGHTS).rglob("*") if path.is_file())]
+    files = {path.relative_to(output).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+             for path in paths}
+    record = {"format": FORMAT, **settings, "complete": True, "config_keys": keys, "files": files}
+    write_json(output / RECORD_NAME, record)
+    write_text(output / SUMS_NAME, "".join(f"{entry['sha256']}  {name}\n" for name, entry in files.items()))
+    return record
+
+
+def _settings(request: BundleRequest) -> dict[str, Any]:
+    return {"platform": request.target.platform, "python": request.target.python, "cpu": request.torch_index is not None}
+
+
+def _read_record(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of an earlier run; empty where the folder is new."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: expected a folder, found a file; choose another path")
+    if not (output / RECORD_NAME).is_file():
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"--output {output}: expected an empty folder or a bundle, found other files and no "
+                            f"{RECORD_NAME}; choose another folder")
+        return {}
+    record = read_json(output / RECORD_NAME)
+    differing = [f"{name} {record.get(name)}, not {value}" for name, value in settings.items() if record.get(name) != value]
+    differing += ["another version of this command"] if record.get("format") != FORMAT else []
+    if differing:
+        raise UserError(f"--output {output}: holds a bundle for {'; '.join(differing)}; choose another folder")
+    return record
+
+
+def _remove_damaged(output: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of recorded files that are not as they were; what is left of them is removed."""
+    damaged = [name for name, entry in files.items()
+               if not (output / name).is_file() or hash_file(output / name) != entry["sha256"]]
+    for name in damaged:
+        (output / name).unlink(missing_ok=True)
+    return damaged
+
+
+# Weights
+
+
+def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str]]]:
+    """For each kind of weights that is asked for, what brings it into a folder and returns the config keys it serves."""
+    given: dict[str, Callable[[Path], dict[str, str]]] = {}
+    if request.vae is not None:
+        given["vae"] = lambda folder: _copy_vae(request.vae or "", folder)
+    if request.inception is not None:
+        given["inception"] = lambda folder: _copy_inception(request.inception or "", folder)
+    if request.lpips is not None:
+        given["lpips"] = lambda folder: _copy_lpips(Path(request.lpips or ""), folder)
+    return given
+
+
+def _copy_vae(source: str, folder: Path) -> dict[str, str]:
+    found = resolve_autoencoder(source)
+    for name in _VAE_FILES:
+        _copy(found / name, folder / name)
+    return {"autoencoder_params.pretrained": f"{_WEIGHTS}/{folder.name}"}
+
+
+def _copy_inception(source: str, folder: Path) -> dict[str, str]:
+    path = folder / inception.FILE_NAME
+    key = {"evaluation_params.inception_path": f"{_WEIGHTS}/{folder.name}/{path.name}"}
+    if "://" not in source:
+        if not Path(source).is_file():
+            raise UserError(f"--inception {source}: expected a file or an address, found nothing there")
+        _check_inception(Path(source), source)
+        _copy(Path(source), path)
+    elif not path.is_file():
+        with tempfile.TemporaryDirectory() as temporary:
+            fetched = Path(temporary) / path.name
+            try:
+                torch.hub.download_url_to_file(source, str(fetched), progress=False)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise UserError(f"--inception {source}: could not be fetched ({error}); fetch it by hand and give its "
+                                "path") from error
+            _check_inception(fetched, source)
+            _copy(fetched, path)
+    return key
+
+
+def _check_inception(path: Path, source: str) -> None:
+    if hash_file(path) not in (inception.STATE_DICT_SHA256, inception.TORCHSCRIPT_SHA256):
+        raise UserError(f"--inception {source}: expected the official weights {inception.FILE_NAME} (sha256 "
+                        f"{inception.STATE_DICT_SHA256}), found others; only these give a FID")
+
+
+def _copy_lpips(source: Path, folder: Path) -> dict[str, str]:
+    trunk = find_trunk(source, _LPIPS_NET, key="--lpips")
+    head = find_head(source, _LPIPS_NET, key="--lpips")
+    trunk_name = f"squeezenet1_1{trunk.path.suffix}"
+    _copy(trunk.path, folder / trunk_name)
+    _copy(head.path, folder / f"lpips_v0.1_squeeze{head.path.suffix}")
+    return {"dataset_params.lpips_path": f"{_WEIGHTS}/{folder.name}",
+            "evaluation_params.squeezenet_path": f"{_WEIGHTS}/{folder.name}/{trunk_name}"}
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Copy a file atomically, unless the same bytes lie there."""
+    if path.is_file() and path.stat().st_size == source.stat().st_size and hash_file(path) == hash_file(source):
+        return
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
