@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--inception", nargs="?", const=ADDRESS, metavar="PATH_OR_URL",
                         help="official Inception weights; without a value from their published address")
     parser.add_argument("--lpips", type=Path, metavar="PATH", help="LPIPS trunk, or folder of trunk and linear head")
+    parser.add_argument("--dinov2", type=Path, metavar="PATH", help="folder of a DINOv2 model in transformers' format")
     parser.add_argument("--cpu", nargs="?", const=TORCH_CPU_INDEX, metavar="INDEX",
                         help="torch without CUDA, for Linux, from PyTorch's own index or this one")
     parser.add_argument("--requirements", type=Path, default=_ROOT / "requirements-dev.txt", metavar="FILE",
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         output=arguments.output, target=Target(name, _check_python(arguments.python_version)),
         requirements=arguments.requirements, constraints=_ROOT / "constraints.txt", torch_index=arguments.cpu,
         vae=arguments.vae, inception=arguments.inception, lpips=arguments.lpips,
+        dinov2=arguments.dinov2,
     ))
     size = sum(entry["bytes"] for entry in record["files"].values())
     print(f"{len(record['files'])} files, {size / 1e9:.2f} GB, in {arguments.output}, each with its sha256 in bundle.json, "

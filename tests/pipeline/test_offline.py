@@ -28,7 +28,7 @@ def test_the_guard_notices_who_asks(offline_project: OfflineProject, code: str) 
     environment = {name: value for name, value in os.environ.items()
                    if name != "HF_HUB_OFFLINE" and "proxy" not in name.lower()}
     environment |= {"PYTHONPATH": os.pathsep.join((str(root / "guard"), str(REPOSITORY))), "ATTEMPTS": str(attempts)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120,
                           check=False)
     assert done.returncode == 1
     assert attempts.read_text(encoding="utf-8").strip()

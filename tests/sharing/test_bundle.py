@@ -133,6 +133,17 @@ def test_another_platform_a_foreign_folder_and_wrong_weights_are_refused(
         build_bundle(replace(request_, inception=(tmp_path / "absent").as_uri()), fetch=shelf.fetch)
 
 
+def test_a_dinov2_folder_is_copied_whole_or_refused(request_: BundleRequest, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "dino").mkdir()
+    (tmp_path / "dino/config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"--dinov2 .*found no model\.safetensors"):
+        build_bundle(replace(request_, dinov2=tmp_path / "dino"), fetch=shelf.fetch)
+    (tmp_path / "dino/model.safetensors").write_bytes(b"weights")
+    record = build_bundle(replace(request_, dinov2=tmp_path / "dino", output=tmp_path / "other"), fetch=shelf.fetch)
+    assert record["config_keys"]["evaluation_params.dinov2_path"] == "weights/dinov2"
+    assert (tmp_path / "other/weights/dinov2/model.safetensors").read_bytes() == b"weights"
+
+
 @pytest.mark.parametrize(("words", "match"), [
     (("--platform", "windows_amd64", "--cpu"), "torch for windows_amd64 is the CPU build already"),
     (("--platform", "linux_x86_64", "--python-version", "2.7"), r"expected a version such as 3\.11, found '2\.7'"),

@@ -34,7 +34,6 @@ from tools.runtime.tracking import WandbMirror
 SCHEMA = 1
 INTERNAL_FOLDER = "internal"
 PICTURE_NAME = "real_and_synthetic.png"
-_INTERNAL_NOTE = "The pictures in this folder show patients' images: they are not for sharing.\n"
 _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
 _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 

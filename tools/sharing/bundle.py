@@ -15,7 +15,7 @@ import torch
 from config.errors import UserError
 from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
 from models.autoencoder import resolve_autoencoder
-from tools.evaluation import inception
+from tools.evaluation import dinov2, inception
 from tools.evaluation.trunks import find_head, find_trunk
 from tools.sharing.wheels import Fetch, Target, collect_wheels, pip_fetch, read_requirements
 
@@ -40,6 +40,7 @@ class BundleRequest:
     vae: str | None = None
     inception: str | None = None
     lpips: Path | None = None
+    dinov2: Path | None = None
 
 
 def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[str, Any]:
@@ -118,6 +119,8 @@ def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str
         given["inception"] = lambda folder: _copy_inception(request.inception or "", folder)
     if request.lpips is not None:
         given["lpips"] = lambda folder: _copy_lpips(Path(request.lpips or ""), folder)
+    if request.dinov2 is not None:
+        given["dinov2"] = lambda folder: _copy_dinov2(Path(request.dinov2 or ""), folder)
     return given
 
 
@@ -163,6 +166,15 @@ def _copy_lpips(source: Path, folder: Path) -> dict[str, str]:
     _copy(head.path, folder / f"lpips_v0.1_squeeze{head.path.suffix}")
     return {"dataset_params.lpips_path": f"{_WEIGHTS}/{folder.name}",
             "evaluation_params.squeezenet_path": f"{_WEIGHTS}/{folder.name}/{trunk_name}"}
+
+
+def _copy_dinov2(source: Path, folder: Path) -> dict[str, str]:
+    for name in (dinov2.CONFIG_FILE, dinov2.WEIGHTS_FILE):
+        if not (source / name).is_file():
+            raise UserError(f"--dinov2 {source}: expected a folder with {dinov2.CONFIG_FILE} and {dinov2.WEIGHTS_FILE}, "
+                            f"found no {name}; give the folder that save_pretrained wrote")
+        _copy(source / name, folder / name)
+    return {dinov2.KEY: f"{_WEIGHTS}/{folder.name}"}
 
 
 def _copy(source: Path, path: Path) -> None:
