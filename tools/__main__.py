@@ -9,7 +9,7 @@ _STAGES = {
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate", "sweep", "reader_study"),
     "sharing, and machines without a network": ("release", "bundle"),
-    "speed": ("benchmark",),
+    "speed and endurance": ("benchmark", "torture"),
 }
 
 

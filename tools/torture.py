@@ -58,9 +58,10 @@ PHASES = (
     Phase("sampling", (*_SAMPLE, "--no-metrics"), (), (f"{_RUN}/samples/**/*",)),
     Phase("evaluation", _SAMPLE, (), (f"{_RUN}/samples/**/*",)),
 )
-# What must lie there before a phase: the phases (and their overrides) that are run through first.
+_CLASSIFIER = Phase("classifier", ("-m", "tools.train_encoder", "--role", "encoder", "--epochs", "3"), (), ())
+# What is run through before a phase.
 _BEFORE = {"caching": (), "training": ("caching",), "checkpoint write": ("caching",), "sampling": ("caching", "training"),
-           "evaluation": ("caching", "training", "sampling")}
+           "evaluation": ("caching", "training", "sampling", "classifier")}
 _UNLIKE = ("*.xlsx", ".lock", "*.tmp")  # a workbook holds the time of its writing
 
 
@@ -200,7 +201,7 @@ class Bench:
                 continue
             if name:
                 _place(self._prepared["/".join(names[1:position])], self.work)
-                finished, _ = self._run(next(phase for phase in PHASES if phase.name == name), None)
+                finished, _ = self._run(next(step for step in (*PHASES, _CLASSIFIER) if step.name == name), None)
             else:
                 finished = self._write_ground()
             if finished.returncode != 0:
@@ -210,12 +211,12 @@ class Bench:
         return self._prepared["/".join(names[1:])]
 
     def _write_ground(self) -> subprocess.CompletedProcess[str]:
-        """Phantoms, config and the classifier whose features the evaluation needs."""
+        """Phantoms and config."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         write_text(self.work / _CONFIG, yaml.safe_dump(small_config()))
-        self._call(("-m", "tools.make_phantoms", "--output", "phantoms", "--num-images", "120", "--image-size", "32"), {})
-        return self._call(("-m", "tools.train_encoder", "--config", _CONFIG, "--role", "encoder", "--epochs", "3"), {})
+        phantoms = ("--output", "phantoms", "--num-images", "120", "--image-size", "32")
+        return self._call(("-m", "tools.make_phantoms", *phantoms), {})
 
     def _run(self, phase: Phase, trial: Trial | None) -> tuple[subprocess.CompletedProcess[str], tuple[int, int, int]]:
         """The phase's command with its fault; also the calls that it made."""
