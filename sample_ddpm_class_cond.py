@@ -2,7 +2,8 @@
 
     python sample_ddpm_class_cond.py --config config/demo.yaml [--per-class N] [--seed S] [--output DIR] [--no-metrics]
 
-Writes DIR/images/*.png, DIR/manifest.csv, a grid per class and, unless --no-metrics, the evaluation.
+Writes DIR/images/*.png, DIR/manifest.csv, a grid per class, one per class and further condition and, unless --no-metrics,
+the evaluation.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
@@ -21,9 +23,10 @@ from dataset.storage import hash_file
 from tools.runtime import generation, samples
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
+from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
-from tools.runtime.trained_model import load_trained_model
+from tools.runtime.trained_model import TrainedModel, load_trained_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,10 +60,13 @@ def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerato
     """Draw every requested image that is not there yet, then write grids and the manifest."""
     model = load_trained_model(config, checkpoint, accelerator.device)
     params = config.sample_params
-    requests = generation.list_requests(requested_counts(params, model.class_counts))
+    requests = generation.draw_conditions(
+        generation.list_requests(requested_counts(params, model.class_counts)), model.condition_prior, seed=params.seed,
+        fixed=read_fixed_levels(config, model.condition_prior),
+    )
     batches = generation.split_into_batches(requests, params.batch_size)
     writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
-                                  checkpoint_sha256=hash_file(checkpoint))
+                                  checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config))
     if accelerator.is_main_process:
         writer.check_folder()
     accelerator.wait_for_everyone()
@@ -78,8 +84,23 @@ def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerato
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         writer.write_grids()
+        draw_condition_grids(config, model, writer)
         writer.write_manifest()
         print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
+
+
+def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter) -> None:
+    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column."""
+    params = config.sample_params
+    for column, name in enumerate(condition_levels(config)):
+        levels = sorted(model.condition_prior.known_levels(column))
+        for label in range(config.num_classes):
+            first = [request for request in writer.requests if request.label == label][:samples.CONDITION_GRID_COLUMNS]
+            requests = generation.vary_condition(first, column, levels)
+            pixels = [generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
+                                             batch_size=params.batch_size)
+                      for batch in generation.split_into_batches(requests, params.batch_size)]
+            writer.write_condition_grid(np.concatenate(pixels), label=label, condition=name, num_columns=len(first))
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:

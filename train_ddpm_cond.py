@@ -27,6 +27,7 @@ from dataset.order import SampleOrder, draw_step
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints, estimate
 from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.conditions import null_levels
 from tools.runtime.data import open_images
 from tools.runtime.latent_source import open_training_data
 from tools.runtime.progress import Progress
@@ -99,11 +100,13 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     if accelerator.is_main_process:
         run.write_config(config)
 
-    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device)
+    unknown = null_levels(config)
+    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=unknown, device=device)
     validator = Validator(config, run, data, averaged, loss_of, device)
     tracker = start_tracker(config, run, accelerator, step=state.step)
     share = params.ldm_batch_size // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    sees_view = config.dataset_params.symmetry_conditioning
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
     started, first_step = time.monotonic(), state.step
 
@@ -113,11 +116,12 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
         while state.step < num_steps:
             step = state.step
             draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(config.dataset_params.symmetries),
-                              latent_shape=latent_shape(config), num_timesteps=config.diffusion_params.num_timesteps)
+                              latent_shape=latent_shape(config), num_timesteps=config.diffusion_params.num_timesteps,
+                              num_conditions=len(unknown))
             lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
             loss, norm = train_step(state, draws.slice(mine.start, mine.stop),
-                                    lambda part: read_batch(data.train, data.codec, part, device),
+                                    lambda part: read_batch(data.train, data.codec, part, device, sees_view=sees_view),
                                     loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
             state.add_to_meters(loss=loss, grad_norm=norm)
             rate = (state.step - first_step) * params.ldm_batch_size / (time.monotonic() - started)

@@ -161,8 +161,8 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
         return _build(hint, value, prefix=f"{key}.", source=source)
     if (section := _section_by_name(hint)) is not None:
         return _build_each(section, value, key=key, source=source)
-    if limits.get("numbers_as_text") and isinstance(value, list | tuple):
-        value = [str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item for item in value]
+    if limits.get("numbers_as_text"):
+        value = _write_numbers(value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None:
         if types.NoneType in options:
@@ -178,6 +178,17 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     elif isinstance(value, list) and any(isinstance(item, bool) for item in value):
         remedy = "; YAML reads on, off, yes and no as True and False: quote them"
     raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found {_show(value)}{remedy}")
+
+
+def _write_numbers(value: Any) -> Any:
+    """The numbers in a list, or those that are values of a mapping, as text."""
+    if isinstance(value, Mapping):
+        return {name: _write_number(item) for name, item in value.items()}
+    return [_write_number(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _write_number(item: Any) -> Any:
+    return str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
 
 
 def _section_by_name(hint: Any) -> type | None:

@@ -15,6 +15,9 @@ CONDITION_TYPES = ("class", "context_class")
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc")
 PREDICTION_TYPES = ("epsilon", "v", "x0")
 CONDITION_KINDS = ("nominal", "ordinal")
+MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the conditions follow
+    "IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
+)
 SPLITS = ("train", "val", "test")
 SYMMETRIES = (
     "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
@@ -34,7 +37,7 @@ def _key(
 ) -> Any:
     """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
 
-    `numbers_as_text` takes the items of a list that YAML reads as numbers as the text that they were.
+    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, **bounds}
@@ -94,7 +97,8 @@ class DatasetParams:
     params: TableParams = _key(doc="the table of labels and the folder of images")
     load_latents: bool = _key(True, doc="True trains from the latent cache, False encodes on the fly")
     condition_types: tuple[str, ...] = _key(
-        ("class",), doc="class: added to the time embedding; context_class: cross-attention", choices=CONDITION_TYPES
+        ("class",), doc="how the class and all further conditions act; class: added to the time embedding; "
+                        "context_class: cross-attention, a token each", choices=CONDITION_TYPES
     )
     z_channels: int = _key(4, doc="channels of the latents", at_least=1)
     latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
@@ -103,8 +107,18 @@ class DatasetParams:
     directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features")
     directory_latents: str = _key("runs/latents", doc="folder of the latent caches")
     symmetries: tuple[str, ...] = _key(
-        ("identity", "mirror"), doc="views cached and trained on: those that the optics allow", choices=SYMMETRIES
+        ("identity", "mirror"), doc="views cached and trained on; those that the optics allow, unless their index is an "
+                                    "input (symmetry_conditioning)", choices=SYMMETRIES
     )
+    symmetry_conditioning: bool = _key(
+        False, doc="False: the symmetries are plain augmentation; True: the index of the view is an input of the network, "
+                   "identity in validation and sampling, so that views which the optics do not allow may be listed too"
+    )
+
+    @property
+    def plain_symmetries(self) -> tuple[str, ...]:
+        """The views that may stand for real images where no network is told which view it sees."""
+        return ("identity",) if self.symmetry_conditioning else self.symmetries
 
 
 @dataclass(frozen=True)
@@ -121,9 +135,14 @@ class TrainParams:
     resume_training: bool = _key(True, doc="go on where the run stopped, or start it")
     epochs: int = _key(100, doc="passes over the training images", at_least=1)
     max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1)
-    label_dropout: float = _key(0.2, doc="probability that a label becomes the null label", at_least=0, below=1)
+    label_dropout: float = _key(
+        0.2, doc="probability that the label becomes the null label, with all conditions; each condition becomes its null "
+                 "alone with the same probability again", at_least=0, below=1
+    )
     balanced_sampling: float = _key(
-        0.0, doc="0: classes as frequent as in the data, 1: equally frequent", at_least=0, at_most=1
+        0.0, doc="strength s: a class of n images comes in proportion to n^(1 - s); 0 as frequent as in the data, 1 all "
+                 "equally frequent, 0.5 by the root of n. Label drops and the prior of sampling do not depend on it",
+        at_least=0, at_most=1,
     )
     ema_decay: float = _key(0.9995, doc="decay of the weights' moving average; 0 is none", at_least=0, below=1)
     lr_schedule: str = _key("cosine", doc="learning rate after the warm-up", choices=("constant", "cosine", "linear"))
@@ -214,6 +233,10 @@ class SampleParams:
     num_images: int | None = _key(None, doc="images in all, at the training split's class prior", at_least=1)
     batch_size: int = _key(64, doc="images drawn at once", at_least=1)
     seed: int = _key(0, doc="seed of the initial noise of every image", at_least=0)
+    conditions: Mapping[str, str] = _key(
+        {}, doc="levels that are fixed, {column: level}; others are drawn at their prior given the class",
+        numbers_as_text=True,
+    )
     output: str | None = _key(None, doc="folder of the images; default <task_name>/samples")
 
 
@@ -320,6 +343,16 @@ def _contradictions(config: Config) -> list[str]:
                 f"{list(levels)}")
         require(all(level == level.strip() for level in levels),
                 f"{key}: found spaces around levels, {list(levels)}; remove them")
+        require(name not in MANIFEST_COLUMNS, f"{key}: the table of synthetic images has a column of this name already; "
+                "rename the column")
+    for name, level in sample.conditions.items():
+        require(name in table.conditions, f"sample_params.conditions.{name}: expected a name of "
+                f"dataset_params.params.conditions, found {list(table.conditions)} there")
+        require(name not in table.conditions or level in table.conditions[name].levels,
+                f"sample_params.conditions.{name}: expected one of "
+                f"{list(table.conditions[name].levels) if name in table.conditions else []}, found {level!r}")
+    require(not data.symmetry_conditioning or len(data.symmetries) > 1,
+            "dataset_params.symmetry_conditioning: expected several symmetries, found identity only")
     require(len(set(table.covariate_columns)) == len(table.covariate_columns),
             f"dataset_params.params.covariate_columns: expected each column once, found {list(table.covariate_columns)}")
 

@@ -1,7 +1,7 @@
 """The latent cache: posterior mean and std of every image and allowed symmetry, float16, read as memory maps.
 
-It is keyed by content (VAE, preprocessing, file bytes, labels), never by name. It derives from patients' images and
-is to be kept like them. Encoding is handed in as a function, so nothing here knows the VAE.
+It is keyed by content (VAE, preprocessing, file bytes, labels, conditions), never by name. It derives from patients'
+images and is to be kept like them. Encoding is handed in as a function, so nothing here knows the VAE.
 """
 
 import json
@@ -42,12 +42,14 @@ class LabelledImages(Protocol):
 class LatentCache:
     """Raw posterior moments of N images in V views, in the order of the data set's records.
 
-    mean, std: memory-mapped float16 (N, V, C, h, w); labels: int64 (N,); gray: whether all images are gray.
+    mean, std: memory-mapped float16 (N, V, C, h, w); labels: int64 (N,); conditions: int64 (N, K), levels of the further
+    conditions; gray: whether all images are gray.
     """
 
     mean: np.ndarray
     std: np.ndarray
     labels: np.ndarray
+    conditions: np.ndarray
     symmetries: tuple[str, ...]
     gray: bool
     key: str
@@ -70,6 +72,11 @@ class LatentCache:
             yield mean, std
 
 
+def stack_conditions(conditions: Sequence[Sequence[int]]) -> np.ndarray:
+    """Levels of N records as int64 (N, K); K is 0 where there are no further conditions."""
+    return np.array(conditions, dtype=np.int64).reshape(len(conditions), -1)
+
+
 def is_gray_batch(pixels: torch.Tensor) -> bool:
     """Whether the channels of all images (B, C, H, W) in [-1, 1] are equal, but for the rounding of JPEG."""
     return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= _GRAY_TOLERANCE)
@@ -78,7 +85,8 @@ def is_gray_batch(pixels: torch.Tensor) -> bool:
 def cache_identity(images: LabelledImages, *, transform: dict[str, Any], vae_sha256: str,
                    symmetries: Sequence[str]) -> dict[str, Any]:
     """All that determines the content of a cache; the key is its hash. Reads every file's bytes, decodes none."""
-    files = [[record.image_id, hash_file(record.path), record.label] for record in images.records]
+    files = [[record.image_id, hash_file(record.path), record.label,
+              *([list(record.conditions)] if record.conditions else [])] for record in images.records]
     return {
         "schema": SCHEMA,
         "vae_sha256": vae_sha256,
@@ -103,6 +111,7 @@ def open_latent_cache(folder: Path, *, split: str, identity: dict[str, Any]) -> 
             raise UserError(f"{path / name}: does not match its checksum in index.json; remove {path} to build it anew")
     mean, std = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)
     return LatentCache(mean=mean, std=std, labels=np.array(index["labels"], dtype=np.int64),
+                       conditions=stack_conditions(index.get("conditions", [[] for _ in index["labels"]])),
                        symmetries=tuple(identity["symmetries"]), gray=index["gray"], key=hash_json(identity))
 
 
@@ -163,7 +172,9 @@ def build_latent_cache(
         partial = path / f"{name}.partial"
         if partial.exists():
             partial.replace(path / name)
+    conditions = [list(record.conditions) for record in images.records]
     write_json(path / "index.json", {
+        **({"conditions": conditions} if any(conditions) else {}),
         "identity": identity,
         "split": split,
         "gray": gray,

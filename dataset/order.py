@@ -33,7 +33,8 @@ class StepDraws:
     posterior_noise: torch.Tensor  # (B, C, h, w) float32, places the latent within the VAE's posterior
     noise: torch.Tensor  # (B, C, h, w) float32, the diffusion noise
     timesteps: torch.Tensor  # (B,) int64 in [0, T)
-    drop_uniforms: torch.Tensor  # (B,) float32 in [0, 1), decides whether the label is dropped
+    drop_uniforms: torch.Tensor  # (B,) float32 in [0, 1), decides whether the label and all conditions are dropped
+    condition_uniforms: torch.Tensor  # (B, K) float32 in [0, 1), decides whether a condition alone is dropped
 
     def slice(self, start: int, stop: int) -> "StepDraws":
         """The draws of images start to stop - 1 of the batch."""
@@ -83,7 +84,7 @@ class SampleOrder:
 
 def draw_step(
     order: SampleOrder, step: int, *, batch_size: int, num_views: int, latent_shape: tuple[int, int, int],
-    num_timesteps: int,
+    num_timesteps: int, num_conditions: int = 0,
 ) -> StepDraws:
     """Everything that optimizer step `step` (from 0) draws for its global batch.
 
@@ -104,6 +105,7 @@ def draw_step(
         noise=normal(rng("noise"), shape),
         timesteps=torch.from_numpy(timesteps),
         drop_uniforms=torch.from_numpy(rng("label drop").random(batch_size, dtype=np.float32)),
+        condition_uniforms=torch.from_numpy(rng("condition drop").random((batch_size, num_conditions), dtype=np.float32)),
     )
 
 

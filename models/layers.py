@@ -34,6 +34,25 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))  # (B, dim)
 
 
+class OrdinalEmbedding(nn.Module):
+    """Embedding of ordered levels as a walk, and a row of its own for "unknown".
+
+    Level k is the vector of level 0 plus the first k of the steps between neighbours. Neighbouring levels so start alike,
+    and every image of a level trains the steps of all levels up to it: a rare grade borrows from the common ones.
+    """
+
+    def __init__(self, num_levels: int, dim: int, *, std: float) -> None:
+        super().__init__()
+        self.first = nn.Parameter(std * torch.randn(1, dim))
+        self.steps = nn.Parameter(std / math.sqrt(num_levels - 1) * torch.randn(num_levels - 1, dim))
+        self.null = nn.Parameter(std * torch.randn(1, dim))
+
+    def forward(self, levels: torch.Tensor) -> torch.Tensor:
+        """Rows (B, dim) of int64 (B,) levels in [0, num_levels], the last being the null."""
+        table = torch.cat([self.first, self.first + self.steps.cumsum(dim=0), self.null])  # (num_levels + 1, dim)
+        return F.embedding(levels, table)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the positions of a feature map, with a residual connection.
 

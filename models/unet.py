@@ -7,9 +7,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import UNetBlock
-from models.layers import Downsample, TimeEmbedding, Upsample, zero_initialised
+from models.layers import Downsample, OrdinalEmbedding, TimeEmbedding, Upsample, zero_initialised
 
 _CLASS_EMBEDDING_STD = 0.5  # of the order of the time embedding's own values
+
+
+@dataclass(frozen=True)
+class ConditionShape:
+    """A condition beside the class: how many levels it has, whether they are ordered, whether it can be unknown."""
+
+    num_levels: int
+    ordinal: bool = False
+    has_null: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,19 @@ class UNetShape:
     norm_groups: int
     dropout: float
     condition_types: tuple[str, ...]
+    conditions: tuple[ConditionShape, ...] = ()
 
 
 class UNet(nn.Module):
     """UNet over latents with one row of embedding per class and one more, `null_label`, for "no class".
 
     `class` conditioning adds a class embedding to the time embedding; `context_class` gives a context token to
-    cross-attention at the levels that have attention.
+    cross-attention at the levels that have attention. Further conditions act in the same ways as the class, each with
+    tables of its own: added to the time embedding, as one more context token, or both. With several tokens attention
+    weighs them by position, so that different places can heed different conditions.
+
+    A table has a row per level and, where the condition can be unknown, one more for its null. Ordered levels have an
+    OrdinalEmbedding.
     """
 
     def __init__(self, shape: UNetShape) -> None:
@@ -59,6 +74,12 @@ class UNet(nn.Module):
             nn.Embedding(shape.num_classes + 1, embedding_dim) if "class" in shape.condition_types else None
         )
         self.context_embedding = nn.Embedding(shape.num_classes + 1, shape.context_dim) if uses_context else None
+        self.condition_embeddings = nn.ModuleList(
+            _embed_condition(condition, embedding_dim) for condition in shape.conditions if "class" in shape.condition_types
+        )
+        self.condition_contexts = nn.ModuleList(
+            _embed_condition(condition, shape.context_dim) for condition in shape.conditions if uses_context
+        )
 
         self.conv_in = nn.Conv2d(shape.latent_channels, channels[0], 3, padding=1)
         outer = list(zip(channels, shape.attention, strict=True))[:-1]  # every level but the middle
@@ -82,16 +103,25 @@ class UNet(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=_CLASS_EMBEDDING_STD)
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor, conditions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Predict the training target for noisy latents.
 
         x: float (B, C, h, w); timesteps: int64 (B,) in [0, T); labels: int64 (B,) in [0, num_classes], the last being
-        the null label. Returns (B, C, h, w).
+        the null label; conditions: int64 (B, K), column k in [0, num_levels], the last being the null, for the K
+        conditions of the shape. Returns (B, C, h, w).
         """
+        levels = () if conditions is None else conditions.unbind(dim=1)
         embedding = self.time_embedding(timesteps)  # (B, E)
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(labels)  # (B, E)
-        context = None if self.context_embedding is None else self.context_embedding(labels)[:, None]  # (B, 1, D)
+            for table, level in zip(self.condition_embeddings, levels, strict=True):
+                embedding = embedding + table(level)  # (B, E)
+        context = None
+        if self.context_embedding is not None:
+            further = [table(level) for table, level in zip(self.condition_contexts, levels, strict=True)]
+            context = torch.stack([self.context_embedding(labels), *further], dim=1)  # (B, 1 + K, D)
 
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))  # (B, c0, h, w)
         skips = []
@@ -107,6 +137,14 @@ class UNet(nn.Module):
             for block in blocks:
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding, context)  # (B, c_level, ...)
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, h, w)
+
+
+def _embed_condition(condition: ConditionShape, dim: int) -> nn.Module:
+    if condition.ordinal:
+        return OrdinalEmbedding(condition.num_levels, dim, std=_CLASS_EMBEDDING_STD)
+    table = nn.Embedding(condition.num_levels + condition.has_null, dim)
+    nn.init.normal_(table.weight, std=_CLASS_EMBEDDING_STD)
+    return table
 
 
 def count_parameters(module: nn.Module) -> int:

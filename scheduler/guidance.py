@@ -1,10 +1,10 @@
 """Classifier-free guidance: dropping labels in training, and combining two predictions when sampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Network = Callable[..., torch.Tensor]  # (x_t, timesteps, labels) or (x_t, timesteps, labels, conditions)
 
 
 def drop_labels(
@@ -15,20 +15,42 @@ def drop_labels(
     return torch.where(uniforms < probability, torch.full_like(labels, null_label), labels)
 
 
+def drop_conditions(
+    conditions: torch.Tensor, uniforms: torch.Tensor, own_uniforms: torch.Tensor, *, probability: float,
+    null_levels: Sequence[int],
+) -> torch.Tensor:
+    """Replace levels of int64 (B, K) conditions by their nulls: all of a row together with its label, and each by itself.
+
+    A row loses everything where its `uniforms` (B,) draw, the one that `drop_labels` reads, lies below `probability`:
+    that is the unconditional half of guidance. Beyond that each condition is dropped alone where its `own_uniforms`
+    (B, len(null_levels)) draw lies below it, so that its null also means "this one is unknown" beside a known class.
+    Columns past `null_levels` have no null and stay.
+    """
+    known, rest = conditions[:, :len(null_levels)], conditions[:, len(null_levels):]
+    nulls = torch.tensor(list(null_levels), dtype=torch.int64, device=conditions.device).expand_as(known)
+    dropped = (uniforms[:, None] < probability) | (own_uniforms < probability)
+    return torch.cat([torch.where(dropped, nulls, known), rest], dim=1)
+
+
 def guided_prediction(
     network: Network, x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor, *, null_label: int,
-    guidance_scale: float,
+    guidance_scale: float, conditions: torch.Tensor | None = None, null_conditions: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """uncond + w (cond - uncond) with both halves in one call of the network; w = 1 is one plain conditional call.
 
-    x_t: (B, C, h, w); timesteps, labels: int64 (B,). Source: Ho & Salimans 2022, eq. 6, with w = 1 + their w.
+    x_t: (B, C, h, w); timesteps, labels: int64 (B,); conditions and what stands for them in the unconditional half,
+    null_conditions: int64 (B, K) each. Source: Ho & Salimans 2022, eq. 6, with w = 1 + their w.
     """
+    further = () if conditions is None else (conditions,)
     if guidance_scale == 1.0:
-        return network(x_t, timesteps, labels)
+        return network(x_t, timesteps, labels, *further)
+    if conditions is not None and null_conditions is not None:
+        further = (torch.cat([conditions, null_conditions]),)
     both = network(
         torch.cat([x_t, x_t]),
         torch.cat([timesteps, timesteps]),
         torch.cat([labels, torch.full_like(labels, null_label)]),
+        *further,
     )
     conditional, unconditional = both.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)

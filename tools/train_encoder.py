@@ -62,7 +62,7 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
     output, images = Path(path), open_images(config, "train")
     identity = hash_json({
         "role": role, "epochs": epochs, "seed": config.train_params.seed, "transform": transform_identity(config),
-        "symmetries": list(config.dataset_params.symmetries),
+        "symmetries": list(config.dataset_params.plain_symmetries),
         "images": [[hash_file(record.path), record.label] for record in images.records],
     })
     if _read_identity(output) == identity:
@@ -101,7 +101,8 @@ def _fit(config: Config, images: LabelledImages, *, seed: int, epochs: int, titl
                                               enabled=config.logging_params.progress_bar) as bar:
         for step in range(steps):
             positions = order.positions(step * _BATCH_SIZE, _BATCH_SIZE)
-            pixels = _augment(bank.batch(positions), seed=seed, step=step, symmetries=config.dataset_params.symmetries)
+            pixels = _augment(bank.batch(positions), seed=seed, step=step,
+                              symmetries=config.dataset_params.plain_symmetries)
             optimizer.param_groups[0]["lr"] = _PEAK_LR * lr_factor("cosine", share=step / steps, step=step, warmup_steps=20)
             wanted = torch.from_numpy(labels[positions]).to(device)
             loss = F.cross_entropy(network(pixels.to(device)), wanted, label_smoothing=0.05)

@@ -1,5 +1,6 @@
 """The latent cache: keyed by content, resumed to the same bytes, never trusted unchecked; and the image bank."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dataset.latents import (
     is_gray_batch,
     open_latent_cache,
 )
+from dataset.storage import hash_file, hash_json
 from dataset.symmetries import apply_symmetry
 
 SYMMETRIES = ("identity", "mirror")
@@ -85,6 +87,23 @@ def test_cache_holds_the_moments_of_every_image_and_view(tmp_path: Path, images:
     folder = next((tmp_path / "cache").iterdir())
     assert "patients' images" in (folder / "PATIENT_DATA.txt").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["PATIENT_DATA.txt", "index.json", "mean.npy", "std.npy"]
+
+
+def test_conditions_are_kept_and_are_part_of_the_identity_only_where_there_are_some(
+    tmp_path: Path, images: PixelFiles
+) -> None:
+    plain = identify(images)
+    files = [[r.image_id, hash_file(r.path), r.label] for r in images.records]
+    assert plain["images_sha256"] == hash_json(files)  # as in version 0.1, so that its caches stay valid
+    assert build(tmp_path / "plain", images).conditions.shape == (23, 0)
+    index = json.loads(next((tmp_path / "plain").glob("*/index.json")).read_text())
+    assert "conditions" not in index
+    images.records = [dataclasses.replace(record, conditions=(i % 3, i % 2)) for i, record in enumerate(images.records)]
+    cache = build(tmp_path / "cache", images)
+    assert cache.conditions.tolist() == [[i % 3, i % 2] for i in range(23)] and cache.conditions.dtype == np.int64
+    assert identify(images) != plain
+    images.records[5] = dataclasses.replace(images.records[5], conditions=(0, 1))
+    assert open_latent_cache(tmp_path / "cache", split="train", identity=identify(images)) is None
 
 
 def test_draw_places_latents_within_the_posterior(tmp_path: Path, images: PixelFiles) -> None:

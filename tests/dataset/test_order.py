@@ -12,13 +12,14 @@ from scipy import stats
 from dataset.order import SampleOrder, StepDraws, draw_step, generator, normal
 
 LABELS = [0] * 13 + [1] * 29 + [2] * 5
-FIELDS = ("positions", "views", "posterior_noise", "noise", "timesteps", "drop_uniforms")
+FIELDS = ("positions", "views", "posterior_noise", "noise", "timesteps", "drop_uniforms", "condition_uniforms")
 
 
-def draw(step: int, *, seed: int = 3, batch_size: int = 8, num_timesteps: int = 1000, num_views: int = 2) -> StepDraws:
+def draw(step: int, *, seed: int = 3, batch_size: int = 8, num_timesteps: int = 1000, num_views: int = 2,
+         num_conditions: int = 2) -> StepDraws:
     order = SampleOrder(LABELS, seed=seed)
     return draw_step(order, step, batch_size=batch_size, num_views=num_views, latent_shape=(2, 3, 3),
-                     num_timesteps=num_timesteps)
+                     num_timesteps=num_timesteps, num_conditions=num_conditions)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,9 +80,36 @@ def test_equal_addresses_draw_the_same_and_others_do_not() -> None:
     one, same, later, other = draw(5), draw(5), draw(6), draw(5, seed=4)
     for name in FIELDS:
         assert torch.equal(getattr(one, name), getattr(same, name))
-    for name in ("posterior_noise", "noise", "timesteps", "drop_uniforms"):
+    for name in ("posterior_noise", "noise", "timesteps", "drop_uniforms", "condition_uniforms"):
         assert not torch.equal(getattr(one, name), getattr(later, name))
         assert not torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_conditions_have_draws_of_their_own_and_alter_no_other() -> None:
+    none, one, three = (draw(7, num_conditions=count) for count in (0, 1, 3))
+    assert [tuple(d.condition_uniforms.shape) for d in (none, one, three)] == [(8, 0), (8, 1), (8, 3)]
+    for name in FIELDS[:-1]:
+        assert torch.equal(getattr(none, name), getattr(one, name)) and torch.equal(getattr(one, name), getattr(three, name))
+    uniforms = torch.cat([draw(step, batch_size=32).condition_uniforms for step in range(60)])
+    together = torch.cat([draw(step, batch_size=32).drop_uniforms for step in range(60)])
+    assert uniforms.min() >= 0 and uniforms.max() < 1 and stats.kstest(uniforms.numpy().ravel(), "uniform").pvalue > 1e-3
+    correlations = np.corrcoef(torch.cat([uniforms, together[:, None]], dim=1).numpy().T) - np.eye(3)
+    assert np.abs(correlations).max() < 4.5 / 1920**0.5
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_whether_a_label_is_dropped_does_not_depend_on_its_class_at_any_balance(balance: float) -> None:
+    order = SampleOrder([0] * 90 + [1] * 10, seed=2, balance=balance)
+    draws = [draw_step(order, step, batch_size=50, num_views=1, latent_shape=(1, 1, 1), num_timesteps=10)
+             for step in range(400)]
+    labels = torch.from_numpy(order.labels)[torch.cat([d.positions for d in draws])]
+    dropped = torch.cat([d.drop_uniforms for d in draws]) < 0.2
+    for label in (0, 1):
+        count = int((labels == label).sum())
+        assert dropped[labels == label].float().mean().item() == pytest.approx(0.2, abs=4 * (0.16 / count) ** 0.5)
+    plain = [draw_step(SampleOrder(order.labels, seed=2), step, batch_size=50, num_views=1, latent_shape=(1, 1, 1),
+                       num_timesteps=10) for step in range(5)]
+    assert all(torch.equal(a.drop_uniforms, b.drop_uniforms) for a, b in zip(plain, draws[:5], strict=True))
 
 
 def test_slices_of_a_step_make_up_the_step() -> None:

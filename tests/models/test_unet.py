@@ -8,8 +8,8 @@ from torch import nn
 
 from models.blocks import ResidualBlock
 from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
-from models.layers import Downsample, TimeEmbedding, Upsample
-from models.unet import UNet, UNetShape, count_parameters
+from models.layers import CrossAttention, Downsample, OrdinalEmbedding, TimeEmbedding, Upsample
+from models.unet import ConditionShape, UNet, UNetShape, count_parameters
 
 TINY = UNetShape(
     latent_channels=4, num_classes=3, channels=(8, 16), num_layers=2, attention=(False, True), num_heads=2,
@@ -97,6 +97,80 @@ def test_the_null_label_is_a_row_of_its_own() -> None:
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.5)  # as loud as the time embedding
     with pytest.raises(IndexError):
         network(*inputs()[:2], torch.tensor([0, 1, 2, 4]))
+
+
+FURTHER = (ConditionShape(3), ConditionShape(4, ordinal=True), ConditionShape(2, has_null=False))
+LEVELS = torch.tensor([[0, 1, 0], [2, 4, 1], [3, 0, 0], [1, 3, 1]])  # 3 and 4 are nulls
+
+
+@pytest.mark.parametrize("condition_types", CONDITIONS)
+def test_every_level_of_every_condition_changes_the_output(condition_types: tuple[str, ...]) -> None:
+    network = tiny_unet(condition_types=condition_types, conditions=FURTHER)
+    x, timesteps, labels = (value[:1] for value in inputs())
+    with torch.no_grad():
+        for column, num_rows in enumerate((4, 5, 2)):
+            outputs = []
+            for level in range(num_rows):
+                levels = LEVELS[:1].clone()
+                levels[0, column] = level
+                outputs.append(network(x, timesteps, labels, levels))
+            for i in range(num_rows):
+                for j in range(i):
+                    assert (outputs[i] - outputs[j]).abs().max() > 1e-4, (column, i, j)
+        with pytest.raises(IndexError):
+            network(x, timesteps, labels, torch.tensor([[0, 0, 2]]))  # the last condition has no null
+
+
+@pytest.mark.parametrize("condition_types", CONDITIONS)
+def test_conditions_do_not_depend_on_the_batch_and_all_their_parameters_train(condition_types: tuple[str, ...]) -> None:
+    network = tiny_unet(condition_types=condition_types, conditions=FURTHER)
+    x, timesteps, labels = inputs()
+    together = network(x, timesteps, labels, LEVELS)
+    for i in range(4):
+        alone = network(x[i:i + 1], timesteps[i:i + 1], labels[i:i + 1], LEVELS[i:i + 1])
+        torch.testing.assert_close(together[i:i + 1], alone, atol=1e-5, rtol=0)
+    together.square().sum().backward()
+    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not idle  # with several tokens queries and keys have work to do
+
+
+def test_several_conditions_are_several_tokens_and_one_is_none_more_than_before() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def watch(network: UNet) -> UNet:
+        for module in network.modules():
+            if isinstance(module, CrossAttention):
+                module.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[1].shape)))
+        return network
+
+    watch(tiny_unet(condition_types=("context_class",), conditions=FURTHER))(*inputs(), LEVELS)
+    assert set(shapes) == {(4, 4, 12)}
+    shapes.clear()
+    plain = watch(tiny_unet(condition_types=("context_class",)))
+    assert torch.equal(plain(*inputs()), plain(*inputs(), torch.zeros(4, 0, dtype=torch.int64)))
+    assert set(shapes) == {(4, 1, 12)}
+    assert not [name for name in plain.state_dict() if "condition" in name]
+
+
+def test_a_network_of_conditions_is_not_called_without_them() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        tiny_unet(conditions=FURTHER)(*inputs())
+
+
+def test_ordered_levels_are_a_walk_whose_steps_neighbours_share() -> None:
+    torch.manual_seed(0)
+    embedding = OrdinalEmbedding(5, 400, std=0.5)
+    rows = embedding(torch.arange(6)).detach()
+    torch.testing.assert_close(rows[3], rows[0] + embedding.steps[:3].sum(dim=0))
+    distances = torch.cdist(rows[:5], rows[:5])
+    for i in range(5):
+        for j in range(5):
+            assert distances[i, j] == pytest.approx(abs(i - j) ** 0.5 * 400**0.5 * 0.25, rel=0.15)  # a random walk
+    assert rows[:, :].std(dim=1).min() > 0.4  # each as loud as a row of a table
+    assert torch.equal(rows[5], embedding.null[0].detach())
+    embedding(torch.tensor([2])).sum().backward()
+    assert embedding.steps.grad.any(dim=1).tolist() == [True, True, False, False]
+    assert embedding.null.grad is None or not embedding.null.grad.any()
 
 
 @pytest.mark.parametrize("channels", [(8,), (8, 16), (8, 8, 16)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scheduler.guidance import drop_labels, guided_prediction, scale_at
+from scheduler.guidance import drop_conditions, drop_labels, guided_prediction, scale_at
 
 NULL = 2
 
@@ -62,6 +62,50 @@ def test_labels_are_dropped_exactly_where_the_draw_lies_below_the_probability() 
     assert dropped.tolist() == [NULL, NULL, 0, 1] and dropped.dtype == torch.int64
     assert labels.tolist() == [0, 1, 0, 1]
     assert torch.equal(drop_labels(labels, uniforms, probability=0.0, null_label=NULL), labels)
+
+
+def test_guidance_sets_every_condition_to_what_stands_for_it_in_the_unconditional_half() -> None:
+    seen: list[list[list[int]]] = []
+
+    def network(
+        x: torch.Tensor, _: torch.Tensor, labels: torch.Tensor, conditions: torch.Tensor
+    ) -> torch.Tensor:
+        seen.append(torch.cat([labels[:, None], conditions], dim=1).tolist())
+        return x * (1 + labels + 10 * conditions.sum(dim=1))[:, None, None, None]
+
+    x, timesteps, labels = torch.ones(2, 1, 2, 2), torch.tensor([3, 3]), torch.tensor([0, 1])
+    conditions, nulls = torch.tensor([[0, 1], [2, 1]]), torch.tensor([[3, 0], [3, 0]])
+    settings = {"null_label": NULL, "conditions": conditions, "null_conditions": nulls}
+    result = guided_prediction(network, x, timesteps, labels, guidance_scale=2.0, **settings)
+    assert seen == [[[0, 0, 1], [1, 2, 1], [NULL, 3, 0], [NULL, 3, 0]]]
+    assert result[:, 0, 0, 0].tolist() == [33 + 2 * (11 - 33), 33 + 2 * (32 - 33)]
+    plain = guided_prediction(network, x, timesteps, labels, guidance_scale=1.0, **settings)
+    assert seen[1] == [[0, 0, 1], [1, 2, 1]] and plain[:, 0, 0, 0].tolist() == [11, 32]
+
+
+def test_conditions_are_dropped_with_the_label_or_alone_and_those_without_a_null_never() -> None:
+    conditions = torch.tensor([[0, 1, 5], [2, 0, 6], [1, 1, 7], [0, 0, 8]])
+    uniforms = torch.tensor([0.1, 0.9, 0.9, 0.2])
+    own = torch.tensor([[0.9, 0.9], [0.1, 0.9], [0.9, 0.1], [0.9, 0.9]])
+    dropped = drop_conditions(conditions, uniforms, own, probability=0.2, null_levels=(3, 2))
+    assert dropped.tolist() == [[3, 2, 5], [3, 0, 6], [1, 2, 7], [0, 0, 8]] and dropped.dtype == torch.int64
+    assert torch.equal(drop_conditions(conditions, uniforms, own, probability=0.0, null_levels=(3, 2)), conditions)
+    views = torch.tensor([[0], [1], [2], [0]])
+    assert torch.equal(drop_conditions(views, uniforms, own[:, :0], probability=0.5, null_levels=()), views)
+
+
+def test_all_nulls_come_together_as_often_as_the_null_label_and_each_alone_too() -> None:
+    rng = torch.Generator().manual_seed(2)
+    count, p = 40_000, 0.2
+    uniforms, own = torch.rand(count, generator=rng), torch.rand(count, 2, generator=rng)
+    labels = drop_labels(torch.zeros(count, dtype=torch.int64), uniforms, probability=p, null_label=NULL)
+    dropped = drop_conditions(torch.zeros(count, 2, dtype=torch.int64), uniforms, own, probability=p, null_levels=(3, 3))
+    without, first, second = labels == NULL, dropped[:, 0] == 3, dropped[:, 1] == 3
+    assert (first & second)[without].all()  # never a condition beside the null label: that is the unconditional half
+    tolerance = 4 * (0.25 / count) ** 0.5
+    for share, expected in ((without, p), (first, p + (1 - p) * p), (first & ~second & ~without, (1 - p) * p * (1 - p)),
+                            (first & second & ~without, (1 - p) * p * p)):
+        assert share.float().mean().item() == pytest.approx(expected, abs=tolerance)
 
 
 def test_labels_are_dropped_at_the_probability_in_every_class() -> None:

@@ -35,12 +35,13 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
         x = torch.empty(micro_size, *latent_shape(config))
         labels = torch.empty(micro_size, dtype=torch.int64)
+        conditions = torch.empty(micro_size, len(network.shape.conditions), dtype=torch.int64)
         for module in network.modules():
             if isinstance(module, SelfAttention):
                 module.attend = _FusedAttention.apply
         saved = _SavedBytes()
         with saved.hooks():
-            network(x, labels, labels)
+            network(x, labels, labels, conditions)
     parameters = count_parameters(network)
     num_train = sum(record.split == "train" for record in records)
     num_val = sum(record.split == "val" for record in records)
@@ -70,8 +71,9 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
 def count_step_flops(config: Config, batch_size: int) -> int:
     """Floating-point operations of matrix products and convolutions in a training step of the config's UNet."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        labels = torch.empty(batch_size, dtype=torch.int64)
-        UNet(unet_shape(config))(torch.empty(batch_size, *latent_shape(config)), labels, labels)
+        network, labels = UNet(unet_shape(config)), torch.empty(batch_size, dtype=torch.int64)
+        conditions = torch.empty(batch_size, len(network.shape.conditions), dtype=torch.int64)
+        network(torch.empty(batch_size, *latent_shape(config)), labels, labels, conditions)
     return counter.get_total_flops() * _BACKWARD_FACTOR
 
 

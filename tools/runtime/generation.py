@@ -4,8 +4,9 @@ The noise of image i of class c is a function of (seed, c, i) alone, and batches
 same shape, so an image does not depend on the number of processes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -13,25 +14,34 @@ from torch import nn
 
 from config.schema import SampleParams
 from dataset.images import to_uint8
+from dataset.latents import stack_conditions
 from dataset.order import generator, normal
 from models.autoencoder import LatentCodec
 from scheduler.guidance import guided_prediction, scale_at
 from scheduler.linear_noise_scheduler import NoiseSchedule
 from scheduler.objectives import predict_x0
 from scheduler.samplers import sample
+from tools.runtime.conditions import ConditionPrior, join_view
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Image `index` (from 0) of class `label`."""
+    """Image `index` (from 0) of class `label`, at these levels of the further conditions.
+
+    The initial noise depends on label and index alone, so that two requests can differ in one condition only.
+    """
 
     label: int
     index: int
+    conditions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """A trained network with all that is needed to run the reverse process with it."""
+    """A trained network with all that is needed to run the reverse process with it.
+
+    `null_levels` are the nulls of the further conditions; a network that sees the view is told the identity.
+    """
 
     network: nn.Module
     schedule: NoiseSchedule
@@ -39,6 +49,14 @@ class Denoising:
     null_label: int
     latent_shape: tuple[int, int, int]
     device: torch.device
+    null_levels: tuple[int, ...] = ()
+    sees_view: bool = False
+
+    def join_conditions(self, levels: Sequence[tuple[int, ...]]) -> torch.Tensor | None:
+        """The network's conditions for rows of levels, in the identity view; None where it takes none."""
+        identity = torch.zeros(len(levels), dtype=torch.int64)
+        joined = join_view(torch.from_numpy(stack_conditions(levels)), identity, sees_view=self.sees_view)
+        return None if joined is None else joined.to(self.device)
 
 
 def count_per_class(total: int, class_counts: Sequence[int]) -> list[int]:
@@ -54,6 +72,22 @@ def count_per_class(total: int, class_counts: Sequence[int]) -> list[int]:
 def list_requests(counts: Sequence[int]) -> list[ImageRequest]:
     """The first counts[c] images of every class c, class by class."""
     return [ImageRequest(label, index) for label, count in enumerate(counts) for index in range(count)]
+
+
+def draw_conditions(
+    requests: Sequence[ImageRequest], prior: ConditionPrior, *, seed: int, fixed: Mapping[int, int] = MappingProxyType({})
+) -> list[ImageRequest]:
+    """The requests with levels drawn at the prior given their class; `fixed` sets levels by column."""
+    return [replace(request, conditions=prior.draw(request.label, request.index, seed=seed, fixed=fixed))
+            for request in requests]
+
+
+def vary_condition(requests: Sequence[ImageRequest], column: int, levels: Sequence[int]) -> list[ImageRequest]:
+    """Each request at each of these levels of one condition, level by level; the rest and the noise stay the same."""
+    def at_level(request: ImageRequest, level: int) -> ImageRequest:
+        return replace(request, conditions=(*request.conditions[:column], level, *request.conditions[column + 1:]))
+
+    return [at_level(request, level) for level in levels for request in requests]
 
 
 def split_into_batches(requests: Sequence[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
@@ -74,6 +108,8 @@ def draw_latents(
         return noise.to(denoising.device)
 
     labels = torch.tensor([request.label for request in padded], device=denoising.device)
+    conditions = denoising.join_conditions([request.conditions for request in padded])
+    null_conditions = denoising.join_conditions([denoising.null_levels] * len(padded))
     network = denoising.network.eval()
     interval = (params.guidance_interval[0], params.guidance_interval[1])
 
@@ -82,7 +118,7 @@ def draw_latents(
         scale = scale_at(timestep, num_timesteps=denoising.schedule.num_timesteps,
                          guidance_scale=params.guidance_scale, interval=interval)
         prediction = guided_prediction(network, x_t, timesteps, labels, null_label=denoising.null_label,
-                                       guidance_scale=scale)
+                                       guidance_scale=scale, conditions=conditions, null_conditions=null_conditions)
         return predict_x0(denoising.prediction_type, prediction=prediction.float(), x_t=x_t,
                           signal_level=denoising.schedule.signal_level(timesteps),
                           noise_level=denoising.schedule.noise_level(timesteps))

@@ -9,7 +9,7 @@ import torch
 
 from config.schema import Config
 from dataset.image_bank import ImageBank
-from dataset.latents import LatentCache, is_gray_batch
+from dataset.latents import LatentCache, is_gray_batch, stack_conditions
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
@@ -22,6 +22,7 @@ class LatentSource(Protocol):
     """Labelled images as raw latents."""
 
     labels: np.ndarray  # (N,) int64
+    conditions: np.ndarray  # (N, K) int64, levels of the further conditions
     key: str  # hash of all that determines the latents
 
     def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -49,6 +50,7 @@ class EncodedLatents:
         images = open_images(config, split)
         self.key = hash_json(latents_identity(config, images, split))
         self.labels = np.array([record.label for record in images.records], dtype=np.int64)
+        self.conditions = stack_conditions([record.conditions for record in images.records])
         self._bank = ImageBank(images)
         self._codec = codec
         self._symmetries = config.dataset_params.symmetries

@@ -9,10 +9,11 @@ import torch
 import yaml
 
 from config.errors import UserError
-from config.load import build_config
+from config.load import build_config, config_to_dict
 from config.schema import Config
 from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
 from tools.runtime.checkpoints import read_checkpoint, select_tensors
+from tools.runtime.conditions import ConditionPrior, null_levels
 from tools.runtime.data import find_autoencoder, open_codec
 from tools.runtime.generation import Denoising
 from tools.runtime.training import latent_shape, make_schedule, make_unet
@@ -29,6 +30,7 @@ class TrainedModel:
     codec: LatentCodec
     class_names: Sequence[str]
     class_counts: Sequence[int]
+    condition_prior: ConditionPrior
 
 
 def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -53,7 +55,7 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
 
     Raises:
         UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
-            classes or autoencoder.
+            classes, conditions or autoencoder.
     """
     tensors, values = read_weights(config, checkpoint)
     trained = build_config(values["config"], source=str(checkpoint))
@@ -64,6 +66,11 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     if trained.dataset_params.params.class_names != config.dataset_params.params.class_names:
         raise UserError(f"{checkpoint} was trained on the classes {list(trained.dataset_params.params.class_names)}, the "
                         f"config names {list(config.dataset_params.params.class_names)}")
+    if trained.dataset_params.params.conditions != config.dataset_params.params.conditions:
+        told = config_to_dict(trained)["dataset_params"]["params"]["conditions"]
+        raise UserError(f"{checkpoint} was trained with other conditions than the config gives: expected "
+                        "dataset_params.params.conditions: "
+                        f"{yaml.safe_dump(told, default_flow_style=True, width=10_000).strip()}")
     folder = find_autoencoder(config)
     if values.get("autoencoder_sha256", hash_autoencoder(folder)) != hash_autoencoder(folder):
         raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {folder}; expected "
@@ -77,6 +84,9 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     denoising = Denoising(
         network=network, schedule=make_schedule(trained.diffusion_params),
         prediction_type=trained.diffusion_params.prediction_type, null_label=trained.num_classes,
-        latent_shape=latent_shape(trained), device=device,
+        latent_shape=latent_shape(trained), device=device, null_levels=null_levels(trained),
+        sees_view=trained.dataset_params.symmetry_conditioning,
     )
-    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, values["class_counts"])
+    counts = values["class_counts"]
+    prior = ConditionPrior.from_values(values.get("condition_counts", [[[[], count]] for count in counts]))
+    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, counts, prior)

@@ -1,7 +1,7 @@
 """The training step and the validation of the UNet: pure in everything but the networks that they update."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +16,11 @@ from dataset.order import StepDraws, generator, normal
 from models.autoencoder import LatentCodec
 from models.ema import ExponentialMovingAverage
 from models.unet import UNet, UNetShape
-from scheduler.guidance import drop_labels
+from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import NoiseSchedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
 from tools.runtime import checkpoints
+from tools.runtime.conditions import condition_shapes, join_view
 from tools.runtime.latent_source import LatentSource
 
 MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
@@ -82,10 +83,23 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Batch:
-    """Standardised latents float32 (B, C, h, w) with int64 (B,) labels, on the training device."""
+    """Standardised latents float32 (B, C, h, w) with int64 (B,) labels, on the training device.
+
+    conditions: int64 (B, K), the network's further conditions; None where it takes none.
+    """
 
     latents: torch.Tensor
     labels: torch.Tensor
+    conditions: torch.Tensor | None = None
+
+    def drop(self, draws: StepDraws, *, probability: float, null_label: int, null_levels: Sequence[int]) -> "Batch":
+        """The batch with labels and conditions replaced by their nulls where the draws say so."""
+        device = self.labels.device
+        uniforms = draws.drop_uniforms.to(device)
+        labels = drop_labels(self.labels, uniforms, probability=probability, null_label=null_label)
+        conditions = None if self.conditions is None else drop_conditions(
+            self.conditions, uniforms, draws.condition_uniforms.to(device), probability=probability, null_levels=null_levels)
+        return Batch(self.latents, labels, conditions)
 
 
 def make_unet(config: Config) -> UNet:
@@ -101,7 +115,7 @@ def unet_shape(config: Config) -> UNetShape:
         latent_channels=config.dataset_params.z_channels, num_classes=config.num_classes, channels=unet.channels,
         num_layers=unet.num_layers, attention=unet.attention, num_heads=unet.num_heads,
         time_embedding_dim=unet.time_embedding_dim, context_dim=unet.context_dim, norm_groups=unet.norm_groups,
-        dropout=unet.dropout, condition_types=config.dataset_params.condition_types,
+        dropout=unet.dropout, condition_types=config.dataset_params.condition_types, conditions=condition_shapes(config),
     )
 
 
@@ -120,10 +134,11 @@ def make_schedule(params: DiffusionParams) -> NoiseSchedule:
 class DiffusionLoss:
     """The weighted squared error of the network's prediction, for one schedule and objective."""
 
-    def __init__(self, params: DiffusionParams, *, null_label: int, device: torch.device) -> None:
+    def __init__(self, params: DiffusionParams, *, null_label: int, device: torch.device,
+                 null_levels: Sequence[int] = ()) -> None:
         self.schedule = make_schedule(params)
         self.prediction_type = params.prediction_type
-        self.null_label = null_label
+        self.null_label, self.null_levels = null_label, null_levels
         weights = loss_weights(self.schedule, params.prediction_type, weighting=params.loss_weighting,
                                min_snr_gamma=params.min_snr_gamma)
         self.weights = torch.from_numpy(weights).float().to(device)
@@ -133,7 +148,8 @@ class DiffusionLoss:
         signal, level = self.schedule.signal_level(timesteps), self.schedule.noise_level(timesteps)
         x_t = signal * batch.latents + level * noise
         target = make_target(self.prediction_type, x_0=batch.latents, noise=noise, signal_level=signal, noise_level=level)
-        prediction = network(x_t, timesteps, batch.labels)
+        further = () if batch.conditions is None else (batch.conditions,)
+        prediction = network(x_t, timesteps, batch.labels, *further)
         return (prediction.float() - target).square().mean(dim=(1, 2, 3))
 
     def __call__(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -141,11 +157,13 @@ class DiffusionLoss:
         return (self.weights[timesteps] * self.per_image(network, batch, noise=noise, timesteps=timesteps)).mean()
 
 
-def read_batch(source: LatentSource, codec: LatentCodec, draws: StepDraws, device: torch.device) -> Batch:
-    """The standardised latents that the draws ask for."""
+def read_batch(
+    source: LatentSource, codec: LatentCodec, draws: StepDraws, device: torch.device, *, sees_view: bool = False
+) -> Batch:
+    """The standardised latents that the draws ask for, with the view among their conditions where the network sees it."""
     raw = source.draw(draws.positions, draws.views, draws.posterior_noise)
-    labels = torch.from_numpy(source.labels)[draws.positions]
-    return Batch(latents=codec.standardise(raw).to(device), labels=labels.to(device))
+    return _label_batch(source, codec.standardise(raw), positions=draws.positions, views=draws.views, device=device,
+                        sees_view=sees_view)
 
 
 def train_step(
@@ -169,12 +187,12 @@ def train_step(
     for micro_step in range(micro_steps):
         part = draws.slice(micro_step * micro_size, (micro_step + 1) * micro_size)
         batch = read(part)
-        labels = drop_labels(batch.labels, part.drop_uniforms.to(batch.labels.device), probability=train.label_dropout,
-                             null_label=loss_of.null_label)
+        batch = batch.drop(part, probability=train.label_dropout, null_label=loss_of.null_label,
+                           null_levels=loss_of.null_levels)
         last = micro_step == micro_steps - 1
         _seed_dropout(config, state.step, micro_step, accelerator.process_index)
         with _synchronised(accelerator, state.model, last), accelerator.autocast():
-            loss = loss_of(state.model, Batch(batch.latents, labels), noise=part.noise.to(accelerator.device),
+            loss = loss_of(state.model, batch, noise=part.noise.to(accelerator.device),
                            timesteps=part.timesteps.to(accelerator.device)) / micro_steps
         with _synchronised(accelerator, state.model, last):
             accelerator.backward(loss)
@@ -209,7 +227,7 @@ def validation_loss(network: nn.Module, batches: Iterator[tuple[Batch, torch.Ten
 def validation_batches(
     source: LatentSource, codec: LatentCodec, *, config: Config, device: torch.device
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
-    """Every held-out image `validation_draws` times with noise and stratified timesteps that never change."""
+    """Every held-out image `validation_draws` times, as it is, with noise and stratified timesteps that never change."""
     train, count = config.train_params, len(source.labels)
     shape = latent_shape(config)
     for draw in range(train.validation_draws):
@@ -220,8 +238,19 @@ def validation_batches(
         for start in range(0, count, train.ldm_batch_size):
             rows = torch.arange(start, min(start + train.ldm_batch_size, count))
             raw = source.draw(rows, torch.zeros_like(rows), noise[0][rows])
-            batch = Batch(codec.standardise(raw).to(device), torch.from_numpy(source.labels)[rows].to(device))
+            batch = _label_batch(source, codec.standardise(raw), positions=rows, views=torch.zeros_like(rows),
+                                 device=device, sees_view=config.dataset_params.symmetry_conditioning)
             yield batch, noise[1][rows].to(device), timesteps[rows].to(device)
+
+
+def _label_batch(
+    source: LatentSource, latents: torch.Tensor, *, positions: torch.Tensor, views: torch.Tensor, device: torch.device,
+    sees_view: bool,
+) -> Batch:
+    """Standardised latents with the labels and conditions of the images that they come from."""
+    conditions = join_view(torch.from_numpy(source.conditions)[positions], views, sees_view=sees_view)
+    return Batch(latents.to(device), torch.from_numpy(source.labels)[positions].to(device),
+                 None if conditions is None else conditions.to(device))
 
 
 def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> float:

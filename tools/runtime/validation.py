@@ -10,6 +10,7 @@ from config.schema import Config
 from dataset.images import tile_images, write_png
 from models.autoencoder import LatentCodec, hash_autoencoder
 from tools.runtime import checkpoints, generation
+from tools.runtime.conditions import ConditionPrior, condition_levels, null_levels
 from tools.runtime.data import find_autoencoder
 from tools.runtime.latent_source import TrainingData
 from tools.runtime.run_directory import RunDirectory
@@ -33,6 +34,8 @@ class Validator:
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
         self.class_counts = [counts[label] for label in range(config.num_classes)]
+        self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
+                                                      num_classes=config.num_classes)
         self.autoencoder_sha256 = hash_autoencoder(find_autoencoder(config))
 
     def validate(self, state: TrainState, tracker: Tracker) -> None:
@@ -58,6 +61,9 @@ class Validator:
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
             "autoencoder_sha256": self.autoencoder_sha256,
         }
+        if self.config.dataset_params.params.conditions:
+            values["condition_levels"] = condition_levels(self.config)
+            values["condition_counts"] = self.condition_prior.to_values()
         path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name
         checkpoints.write_checkpoint(path, state.ema.state_dict(), values)
 
@@ -67,9 +73,10 @@ class Validator:
         denoising = generation.Denoising(
             network=self.averaged, schedule=make_schedule(self.config.diffusion_params),
             prediction_type=self.config.diffusion_params.prediction_type, null_label=self.config.num_classes,
-            latent_shape=latent_shape(self.config), device=self.device,
+            latent_shape=latent_shape(self.config), device=self.device, null_levels=null_levels(self.config),
+            sees_view=self.config.dataset_params.symmetry_conditioning,
         )
-        requests = generation.list_requests(counts)
+        requests = generation.draw_conditions(generation.list_requests(counts), self.condition_prior, seed=train.seed)
         codec: LatentCodec = self.data.codec
         pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed, batch_size=len(requests))
         grid = tile_images(pixels, num_columns=max(counts))

@@ -1,0 +1,185 @@
+"""Two conditions and the view as inputs, from the table through training to samples that are a table again."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from workspace import Workspace, forget_accelerator
+
+import sample_ddpm_class_cond
+import train_ddpm_cond
+from config.errors import UserError
+from config.schema import SampleParams
+from dataset.decoding import decode_image
+from dataset.Embryo_loader import Embryo_loader
+from tools.make_phantoms import PhantomRequest, write_phantoms
+from tools.runtime import checkpoints, generation
+from tools.runtime.conditions import ConditionPrior
+from tools.runtime.data import open_images
+from tools.runtime.trained_model import TrainedModel, load_trained_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def overrides(workspace: Workspace) -> list[str]:
+    """Keys that point the workspace's config at phantoms of two focal planes, with the view as a third condition."""
+    folder = workspace.root / "planes"
+    write_phantoms(folder, PhantomRequest(num_images=60, image_size=32, seed=3, focal_planes=2))
+    return [
+        workspace.task("planes"), f"dataset_params.params.csv_file={folder / 'annotations.csv'}",
+        f"dataset_params.params.root_dir={folder / 'images'}", "dataset_params.params.conditions.FOCAL_PLANE=[0, 1]",
+        "dataset_params.params.covariate_columns=[PATIENT_ID]", "dataset_params.condition_types=[class,context_class]",
+        "dataset_params.symmetries=[identity,rotate_90,flip]", "dataset_params.symmetry_conditioning=true",
+        "train_params.balanced_sampling=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Workspace, overrides: list[str]) -> Path:
+    train_ddpm_cond.main(workspace.arguments(*overrides))
+    forget_accelerator()
+    return workspace.run("planes")
+
+
+@pytest.fixture
+def model(workspace: Workspace, overrides: list[str], trained: Path) -> TrainedModel:
+    return load_trained_model(workspace.config(*overrides), trained / "checkpoints" / "ddpm_ckpt.safetensors", CPU)
+
+
+def sample(workspace: Workspace, overrides: list[str], output: Path, *more: str) -> list[dict[str, str]]:
+    """Draw without metrics and return the rows of the manifest."""
+    forget_accelerator()
+    sample_ddpm_class_cond.main([*workspace.arguments(*overrides, *more), "--output", str(output), "--no-metrics"])
+    with (output / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_checkpoint_holds_names_levels_and_the_prior_of_the_data(
+    workspace: Workspace, overrides: list[str], trained: Path
+) -> None:
+    """The run was balanced: what sampling draws from is the data nevertheless."""
+    _, values = checkpoints.read_checkpoint(trained / "checkpoints" / "ddpm_ckpt.safetensors")
+    records = open_images(workspace.config(*overrides), "train").records
+    classes = Counter(record.label for record in records)
+    assert values["class_counts"] == [classes[0], classes[1]] and classes[0] > 1.3 * classes[1]
+    assert values["condition_levels"] == {"FOCAL_PLANE": ["0", "1"]}
+    counts = Counter((record.label, record.conditions) for record in records)
+    prior = ConditionPrior.from_values(values["condition_counts"])
+    assert {(c, levels): n for c, rows in enumerate(prior.counts) for levels, n in rows} == counts
+    assert all(record.covariates == (record.group,) for record in records)
+
+
+def test_every_row_of_the_conditions_trains(trained: Path, workspace: Workspace, overrides: list[str]) -> None:
+    initial = train_ddpm_cond.make_unet(workspace.config(*overrides)).state_dict()
+    found = checkpoints.read_newest_checkpoint(trained / "checkpoints")
+    assert found is not None
+    for kind in ("condition_embeddings", "condition_contexts"):
+        for column, num_rows in enumerate((3, 3)):  # two planes and the null; three views, which have none
+            name = f"{kind}.{column}.weight"
+            assert initial[name].shape[0] == num_rows
+            assert (found[0][f"model.{name}"] != initial[name]).any(dim=1).all(), name
+
+
+def test_an_interrupted_run_of_conditions_equals_an_uninterrupted_one(
+    workspace: Workspace, overrides: list[str], trained: Path
+) -> None:
+    best = trained / "checkpoints" / "ddpm_ckpt.safetensors"
+    before, log = best.read_bytes(), (trained / "metrics.jsonl").read_bytes()
+    (trained / "checkpoints" / "resume-00000012.safetensors").unlink()
+    train_ddpm_cond.main(workspace.arguments(*overrides))
+    assert best.read_bytes() == before and (trained / "metrics.jsonl").read_bytes() == log
+
+
+def test_the_network_answers_to_the_view_and_sampling_tells_it_the_identity(model: TrainedModel) -> None:
+    denoising = model.denoising
+    rng = torch.Generator().manual_seed(0)
+    network = denoising.network
+    with torch.no_grad():  # twelve steps hardly move what starts at zero
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
+    x, timesteps, labels = torch.randn(3, 4, 8, 8, generator=rng)[:1], torch.tensor([400]), torch.tensor([0])
+    with torch.no_grad():
+        by_view = [network(x, timesteps, labels, torch.tensor([[1, view]])) for view in range(3)]
+    assert min((by_view[i] - by_view[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3
+
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[3]))
+    requests = [generation.ImageRequest(0, 0, (0,)), generation.ImageRequest(1, 4, (1,))]
+    params = SampleParams(num_steps=2, guidance_scale=2.0)
+    generation.draw_latents(denoising, requests, params=params, seed=0, batch_size=2)
+    for conditions in seen:
+        assert conditions.tolist() == [[0, 0], [1, 0], [2, 0], [2, 0]]  # null plane, but identity, in the other half
+
+
+def test_one_condition_varies_alone_from_the_same_noise(model: TrainedModel) -> None:
+    with torch.no_grad():
+        for parameter in model.denoising.network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    requests = [generation.ImageRequest(label, 3, (0,)) for label in (0, 1)]
+    varied = generation.vary_condition(requests, 0, [0, 1])
+    assert [(r.label, r.index, r.conditions) for r in varied] == [(0, 3, (0,)), (1, 3, (0,)), (0, 3, (1,)), (1, 3, (1,))]
+
+    starts: list[torch.Tensor] = []
+    handle = model.denoising.network.register_forward_pre_hook(lambda _, arguments: starts.append(arguments[0]))
+    latents = generation.draw_latents(model.denoising, varied, params=SampleParams(num_steps=2), seed=0, batch_size=4)
+    handle.remove()
+    assert torch.equal(starts[0][0], starts[0][2]) and torch.equal(starts[0][1], starts[0][3])
+    assert (latents[0] - latents[2]).abs().max() > 1e-3 and (latents[1] - latents[3]).abs().max() > 1e-3
+
+
+def test_samples_follow_the_prior_and_are_a_table_of_the_same_conditions(
+    workspace: Workspace, overrides: list[str], trained: Path, model: TrainedModel, tmp_path: Path
+) -> None:
+    rows = sample(workspace, overrides, tmp_path)
+    expected = [model.condition_prior.draw(int(row["label"]), int(row["IMAGE_NAME"][7:13]), seed=0, fixed={})
+                for row in rows]
+    assert [row["FOCAL_PLANE"] for row in rows] == [str(levels[0]) for levels in expected]
+    assert {row["FOCAL_PLANE"] for row in rows} == {"0", "1"} and list(rows[0])[-1] == "FOCAL_PLANE"
+    data = Embryo_loader(tmp_path / "manifest.csv", tmp_path / "images", 1, image_size=32, label_column="label",
+                         class_names=("arrested", "blastocyst"), split_fractions={"train": 1.0},
+                         conditions={"FOCAL_PLANE": ("0", "1")})
+    assert [record.conditions for record in data.records] == expected
+    for label in (0, 1):
+        grid = decode_image(tmp_path / f"grid_class{label}_FOCAL_PLANE.png")
+        assert grid.shape[0] < grid.shape[1]  # two rows of eight
+    assert trained.is_dir()
+
+
+def test_a_fixed_level_holds_for_all_images_and_redraws_a_folder_of_other_levels(
+    workspace: Workspace, overrides: list[str], trained: Path, tmp_path: Path
+) -> None:
+    sample(workspace, overrides, tmp_path, "sample_params.conditions.FOCAL_PLANE=0")
+    path = tmp_path / "images" / "class0_000000.png"
+    first = path.stat().st_mtime_ns
+    rows = sample(workspace, overrides, tmp_path, "sample_params.conditions.FOCAL_PLANE=0")
+    assert {row["FOCAL_PLANE"] for row in rows} == {"0"} and path.stat().st_mtime_ns == first
+    rows = sample(workspace, overrides, tmp_path, "sample_params.conditions.FOCAL_PLANE=1")
+    assert {row["FOCAL_PLANE"] for row in rows} == {"1"} and path.stat().st_mtime_ns > first
+    assert trained.is_dir()
+
+
+def test_a_checkpoint_of_other_conditions_is_refused(
+    workspace: Workspace, overrides: list[str], trained: Path, tmp_path: Path
+) -> None:
+    for other in ("dataset_params.params.conditions.FOCAL_PLANE=[1, 0]", "dataset_params.params.conditions={}"):
+        with pytest.raises(UserError, match=r"trained with other conditions than the config gives: expected .*'0', '1'"):
+            sample(workspace, overrides, tmp_path / "out", other)
+    assert trained.is_dir()
+
+
+def test_latents_on_the_fly_have_the_conditions_too(workspace: Workspace, overrides: list[str]) -> None:
+    more = [*overrides, workspace.task("planes_on_the_fly"), "dataset_params.load_latents=false", "train_params.max_steps=2"]
+    train_ddpm_cond.main(workspace.arguments(*more))
+    _, values = checkpoints.read_checkpoint(workspace.run("planes_on_the_fly") / "checkpoints" / "ddpm_ckpt.safetensors")
+    assert np.sum([n for rows in values["condition_counts"] for _, n in rows]) == sum(values["class_counts"])
+
+
+def test_what_is_told_no_view_is_shown_no_turned_image(workspace: Workspace, overrides: list[str]) -> None:
+    data = workspace.config(*overrides).dataset_params
+    assert data.symmetries == ("identity", "rotate_90", "flip") and data.plain_symmetries == ("identity",)
+    plain = workspace.config(*overrides, "dataset_params.symmetry_conditioning=false").dataset_params
+    assert plain.plain_symmetries == plain.symmetries
