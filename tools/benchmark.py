@@ -93,10 +93,11 @@ def measure_variant(config_path: str, variant: str, *, steps: int, scratch: Path
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     x = normal(generator(0, "benchmark"), (1, *latent_shape(config)))
     timesteps, labels = torch.tensor([500]), torch.tensor([1])
+    conditions = torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
     seconds = []
     for step in range(steps + 1):
         started = time.perf_counter()
-        output = network(x, timesteps, labels)
+        output = network(x, timesteps, labels, conditions)
         (output - x).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -39,6 +39,14 @@ def test_the_description_counts_what_there_is(make_config: Callable[..., Config]
     assert "9 (3 per epoch of 20 images)" in text
 
 
+def test_conditions_and_views_that_are_inputs_are_counted(make_config: Callable[..., Config]) -> None:
+    table = {"csv_file": "table.csv", "root_dir": "images", "image_size": 32, "conditions": {"PLANE": ["0", "1"]}}
+    config = make_config(dataset_params={"params": table, "symmetry_conditioning": True})
+    text = describe_run(config, make_records(20, 6), CPU)
+    more = 32 * (3 + 2)  # planes and their null, and two views, as wide as the time embedding
+    assert f"{count_parameters(make_unet(make_config())) + more:,}" in text
+
+
 def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config: Callable[..., Config]) -> None:
     def megabytes(**train: int) -> int:
         found = re.search(r"memory for training +about (\d+) MiB", describe_run(make_config(train_params=train),
