@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from openpyxl import load_workbook
+from PIL import Image
 from workspace import CLASS_NAMES, Workspace, save_autoencoder
 
 import sample_ddpm_class_cond
@@ -208,3 +209,20 @@ def test_a_cache_of_another_autoencoder_is_named_and_made_anew(
     run_evaluation(classifiers, samples, tmp_path / "second", features, f"autoencoder_params.pretrained={tmp_path / 'vae'}")
     assert "classifier_test_round_trip.npz: stale, differs in transform_hash; computed anew" in caplog.text
     assert "classifier_test.npz" not in caplog.text  # the images themselves are the same
+
+
+def test_files_of_other_sizes_or_compressed_ones_are_warned_of(
+    classifiers: Workspace, samples: Path, tmp_path: Path
+) -> None:
+    for label, name in enumerate(CLASS_NAMES):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        for index, path in enumerate(sorted((samples / "images").glob(f"class{label}_*.png"))):
+            with Image.open(path) as image:
+                if index == 0:
+                    image.resize((48, 48)).save(tmp_path / "folders" / name / path.name)
+                else:
+                    image.convert("L").save(tmp_path / "folders" / name / f"{path.stem}.jpg")
+    evaluation = run_evaluation(classifiers, tmp_path / "folders", tmp_path / "out")
+    warnings = " ".join(evaluation["warnings"])
+    assert "2 of 36 synthetic images are not 32 x 32 px (such as 48 x 48) and were resized" in warnings
+    assert "34 of 36 synthetic images are JPEG files" in warnings

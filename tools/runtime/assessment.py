@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from config.errors import UserError
 from config.schema import Config
@@ -88,6 +89,7 @@ def evaluate_folder(
         result.provenance["test_set_opening"] = record_opening(
             Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
             synthetic_set=hashes["synthetic"])
+    _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train,
         real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),
@@ -145,6 +147,23 @@ def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) 
         listed = with_table(config, csv_file=str(table), root_dir=str(folder), image_column="IMAGE_NAME",
                             label_column="label", **plain)
         return open_images(listed, None)
+
+
+def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: EvaluationReport) -> None:
+    """Warn of synthetic files whose resizing or compression would count against, or for, the generator."""
+    others, jpeg = [], 0
+    for record in records:
+        with Image.open(record.path) as image:  # reads the header only
+            jpeg += image.format == "JPEG"
+            if image.size != (size_px, size_px):
+                others.append(image.size)
+    if others:
+        width, height = others[0]
+        result.warn(f"{len(others)} of {len(records)} synthetic images are not {size_px} x {size_px} px (such as {width} x "
+                    f"{height}) and were resized, which moves every distance; draw them at dataset_params.params.image_size")
+    if jpeg:
+        result.warn(f"{jpeg} of {len(records)} synthetic images are JPEG files, whose compression moves every distance; "
+                    "save them as PNG")
 
 
 def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
