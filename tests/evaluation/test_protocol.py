@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from config.errors import UserError
+from dataset.storage import hash_bytes
 from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import distances, fidelity, protocol, similarities
 from tools.evaluation.encoders import Encoder, load_encoder
@@ -77,7 +78,8 @@ def value(report: EvaluationReport, metric: str, comparison: str, class_name: st
 
 
 def with_synthetic(sets: EvaluationSets, pixels: np.ndarray) -> EvaluationSets:
-    return replace(sets, synthetic=sets.synthetic.with_pixels("synthetic", pixels))
+    changed = sets.synthetic.with_pixels("synthetic", pixels)
+    return replace(sets, synthetic=replace(changed, sha256=[hash_bytes(image.tobytes()) for image in pixels]))
 
 
 def test_copies_of_real_images_are_at_distance_zero(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _encode_all(
     all_train = cached(sets.train, "train", settings.transform_hash)
     pixels = matched.real.in_memory()
     return {
-        "synthetic": fresh(matched.synthetic),
+        "synthetic": slice_of(cached(sets.synthetic, sets.synthetic.name, settings.transform_hash), matched.synthetic),
         "real": slice_of(cached(sets.real, sets.real.name, settings.transform_hash), matched.real),
         "train": slice_of(all_train, matched.train),
         "real_round_trip": slice_of(

@@ -1,12 +1,13 @@
 """The evaluation protocol: the families of metrics in their order. Sets in, rows out.
 
 Which sets are compared, and how much is computed, is evaluation_sets.py's; each family's rows lie in a file of their own
-(distances, similarities, fidelity). It knows neither configs nor files but the feature cache.
+(distances, similarities, fidelity, copies). It knows neither configs nor files but the feature cache.
 """
 
 from collections.abc import Callable, Sequence
 
 from models.classifier import Classifier
+from tools.evaluation.copies import add_copies
 from tools.evaluation.distances import add_distances
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
@@ -44,6 +45,8 @@ def evaluate(
     if judge is not None:
         say("class fidelity")
         add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats)
+    say("copies")
+    add_copies(report, sets, encoders, settings)
 
 
 def _warn_of_sets(report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets) -> None:

@@ -58,8 +58,10 @@ def format_table(report: EvaluationReport) -> str:
     fidelity = _metrics_with(report, "held_out")
     if fidelity:
         lines += ["", *_format_block("class fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
+    copies = [row for row in report.rows if row.comparison == "copies" and row.value is not None]
+    lines += ["", *[f"{row.metric}: {row.note}" for row in copies]] if copies else []
     missing = [row for row in report.rows if row.value is None and row.class_name == OVERALL and row.comparison == "total"]
-    missing += [row for row in report.rows if row.value is None and row.comparison == "cross"]
+    missing += [row for row in report.rows if row.value is None and row.comparison in ("cross", "copies")]
     lines += ["", *[f"{row.metric}: {row.note}" for row in missing]] if missing else []
     lines += ["", *[f"note: {warning}" for warning in report.warnings]] if report.warnings else []
     return "\n".join(lines)

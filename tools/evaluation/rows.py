@@ -26,6 +26,8 @@ COMPARISONS = {
     "held_out": "on held-out real images",
     "synthetic": "on synthetic images",
     "round_trip": "on VAE round trips of held-out real images",
+    "copies": "share of synthetic images that lie nearer to one training image than held-out images do",
+    "copies_control": "the same share of held-out real images and round trips that did not set the threshold",
 }
 
 
@@ -54,11 +56,15 @@ class Row:
 
 @dataclass
 class EvaluationReport:
-    """Everything an evaluation found. Equal runs give equal reports: no clock, no host."""
+    """Everything an evaluation found. Equal runs give equal reports: no clock, no host.
+
+    `details` holds what pictures and tables for internal use are made of; it is not part of evaluation.json.
+    """
 
     provenance: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, text: str) -> None:
         """Add a warning once."""
