@@ -1,6 +1,7 @@
 """Draw labelled synthetic images from a trained model and measure them against the real ones.
 
-    python sample_ddpm_class_cond.py --config config/demo.yaml [--per-class N] [--seed S] [--output DIR] [--no-metrics]
+    python sample_ddpm_class_cond.py --config config/demo.yaml [--per-class N] [--seed S] [--output DIR] [--no-metrics] \\
+        [--reject-copies]
 
 Writes DIR/images/*.png, DIR/manifest.csv, a grid per class, one per class and further condition and, unless --no-metrics,
 the evaluation.
@@ -8,13 +9,14 @@ the evaluation.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from config.errors import UserError
 from config.load import load_config
@@ -25,6 +27,7 @@ from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.progress import Progress
+from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.trained_model import TrainedModel, load_trained_model
 
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the images")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where images, manifest and metrics go")
     parser.add_argument("--no-metrics", action="store_true", help="draw only")
+    parser.add_argument("--reject-copies", action="store_true",
+                        help="replace near-copies of training images by the next images of their class")
     arguments = parser.parse_args(argv)
     output = None if arguments.output is None else str(arguments.output)
     given = {"seed": arguments.seed, "output": output, "per_class": arguments.per_class}
@@ -50,26 +55,55 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = run.samples(config)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while the first process evaluates
     accelerator = Accelerator(kwargs_handlers=[patience])
-    draw(config, checkpoint, output, accelerator)
+    draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
     if not arguments.no_metrics and accelerator.is_main_process:
         assess(config, output, output, device=accelerator.device)
     accelerator.wait_for_everyone()
 
 
-def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerator) -> None:
+def draw(
+    config: Config, checkpoint: Path, output: Path, accelerator: Accelerator, *, reject_copies: bool = False
+) -> None:
     """Draw every requested image that is not there yet, then write grids and the manifest."""
     model = load_trained_model(config, checkpoint, accelerator.device)
     params = config.sample_params
-    requests = generation.draw_conditions(
-        generation.list_requests(requested_counts(params, model.class_counts)), model.condition_prior, seed=params.seed,
-        fixed=read_fixed_levels(config, model.condition_prior),
-    )
-    batches = generation.split_into_batches(requests, params.batch_size)
+    fixed = read_fixed_levels(config, model.condition_prior)
+
+    def with_conditions(plain: Sequence[generation.ImageRequest]) -> list[generation.ImageRequest]:
+        return generation.draw_conditions(plain, model.condition_prior, seed=params.seed, fixed=fixed)
+
+    requests = with_conditions(generation.list_requests(requested_counts(params, model.class_counts)))
     writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
                                   checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config))
     if accelerator.is_main_process:
-        writer.check_folder()
+        if reject_copies:
+            writer.restore_rejected()
+        writer.check_folder(list_replacements(requests) if reject_copies else ())
     accelerator.wait_for_everyone()
+    if reject_copies:
+        flag = make_flag(config, accelerator.device) if accelerator.is_main_process else None
+        accepted, rejected = replace_copies(
+            requests, complete=with_conditions, draw=lambda wanted: draw_missing(config, model, writer, wanted, accelerator),
+            flag=lambda wanted: agree_on_flags(accelerator, flag, writer, wanted))
+        if accelerator.is_main_process:
+            writer.reject(accepted, rejected)
+            print(f"{len(rejected)} near-copies of training images replaced; they are in {output / samples.REJECTED_FOLDER}")
+    else:
+        draw_missing(config, model, writer, requests, accelerator)
+    if accelerator.is_main_process:
+        writer.write_grids()
+        draw_condition_grids(config, model, writer)
+        writer.write_manifest()
+        print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
+
+
+def draw_missing(
+    config: Config, model: TrainedModel, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest],
+    accelerator: Accelerator,
+) -> None:
+    """Draw those of the requested images that are not there yet, each process its batches, and wait for all."""
+    params = config.sample_params
+    batches = generation.split_into_batches(requests, params.batch_size)
     mine = batches[accelerator.process_index::accelerator.num_processes]
     missing = [batch for batch in mine if not writer.is_written(batch)]
     done = len(requests) - sum(map(len, missing)) * accelerator.num_processes
@@ -82,11 +116,21 @@ def draw(config: Config, checkpoint: Path, output: Path, accelerator: Accelerato
             done += len(batch) * accelerator.num_processes
             bar.update(min(done, len(requests)))
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        writer.write_grids()
-        draw_condition_grids(config, model, writer)
-        writer.write_manifest()
-        print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
+
+
+def list_replacements(requests: Sequence[generation.ImageRequest]) -> list[generation.ImageRequest]:
+    """All that may be drawn instead of near-copies among the requests."""
+    counts = Counter(request.label for request in requests)
+    return [generation.ImageRequest(label, count + extra) for label, count in counts.items()
+            for extra in range(most_replacements(count))]
+
+
+def agree_on_flags(
+    accelerator: Accelerator, flag: Flag | None, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest]
+) -> list[bool]:
+    """Which requests are near-copies: the first process judges, the others are told."""
+    flags = [flag(writer.read_batch(requests)).tolist() if flag is not None else None]
+    return broadcast_object_list(flags)[0] if accelerator.num_processes > 1 else flags[0]
 
 
 def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter) -> None:

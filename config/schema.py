@@ -17,6 +17,7 @@ PREDICTION_TYPES = ("epsilon", "v", "x0")
 CONDITION_KINDS = ("nominal", "ordinal")
 MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the conditions follow
     "IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
+    "rejected_copies",
 )
 SPLITS = ("train", "val", "test")
 SYMMETRIES = (

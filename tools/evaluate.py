@@ -18,10 +18,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
+    parser.add_argument("--reject-copies", action="store_true",
+                        help="list near-copies of training images in rejected.csv and evaluate the others")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    assess(config, arguments.synthetic, arguments.output, device=device)
+    assess(config, arguments.synthetic, arguments.output, device=device,
+           reject_copies=arguments.reject_copies)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def read_pixels(folder: Path) -> np.ndarray:
 
 def test_manifest_marks_and_grids(drawn: Path, reference: Path) -> None:
     rows = read_manifest(drawn)
-    columns = ("IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256")
+    columns = ("IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
+               "rejected_copies")
     assert tuple(rows[0]) == MANIFEST_COLUMNS == columns
     assert [row["label"] for row in rows] == ["0"] * 5 + ["1"] * 5
     assert [row["IMAGE_NAME"] for row in rows][4:6] == ["class0_000004.png", "class1_000000.png"]
@@ -53,6 +54,7 @@ def test_manifest_marks_and_grids(drawn: Path, reference: Path) -> None:
         assert row["class_name"] == CLASS_NAMES[int(row["label"])]
         assert (row["seed"], row["sampler"], row["steps"], row["guidance_scale"]) == ("0", "dpm-solver++", "3", "1")
         assert row["checkpoint_sha256"] == digest
+        assert row["rejected_copies"] == ""
         text = read_png_text(drawn / "images" / row["IMAGE_NAME"])
         assert "BlastDiffusion" in text["Synthetic"]
         assert all(text[name] == row[name] for name in ("label", "seed", "sampler", "steps", "checkpoint_sha256"))

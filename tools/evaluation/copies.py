@@ -28,8 +28,9 @@ from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 def add_copies(
     report: EvaluationReport, sets: EvaluationSets, encoders: Sequence[Encoder], settings: EvaluationSettings
 ) -> None:
-    """Add rows and warnings."""
+    """Add rows and warnings, and as details the audits ("copies": pixels, then each encoder) and their "copy_pairs"."""
     report.details["copies"] = audits = []
+    report.details["copy_pairs"] = []
     try:
         audits.append(audit_pixels(sets))
         for encoder in encoders:
@@ -39,11 +40,19 @@ def add_copies(
         report.warn("copies of training images were not looked for: see the row near-copies")
     for audit in audits:
         report.rows += memorisation_rows(audit)
+        report.details["copy_pairs"] += name_pairs(audit, sets)
         if audit.copying_found:
             report.warn(f"{audit.space}: {audit.verdict}; look at the nearest pairs and evaluate with --reject-copies")
         if audit.control_exceeded:
             report.warn(f"{audit.space}: {audit.control_share:.3g} of the held-out images that did not set tau lie under "
                         "it, more than chance explains; check that no patient is on both sides")
+
+
+def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[dict[str, object]]:
+    """The pairs with the lowest r by the names of their images, for internal use."""
+    made, train = sets.synthetic.ids, sets.train.ids
+    return [{"space": audit.space, "synthetic": made[i], "nearest": train[j], "second": train[k], "r": r,
+             "under_tau": bool(audit.flagged[i])} for i, j, k, r in audit.lowest()]
 
 
 def audit_pixels(sets: EvaluationSets) -> CopyAudit:

@@ -1,9 +1,11 @@
 """From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
 
 import csv
+import io
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
 from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json
+from dataset.storage import hash_file, hash_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report
+from tools.evaluation.copies import audit_pixels, name_pairs
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet, ReadOnDemand
@@ -35,18 +38,28 @@ from tools.runtime.tracking import WandbMirror
 SCHEMA = 1
 INTERNAL_FOLDER = "internal"
 PICTURE_NAME = "real_and_synthetic.png"
+PAIRS_NAME = "nearest_pairs.csv"
+REJECTED_NAME = "rejected.csv"
 _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
 _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
-def assess(config: Config, synthetic: Path, output: Path, *, device: torch.device) -> EvaluationReport:
+def assess(
+    config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False
+) -> EvaluationReport:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and a picture to `output`, print the table.
+
+    With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number.
 
     Raises:
         UserError: images, weights or settings that cannot be used.
     """
-    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME)
+    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
+                                 reject_copies=reject_copies)
     report.write(evaluation, output)
+    _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
+    if reject_copies:
+        _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
     mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
@@ -56,11 +69,12 @@ def assess(config: Config, synthetic: Path, output: Path, *, device: torch.devic
 
 
 def evaluate_folder(
-    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None
+    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False
 ) -> EvaluationReport:
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
-    `picture` is where real and synthetic images are put side by side.
+    `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
+    without the images that the test for copies flags, and details["rejected"] lists them.
     """
     params, quiet = config.evaluation_params, not config.logging_params.progress_bar
     synthetic_images = open_synthetic(config, synthetic)
@@ -68,11 +82,20 @@ def evaluate_folder(
     _refuse_real_folder(synthetic_images, [*real_images.records, *train_images.records])
     folder = find_autoencoder(config)
     codec = open_codec(config, device=device)
-    read = [_read_set(name, images, quiet) for name, images in
+    read = [read_set(name, images, quiet) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = _as_gray_if_all(read)
     _refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
+    sets = EvaluationSets(
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
+        train_round_trip=round_trip(codec, train, config, quiet), class_names=config.dataset_params.params.class_names,
+    )
+    rejection = None
+    if reject_copies:
+        rejection = _reject_copies(sets)
+        sets = rejection.kept
+        made = sets.synthetic
     if picture is not None:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
@@ -90,11 +113,6 @@ def evaluate_folder(
             Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
             synthetic_set=hashes["synthetic"])
     _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
-    sets = EvaluationSets(
-        synthetic=made, real=real, train=train,
-        real_round_trip=_round_trip(codec, real, config, quiet), train_round_trip=_round_trip(codec, train, config, quiet),
-        class_names=config.dataset_params.params.class_names,
-    )
     encoders = _load_encoders(config, folder, device, result)
     perceptual = _load_perceptual(config, device, result)
     judge = _load_judge(config, result)
@@ -109,6 +127,11 @@ def evaluate_folder(
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, settings=settings, report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
                       open_bar=lambda title, total: Progress(title, total, enabled=not quiet))
+    replaced = _count_replaced(synthetic)
+    if replaced:
+        result.warn(f"{replaced} near-copies of training images were replaced when these images were drawn")
+    if rejection is not None:
+        rejection.describe(result)
     return result
 
 
@@ -166,7 +189,54 @@ def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: Evaluat
                     "save them as PNG")
 
 
-def _read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
+@dataclass(frozen=True)
+class _Rejection:
+    """What is kept, and the near-copies that are not, as rows of tables."""
+
+    kept: EvaluationSets
+    verdict: str
+    rejected: list[dict[str, object]]
+    pairs: list[dict[str, object]]
+
+    def describe(self, result: EvaluationReport) -> None:
+        """Say in the report what was left out."""
+        count, total = len(self.rejected), len(self.kept.synthetic) + len(self.rejected)
+        result.provenance["num_rejected_as_copies"] = count
+        result.details["rejected"] = self.rejected
+        result.details["copy_pairs"] = [*self.pairs, *result.details["copy_pairs"]]
+        result.warn(f"{count} of {total} synthetic images were rejected as near-copies of training images and every number "
+                    f"is of the rest; before that: {self.verdict}")
+
+
+def _reject_copies(sets: EvaluationSets) -> _Rejection:
+    """Sort out the synthetic images that the deciding test flags.
+
+    Raises:
+        UserError: the test cannot be made, or a class loses all of its images.
+    """
+    audit, made = audit_pixels(sets), sets.synthetic
+    kept = made.select(np.flatnonzero(~audit.flagged))
+    lost = set(made.labels.tolist()) - set(kept.labels.tolist())
+    if lost:
+        raise UserError(f"every synthetic image of class {min(lost)} is a near-copy of a training image, none is left to "
+                        "evaluate; train for fewer steps or on more images")
+    return _Rejection(
+        kept=replace(sets, synthetic=kept), verdict=audit.verdict,
+        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": float(audit.ratios.values[i])}
+                  for i in np.flatnonzero(audit.flagged)],
+        pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
+    )
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]) if rows else ["IMAGE_NAME", "label", "r"], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
     """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later."""
     def read(index: int) -> np.ndarray:
         return to_uint8(images[index][0].permute(1, 2, 0))
@@ -206,7 +276,7 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
     return np.stack([gray(image) for image in pixels])
 
 
-def _round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool) -> ImageSet:
+def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool) -> ImageSet:
     """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits."""
     parts, size = [], config.autoencoder_params.batch_size
     channels = images.pixels.shape[-1]
@@ -293,8 +363,18 @@ def _refuse_real_files(synthetic: ImageSet, real: Sequence[ImageSet]) -> None:
 
 def _read_checkpoint_hash(folder: Path) -> str | None:
     """The checkpoint that the manifest names, if all rows name one."""
+    named = _read_manifest(folder, "checkpoint_sha256")
+    return named.pop()[0] if len(named) == 1 else None
+
+
+def _count_replaced(folder: Path) -> int:
+    """How many near-copies the sampling replaced, which the manifest says for each class."""
+    return sum(int(count) for _, count in _read_manifest(folder, "label", "rejected_copies") if count)
+
+
+def _read_manifest(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
+    """The different combinations of cells in these columns; none without a manifest."""
     if not (folder / MANIFEST_NAME).is_file():
-        return None
+        return set()
     with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
-        named = {row.get("checkpoint_sha256") for row in csv.DictReader(file)}
-    return named.pop() if len(named) == 1 else None
+        return {tuple(row.get(column) for column in columns) for row in csv.DictReader(file)}

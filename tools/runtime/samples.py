@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from config.errors import UserError, name_some
 from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import tile_images, write_png
+from dataset.patient_note import write_patient_note
 from dataset.storage import write_text
 from tools.runtime.generation import ImageRequest
 
 MANIFEST_NAME = "manifest.csv"
 IMAGE_FOLDER = "images"
+REJECTED_FOLDER = Path("internal") / "rejected"  # near-copies of training images, which show patients
 _GRID_IMAGES = 36
 _GRID_COLUMNS = 6
 CONDITION_GRID_COLUMNS = 8
@@ -34,6 +37,7 @@ class SampleWriter:
         self.requests = requests
         self.class_names = class_names
         self.condition_levels = dict(condition_levels or {})
+        self._rejected: Counter[int] | None = None
         self._common = {
             "seed": str(params.seed), "sampler": params.sampler, "steps": str(params.num_steps),
             "guidance_scale": f"{params.guidance_scale:g}", "checkpoint_sha256": checkpoint_sha256,
@@ -44,13 +48,15 @@ class SampleWriter:
     def path(self, request: ImageRequest) -> Path:
         return self.output / IMAGE_FOLDER / f"class{request.label}_{request.index:06d}.png"
 
-    def check_folder(self) -> None:
+    def check_folder(self, replacements: Sequence[ImageRequest] = ()) -> None:
         """Refuse a folder that holds other images, and withdraw an older manifest before images change.
+
+        `replacements` are requests that may be drawn instead of near-copies.
 
         Raises:
             UserError: images that this request does not name.
         """
-        wanted = {self.path(request).name for request in self.requests}
+        wanted = {self.path(request).name for request in (*self.requests, *replacements)}
         others = sorted(path.name for path in (self.output / IMAGE_FOLDER).glob("*") if path.name not in wanted
                         and not path.name.startswith("."))
         if others:
@@ -68,13 +74,31 @@ class SampleWriter:
         for request, image in zip(batch, pixels, strict=True):
             write_png(self.path(request), image, text=self._text(request))
 
+    def read_batch(self, batch: Sequence[ImageRequest]) -> np.ndarray:
+        """The images that were written, uint8 (B, H, W, c)."""
+        pixels = np.stack([decode_image(self.path(request)) for request in batch])
+        return pixels[..., None] if pixels.ndim == 3 else pixels
+
+    def restore_rejected(self) -> None:
+        """Move images that an earlier call rejected back, so that they need not be drawn to be rejected again."""
+        for path in sorted((self.output / REJECTED_FOLDER).glob("*.png")):
+            path.replace(self.output / IMAGE_FOLDER / path.name)
+
+    def reject(self, accepted: Sequence[ImageRequest], rejected: Sequence[ImageRequest]) -> None:
+        """Go on with the accepted requests; move the others' images out and count them in the manifest."""
+        self.requests = accepted
+        self._rejected = Counter(request.label for request in rejected)
+        folder = self.output / REJECTED_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        write_patient_note(folder, "The near-copies of training images in this folder")
+        for request in rejected:
+            self.path(request).replace(folder / self.path(request).name)
+
     def write_grids(self) -> None:
         """One picture a class of its first images, uncurated."""
         for label, name in enumerate(self.class_names):
             first = [request for request in self.requests if request.label == label][:_GRID_IMAGES]
-            pixels = np.stack([decode_image(self.path(request)) for request in first])
-            pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-            write_png(self.output / f"grid_class{label}.png", tile_images(pixels, num_columns=_GRID_COLUMNS),
+            write_png(self.output / f"grid_class{label}.png", tile_images(self.read_batch(first), num_columns=_GRID_COLUMNS),
                       text={"Synthetic": f"BlastDiffusion, class {name}"})
 
     def write_condition_grid(self, pixels: np.ndarray, *, label: int, condition: str, num_columns: int) -> None:
@@ -84,13 +108,17 @@ class SampleWriter:
                   text={"Synthetic": f"BlastDiffusion, class {self.class_names[label]}, a row per level of {condition}"})
 
     def write_manifest(self) -> None:
-        """The table of all images, which is itself a table of annotations; written last. Conditions have columns."""
+        """The table of all images, which is itself a table of annotations; written last. Conditions have columns.
+
+        rejected_copies is the number of near-copies of the class that were replaced, empty where none were looked for.
+        """
         text = io.StringIO()
         table = csv.DictWriter(text, [*MANIFEST_COLUMNS, *self.condition_levels], lineterminator="\n")
         table.writeheader()
         for request in self.requests:
             table.writerow({"IMAGE_NAME": self.path(request).name, "label": request.label,
-                            "class_name": self.class_names[request.label], **self._common, **self._levels(request)})
+                            "class_name": self.class_names[request.label], **self._common, **self._levels(request),
+                            "rejected_copies": "" if self._rejected is None else self._rejected[request.label]})
         write_text(self.output / MANIFEST_NAME, text.getvalue())
 
     def _levels(self, request: ImageRequest) -> dict[str, str]:
