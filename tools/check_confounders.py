@@ -1,0 +1,67 @@
+"""Read the label from metadata alone and from the background alone, and warn where they rival the whole image."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.load import load_config
+from config.schema import Config
+from dataset.annotations import ImageRecord
+from dataset.storage import write_json
+from tools.inspection.class_scores import judge_scores, load_judge, network_features
+from tools.inspection.confounders import format_report, measure_confounders
+from tools.inspection.pixels import read_pixels
+from tools.inspection.readout import GroupedLabels, Interval, summarise
+from tools.runtime.command import run_command
+from tools.runtime.data import open_images
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.check_confounders", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML config; the images of all splits are read")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where confounders.json goes; default nowhere")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = open_images(config, None)
+    pixels = read_pixels(images, title="reading", progress_bar=config.logging_params.progress_bar)
+    columns = config.dataset_params.params.covariate_columns
+    report = measure_confounders(
+        pixels,
+        labels=np.array([record.label for record in images.records]),
+        groups=[record.group for record in images.records],
+        covariates={name: [record.covariates[place] for record in images.records] for place, name in enumerate(columns)},
+        whole_features=network_features(config, pixels, device=device),
+        judged=_judge(config, images.records, pixels, device),
+    )
+    print(format_report(report))
+    if arguments.output is not None:
+        write_json(arguments.output / "confounders.json", report.to_json())
+        print(f"written to {arguments.output}: confounders.json")
+
+
+def _judge(
+    config: Config, records: Sequence[ImageRecord], pixels: np.ndarray, device: torch.device
+) -> Interval | None:
+    """The judge's AUC on the images outside the training split, where there is a judge and both classes are there."""
+    judge = load_judge(config)
+    held = np.array([record.split != "train" for record in records])
+    if judge is None or not held.any():
+        return None
+    labels = np.array([record.label for record in records])[held]
+    groups = np.array([record.group for record in records])[held]
+    try:
+        grouped = GroupedLabels(labels, groups, seed=0)
+    except UserError:
+        return None
+    scores = judge_scores(judge, pixels[held], device=device)
+    return summarise(grouped.resampled_auc(scores[:, grouped.classes]))
+
+
+if __name__ == "__main__":
+    run_command(main)

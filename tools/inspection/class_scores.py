@@ -1,0 +1,54 @@
+"""What the config's own networks see of the class: features of whole images, and the judge's verdicts on held-out ones."""
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.images import to_uint8
+from models.classifier import Classifier
+from tools.evaluation.encoders import load_encoder
+from tools.evaluation.inference import exact_inference
+
+
+def network_features(config: Config, images: np.ndarray, *, device: torch.device) -> dict[str, np.ndarray]:
+    """Features float32 (N, D) by encoder's name, of images (N, C, H, H) in [-1, 1]; empty without a squeezenet_path."""
+    path = config.evaluation_params.squeezenet_path
+    if path is None:
+        return {}
+    encoder = load_encoder("squeezenet1_1", weights_path=path, device=device)
+    pixels = to_uint8(images).transpose(0, 2, 3, 1)
+    return {encoder.name: encoder.encode(pixels, batch_size=config.evaluation_params.batch_size)}
+
+
+def load_judge(config: Config) -> Classifier | None:
+    """The classifier of `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
+
+    Raises:
+        UserError: it is of other classes or images.
+    """
+    path = config.evaluation_params.judge_path
+    table = config.dataset_params.params
+    try:
+        judge = None if path is None else Classifier.from_folder(path)
+    except UserError:
+        return None
+    if judge is None:
+        return None
+    found = (judge.config.num_classes, judge.config.im_channels, judge.config.image_size)
+    wanted = (config.num_classes, table.im_channels, table.image_size)
+    if found != wanted:
+        raise UserError(f"evaluation_params.judge_path: {path}: expected a judge of (classes, channels, side) {wanted}, "
+                        f"found {found}; train it anew with python -m tools.train_encoder --role judge")
+    return judge
+
+
+def judge_scores(judge: Classifier, images: np.ndarray, *, device: torch.device) -> np.ndarray:
+    """Log-probabilities float64 (N, classes) of images (N, C, H, H) in [-1, 1]."""
+    judge = judge.to(device).eval()
+    parts = []
+    with exact_inference(device):
+        for start in range(0, len(images), 64):
+            logits = judge(torch.from_numpy(images[start:start + 64]).to(device))
+            parts.append(logits.log_softmax(dim=1).double().cpu().numpy())
+    return np.concatenate(parts)
