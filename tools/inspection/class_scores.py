@@ -1,5 +1,7 @@
 """What the config's own networks see of the class: features of whole images, and the judge's verdicts on held-out ones."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -25,16 +27,12 @@ def load_judge(config: Config) -> Classifier | None:
     """The classifier of `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
 
     Raises:
-        UserError: it is of other classes or images.
+        UserError: it is broken, or of other classes or images.
     """
     path = config.evaluation_params.judge_path
-    table = config.dataset_params.params
-    try:
-        judge = None if path is None else Classifier.from_folder(path)
-    except UserError:
+    if path is None or not Path(path).is_dir():
         return None
-    if judge is None:
-        return None
+    judge, table = Classifier.from_folder(path), config.dataset_params.params
     found = (judge.config.num_classes, judge.config.im_channels, judge.config.image_size)
     wanted = (config.num_classes, table.im_channels, table.image_size)
     if found != wanted:

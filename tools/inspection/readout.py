@@ -67,22 +67,12 @@ class GroupedLabels:
         No group is in the training and the held-out part of a fold. Classes weigh the same. Scores of different folds
         come from different fits and are not to be compared.
         """
-        return self.transfer(features, [features], name=name)[0]
-
-    def transfer(self, features: np.ndarray, others: Sequence[np.ndarray], *, name: str = "features") -> list[np.ndarray]:
-        """Held-out scores as `cross_validate`, of other versions of the same images by the same fits.
-
-        The regression learns from `features` only; row i of each of `others` shows image i in another way.
-        """
         features = as_features(features, name=name)
-        others = [as_features(other, name=name) for other in others]
-        scores = np.zeros((len(others), len(self._folds), len(features), len(self.classes)))
+        scores = np.zeros((len(self._folds), len(features), len(self.classes)))
         for place, folds in enumerate(self._folds):
             for train, held in folds:
-                stacked = np.concatenate([other[held] for other in others])
-                read = _fit_and_score(features[train], self.labels[train], stacked, self.classes)
-                scores[:, place, held] = np.stack(np.split(read, len(others)))
-        return list(scores)
+                scores[place, held] = fit_and_score(features[train], self.labels[train], features[held], self.classes)
+        return scores
 
     def resampled_auc(self, scores: np.ndarray) -> np.ndarray:
         """The AUC of scores and of each bootstrap draw of groups, float64 (1 + draws,); NaN where undefined.
@@ -135,8 +125,11 @@ def _count_wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -
     return (above * (smaller + below / 2)).sum(axis=1), above.sum(axis=1) * below.sum(axis=1)
 
 
-def _fit_and_score(features: np.ndarray, labels: np.ndarray, held: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Log-probabilities (M, classes) of held-out rows; a class without a training row gets the least of all."""
+def fit_and_score(features: np.ndarray, labels: np.ndarray, held: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Log-probabilities (M, classes) of held-out rows by a ridge logistic regression in which classes weigh the same.
+
+    A class without a training row gets the least of all.
+    """
     mean, spread = features.mean(axis=0), features.std(axis=0)
     varying = spread > _FLOOR
     scores = np.full((len(held), len(classes)), -np.log(len(classes)))

@@ -1,0 +1,73 @@
+"""Measure what each VAE keeps of held-out images, texture and class included, and recommend one."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config.errors import UserError
+from config.load import load_config
+from dataset.storage import write_json
+from tools.inspection.round_trip import RULE, VaeMeasurement, choose, format_table
+from tools.inspection.vae_trial import VaeTrial
+from tools.runtime.command import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.check_vae", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML config: the images, the judge, the weights of LPIPS")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--vae", action="append", default=[], metavar="DIR",
+                        help="a local diffusers autoencoder, repeatable; default autoencoder_params.pretrained")
+    parser.add_argument("--fine-tune", type=float, metavar="MINUTES",
+                        help="fine-tune the recommended one for so long with train_vae, and measure again")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where vae.json and a fine-tuned VAE go")
+    arguments = parser.parse_args(argv)
+    if arguments.fine_tune is not None and (arguments.output is None or arguments.fine_tune <= 0):
+        raise UserError("--fine-tune: expected minutes above 0 and --output, a folder for the fine-tuned VAE; give both")
+    config = load_config(arguments.config, arguments.set)
+    trial = VaeTrial(config, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    measured = [trial.measure(folder) for folder in arguments.vae or [config.autoencoder_params.pretrained]]
+    print(f"{trial.num_images} images outside the training split; octaves: power of the round trip over that of the images")
+    print(format_table(measured))
+    best = choose(measured)
+    verdict = _describe_choice(best)
+    print("\n".join([verdict, *(f"note: {note}" for note in trial.notes)]))
+    if arguments.fine_tune is not None:
+        tuned = arguments.output / "fine_tuned"
+        overrides = [*arguments.set, "autoencoder_params.training.fine_tune=true",
+                     f"autoencoder_params.training.output={tuned}",
+                     f"autoencoder_params.training.max_minutes={arguments.fine_tune}"]
+        if best.name != config.autoencoder_params.pretrained:
+            overrides += [f"autoencoder_params.pretrained={best.name}", "autoencoder_params.subfolder=null"]
+        words = [word for override in overrides for word in ("--set", override)]
+        done = subprocess.run([sys.executable, "-m", "tools.train_vae", "--config", arguments.config, *words], check=False)
+        if done.returncode:
+            raise UserError(f"--fine-tune: python -m tools.train_vae ended with exit code {done.returncode}; see above")
+        measured.append(trial.measure(str(tuned)))
+        print(format_table([best, measured[-1]]))
+        verdict = _describe_choice(choose(measured))
+        print(verdict)
+    elif best.problems:
+        print("what fine-tuning gains is measured with --fine-tune MINUTES --output DIR, or by hand with "
+              f"python -m tools.train_vae --set autoencoder_params.pretrained={best.name} "
+              "--set autoencoder_params.training.fine_tune=true")
+    if arguments.output is not None:
+        write_json(arguments.output / "vae.json", {
+            "schema": 1, "num_images": trial.num_images, "rule": RULE, "verdict": verdict, "notes": list(trial.notes),
+            "vaes": [vae.to_json() for vae in measured]})
+        print(f"written to {arguments.output}: vae.json")
+
+
+def _describe_choice(best: VaeMeasurement) -> str:
+    if best.problems:
+        return f"no VAE is good enough; the least bad is {best.name}"
+    unread = "" if best.auc_real is not None else "; whether it keeps the class was not read"
+    return f"recommended: autoencoder_params.pretrained: {best.name}{unread}"
+
+
+if __name__ == "__main__":
+    run_command(main)

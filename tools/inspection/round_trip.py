@@ -1,0 +1,127 @@
+"""What a VAE keeps of images: error, texture by octave and the class. Pairs of arrays in, a verdict out.
+
+Owns the measures and the rule; which VAEs are looked at, and on which images, is for the caller.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tools.inspection.readout import GroupedLabels, Interval, summarise
+
+FINEST_JUDGED_PX = 4  # wavelength: the octave below it is mostly the sensor's noise, which no VAE keeps
+POWER_RANGE = (0.5, 2.0)
+SIGNAL_SHARE = 0.25
+RULE = (
+    f"a VAE is good enough where every octave of wavelengths from {FINEST_JUDGED_PX} px keeps {POWER_RANGE[0]:g} to "
+    f"{POWER_RANGE[1]:g} times its power and the class loses no more than {SIGNAL_SHARE:g} of its AUC - 0.5"
+)
+_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class VaeMeasurement:
+    """One VAE on held-out images. `spectrum` maps "4-8 px" to the power of the round trip over that of the images.
+
+    `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read;
+    `problems` is what the rule holds against the VAE, and empty where it is good enough.
+    """
+
+    name: str
+    psnr_db: float
+    lpips: float | None
+    spectrum: Mapping[str, float]
+    auc_real: Interval | None
+    auc_restored: Interval | None
+    auc_loss: Interval | None
+    problems: tuple[str, ...]
+
+    @property
+    def worst_octave(self) -> float:
+        """The largest change of power among the judged octaves, in factors of two."""
+        return max((abs(np.log2(ratio)) for band, ratio in self.spectrum.items() if _is_judged(band)), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"good_enough": not self.problems}
+
+
+def measure_round_trip(
+    name: str, real: np.ndarray, restored: np.ndarray, *, grouped: GroupedLabels | None,
+    scores: tuple[np.ndarray, np.ndarray] | None, lpips: float | None,
+) -> VaeMeasurement:
+    """Compare images float (N, C, H, H) in [-1, 1] with their round trip.
+
+    Args:
+        grouped: labels and groups of the images, None where the class cannot be read.
+        scores: log-probabilities (N, classes) of the images and of their round trips by one and the same classifier.
+        lpips: mean LPIPS of the pairs, where it was measured.
+    """
+    errors = np.square(restored.astype(np.float64) - real).mean(axis=(1, 2, 3))
+    psnr_db = float(np.mean(10 * np.log10(4 / np.maximum(errors, _EPS))))
+    spectrum = octave_ratios(real, restored)
+    auc_real = auc_restored = auc_loss = None
+    if grouped is not None and scores is not None:
+        before, after = (grouped.resampled_auc(values) for values in scores)
+        auc_real, auc_restored, auc_loss = summarise(before), summarise(after), summarise(before - after)
+    problems = [f"keeps {ratio:.2f} of the power at {band}" for band, ratio in spectrum.items()
+                if _is_judged(band) and not POWER_RANGE[0] <= ratio <= POWER_RANGE[1]]
+    if auc_real is not None and auc_real.low > 0.5 and auc_loss.value > SIGNAL_SHARE * (auc_real.value - 0.5):
+        problems.append(f"loses {auc_loss.format()} of the class AUC {auc_real.value:.3f}")
+    return VaeMeasurement(name, psnr_db, lpips, spectrum, auc_real, auc_restored, auc_loss, tuple(problems))
+
+
+def octave_ratios(real: np.ndarray, restored: np.ndarray) -> dict[str, float]:
+    """Power of `restored` over that of `real`, both (N, C, H, H), in octaves of wavelength from the finest, 2-4 px.
+
+    Radially averaged power of the channels' mean under a Hann window, its own mean taken out, summed over the images.
+    The coarsest octave ends at half the side. An octave without power in `real` is left out.
+    """
+    size = real.shape[-1]
+    window = np.hanning(size + 2)[1:-1]
+    frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])  # cycles per pixel
+    powers = []
+    for images in (real, restored):
+        total = np.zeros(frequencies.shape)
+        for start in range(0, len(images), 64):
+            gray = images[start:start + 64].astype(np.float64).mean(axis=1)
+            gray = gray - gray.mean(axis=(1, 2), keepdims=True)
+            total += (np.abs(np.fft.rfft2(gray * window[:, None] * window)) ** 2).sum(axis=0)
+        powers.append(total)
+    ratios, wavelength = {}, 2
+    while 2 * wavelength <= size // 2:
+        band = (frequencies <= 1 / wavelength) & (frequencies > 1 / (2 * wavelength))
+        before, after = (power[band].sum() for power in powers)
+        if before > _EPS:
+            ratios[f"{wavelength}-{2 * wavelength} px"] = float(max(after, _EPS) / before)
+        wavelength *= 2
+    return ratios
+
+
+def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
+    """The VAE with the fewest problems; of several such the one that changes its worst octave least."""
+    return min(measured, key=lambda vae: (len(vae.problems), vae.worst_octave))
+
+
+def format_table(measured: Sequence[VaeMeasurement]) -> str:
+    """A row a VAE, then what is held against each."""
+    bands = list(measured[0].spectrum)
+    width = max(len(vae.name) for vae in measured) + 2
+    lines = [f"{'VAE':<{width}}{'PSNR dB':>8}{'LPIPS':>8}" + "".join(f"{band:>10}" for band in bands)
+             + "  AUC real, restored, loss (95% interval)"]
+    for vae in measured:
+        lpips = "" if vae.lpips is None else f"{vae.lpips:.3f}"
+        area = "not read"
+        if vae.auc_real is not None:
+            area = f"{vae.auc_real.value:.3f}, {vae.auc_restored.value:.3f}, {vae.auc_loss.format()}"
+        lines.append(f"{vae.name:<{width}}{vae.psnr_db:>8.2f}{lpips:>8}"
+                     + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
+    lines += [f"{vae.name}: {problem}" for vae in measured for problem in vae.problems]
+    lines.append(f"rule: {RULE}")
+    return "\n".join(lines)
+
+
+def _is_judged(band: str) -> bool:
+    return int(band.split("-")[0]) >= FINEST_JUDGED_PX

@@ -1,0 +1,103 @@
+"""The held-out images, the classifier and the distance by which all VAEs of a comparison are measured alike."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.images import to_uint8
+from models.autoencoder import load_codec, resolve_autoencoder
+from models.classifier import Classifier
+from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.inspection.class_scores import judge_scores, load_judge, network_features
+from tools.inspection.descriptors import describe_image
+from tools.inspection.pixels import read_pixels
+from tools.inspection.readout import GroupedLabels, fit_and_score
+from tools.inspection.round_trip import VaeMeasurement, measure_round_trip
+from tools.runtime.data import open_images
+from tools.runtime.progress import Progress
+
+
+class VaeTrial:
+    """Reads the images once; `measure` is then called for each VAE. `notes` says what could not be measured and why.
+
+    The class is read by the judge of the config where there is one, else by a logistic regression on the real training
+    images: on squeezenet1_1's features where its weights are given, else on levels, edges and detail.
+
+    Raises:
+        UserError: no image outside the training split, or a fault in the data.
+    """
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        self.config, self.device, self.notes = config, device, []
+        images = open_images(config, None)
+        held = np.array([record.split != "train" for record in images.records])
+        if not held.any():
+            raise UserError("check_vae: expected images outside the training split, which the VAE may have learnt, found "
+                            "none; give val or test rows, or split_fractions")
+        pixels = read_pixels(images, title="reading", progress_bar=config.logging_params.progress_bar)
+        self._held, self._train = pixels[held], pixels[~held]
+        labels = np.array([record.label for record in images.records])
+        self._train_labels = labels[~held]
+        self._grouped: GroupedLabels | None = None
+        self._judge: Classifier | None = load_judge(config)
+        try:
+            groups = np.array([record.group for record in images.records])[held]
+            self._grouped = GroupedLabels(labels[held], groups, seed=0)
+            how = "the judge" if self._judge is not None else "a logistic regression on the training images"
+            self.notes.append(f"the class was read by {how}")
+        except UserError as error:
+            self.notes.append(f"the class was not read on the images outside the training split: {error}")
+        self._perceptual: PerceptualEmbedding | None = None
+        try:
+            self._perceptual = load_perceptual(config.dataset_params.lpips_path, device=device)
+        except UserError as error:
+            self.notes.append(f"LPIPS was not measured: {error}")
+
+    @property
+    def num_images(self) -> int:
+        return len(self._held)
+
+    def measure(self, folder: str) -> VaeMeasurement:
+        """All measures of the VAE in a local folder.
+
+        Raises:
+            UserError: no folder, or not a VAE of these images.
+        """
+        if not Path(folder).is_dir():
+            raise UserError(f"--vae {folder}: expected a local folder that diffusers' save_pretrained wrote, found none")
+        own = self.config.autoencoder_params
+        resolved = resolve_autoencoder(folder, own.subfolder if folder == own.pretrained else None)
+        codec = load_codec(resolved, im_channels=self.config.dataset_params.params.im_channels)
+        codec.to(self.device)
+        restored, size = np.empty_like(self._held), self.config.autoencoder_params.batch_size
+        with Progress(f"round trip {folder}", len(restored), enabled=self.config.logging_params.progress_bar) as bar:
+            for start in range(0, len(restored), size):
+                batch = codec.round_trip(torch.from_numpy(self._held[start:start + size]))
+                restored[start:start + size] = batch.cpu().numpy()
+                bar.update(min(start + size, len(restored)))
+        return measure_round_trip(folder, self._held, restored, grouped=self._grouped, scores=self._read_class(restored),
+                                  lpips=self._mean_lpips(restored))
+
+    def _read_class(self, restored: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        if self._grouped is None:
+            return None
+        classes = self._grouped.classes
+        if self._judge is not None:
+            real, after = (judge_scores(self._judge, x, device=self.device)[:, classes] for x in (self._held, restored))
+            return real, after
+        train, real, after = (self._describe(images) for images in (self._train, self._held, restored))
+        scores = fit_and_score(train, self._train_labels, np.concatenate([real, after]), classes)
+        return scores[:len(real)], scores[len(real):]
+
+    def _describe(self, images: np.ndarray) -> np.ndarray:
+        by_network = network_features(self.config, images, device=self.device)
+        return np.concatenate(list(by_network.values()), axis=1) if by_network else describe_image(images)
+
+    def _mean_lpips(self, restored: np.ndarray) -> float | None:
+        if self._perceptual is None or restored.shape[-1] < 32:
+            return None
+        real, after = (to_uint8(images).transpose(0, 2, 3, 1) for images in (self._held, restored))
+        return float(self._perceptual.pairwise(real, after, np.repeat(np.arange(len(real))[:, None], 2, axis=1)).mean())
