@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(verdict)
     elif best.problems:
         print("what fine-tuning gains is measured with --fine-tune MINUTES --output DIR, or by hand with "
-              f"python -m tools.train_vae --set autoencoder_params.pretrained={best.name} "
+              f"python -m tools.train_vae --config {arguments.config} --set autoencoder_params.pretrained={best.name} "
               "--set autoencoder_params.training.fine_tune=true")
     if arguments.output is not None:
         write_json(arguments.output / "vae.json", {
