@@ -37,7 +37,8 @@ _RANGES = {  # a score s becomes low + (high - low) * sigmoid(s): monotone, so t
 }
 _SCORES = tuple(_RANGES)
 
-FOCAL_RANGE_UM = 24.0  # from the lowest focal plane of a stack to the highest; an oocyte's own focus varies by 3 um
+FOCAL_RANGE_UM = 20.0  # from the first focal plane of a stack to the last; an oocyte's own focus varies by 3 um
+_STACK_FOCUS_SHARE = 0.5  # of a single image's error of focus: who takes a stack looks for its first plane
 MICROSCOPES = ("scope_a", "scope_b")
 _TINT_LEVELS, _TINT_VIGNETTE = 24.0, 0.22  # how much brighter, and darker towards the corners, scope_b shows things
 
@@ -158,9 +159,12 @@ def draw_parameters(*, seed: int, index: int, difficulty: str) -> PhantomParamet
 
 
 def at_focal_plane(parameters: PhantomParameters, *, plane: int, num_planes: int) -> PhantomParameters:
-    """The same oocyte seen at plane 0 (lowest) to num_planes - 1 of a stack that spans FOCAL_RANGE_UM around its focus."""
-    height = FOCAL_RANGE_UM * (plane / (num_planes - 1) - 0.5)
-    return replace(parameters, focus_um=parameters.focus_um + height)
+    """The same oocyte seen at plane 0 (near its focus) to num_planes - 1 (FOCAL_RANGE_UM away) of a stack.
+
+    The stack goes one way: the two sides of the focus differ in the sign of faint rims only, which a small VAE loses.
+    """
+    height = FOCAL_RANGE_UM * plane / (num_planes - 1)
+    return replace(parameters, focus_um=_STACK_FOCUS_SHARE * parameters.focus_um + height)
 
 
 def choose_microscope(parameters: PhantomParameters, *, share: float) -> int:

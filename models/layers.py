@@ -37,14 +37,15 @@ class TimeEmbedding(nn.Module):
 class OrdinalEmbedding(nn.Module):
     """Embedding of ordered levels as a walk, and a row of its own for "unknown".
 
-    Level k is the vector of level 0 plus the first k of the steps between neighbours. Neighbouring levels so start alike,
-    and every image of a level trains the steps of all levels up to it: a rare grade borrows from the common ones.
+    Level k is the vector of level 0 plus the first k of the steps between neighbours, each of standard deviation `std` at
+    the start. Neighbouring levels so start more alike than distant ones, and every image of a level trains the steps of
+    all levels up to it: a rare grade borrows from the common ones.
     """
 
     def __init__(self, num_levels: int, dim: int, *, std: float) -> None:
         super().__init__()
         self.first = nn.Parameter(std * torch.randn(1, dim))
-        self.steps = nn.Parameter(std / math.sqrt(num_levels - 1) * torch.randn(num_levels - 1, dim))
+        self.steps = nn.Parameter(std * torch.randn(num_levels - 1, dim))
         self.null = nn.Parameter(std * torch.randn(1, dim))
 
     def forward(self, levels: torch.Tensor) -> torch.Tensor:
