@@ -59,6 +59,12 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
     return rows
 
 
+def read_header(path: Path) -> list[str]:
+    """The column names of a table: its first row; a UserError where it cannot be read."""
+    lines = _read_lines(path, [])
+    return lines[0] if lines else []
+
+
 def _read_lines(path: Path, wanted: Collection[str]) -> list[list[str]]:
     """The cells of a table as text, row by row; rows without text are kept, so that places are row numbers."""
     suffix = path.suffix.lower()

@@ -66,6 +66,18 @@ def test_equal_calls_are_equal_and_seeds_indices_and_classes_differ(denoising: D
     assert distances.min() > 1
 
 
+def test_a_flip_keeps_the_noise_and_changes_the_label(denoising: Denoising) -> None:
+    plain = draw(denoising, [ImageRequest(0, 3), ImageRequest(1, 3)])
+    same = draw(denoising, [ImageRequest(0, 3, noise_label=0), ImageRequest(1, 3, noise_label=1)])
+    assert torch.equal(same, plain)
+    flipped = draw(denoising, [ImageRequest(1, 3, noise_label=0)])
+    assert (flipped[0] - plain[0]).norm() > 0.1 and (flipped[0] - plain[1]).norm() > 0.1
+    # A network that does not look at the label draws the same image from the same noise.
+    blind = replace(denoising, network=Silent())
+    pair = draw(blind, [ImageRequest(0, 3), ImageRequest(1, 3, noise_label=0), ImageRequest(1, 3)])
+    assert torch.equal(pair[0], pair[1]) and not torch.equal(pair[0], pair[2])
+
+
 def test_ddpm_draws_noise_at_each_step_from_the_requests_own_stream(denoising: Denoising) -> None:
     zero = replace(denoising, network=Silent(), prediction_type="epsilon", latent_shape=(1, 2, 2))
     (request,) = [ImageRequest(label=1, index=7)]

@@ -79,13 +79,13 @@ def evaluate_folder(
     params, quiet = config.evaluation_params, not config.logging_params.progress_bar
     synthetic_images = open_synthetic(config, synthetic)
     real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
-    _refuse_real_folder(synthetic_images, [*real_images.records, *train_images.records])
+    refuse_real_folder(synthetic_images, [*real_images.records, *train_images.records])
     folder = find_autoencoder(config)
     codec = open_codec(config, device=device)
     read = [read_set(name, images, quiet) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = _as_gray_if_all(read)
-    _refuse_real_files(made, [real, train])
+    refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
@@ -343,7 +343,7 @@ def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: E
                         "judge them by another encoder")
 
 
-def _refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord]) -> None:
+def refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord]) -> None:
     """Real images evaluated as synthetic ones would score perfectly."""
     real = {record.path.resolve() for record in records}
     shared = [record.image_id for record in synthetic.records if record.path.resolve() in real]
@@ -352,7 +352,7 @@ def _refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord
                         f"{shared[0]}); give the folder of the synthetic ones")
 
 
-def _refuse_real_files(synthetic: ImageSet, real: Sequence[ImageSet]) -> None:
+def refuse_real_files(synthetic: ImageSet, real: Sequence[ImageSet]) -> None:
     """Copies of real files under other names are found by their bytes: as synthetic images they would look perfect."""
     known = {digest for images in real for digest in images.sha256}
     copies = [image_id for image_id, digest in zip(synthetic.ids, synthetic.sha256, strict=True) if digest in known]

@@ -28,12 +28,19 @@ from tools.runtime.conditions import ConditionPrior, join_view
 class ImageRequest:
     """Image `index` (from 0) of class `label`, at these levels of the further conditions.
 
-    The initial noise depends on label and index alone, so that two requests can differ in one condition only.
+    The initial noise depends on label and index alone, so that two requests can differ in one condition only; with
+    `noise_label` it is the noise of that class instead, so that two requests can differ in the label only.
     """
 
     label: int
     index: int
     conditions: tuple[int, ...] = ()
+    noise_label: int | None = None
+
+    @property
+    def noise_address(self) -> tuple[int, int]:
+        """The class and the index that the noise is a function of."""
+        return (self.label if self.noise_label is None else self.noise_label), self.index
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def draw_latents(
 ) -> torch.Tensor:
     """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`."""
     padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-    streams = [generator(seed, "sample", request.label, request.index) for request in padded]
+    streams = [generator(seed, "sample", *request.noise_address) for request in padded]
 
     def draw_noise() -> torch.Tensor:
         noise = torch.stack([normal(stream, denoising.latent_shape) for stream in streams])
