@@ -321,6 +321,9 @@ def _contradictions(config: Config) -> list[str]:
     require(len(table.class_names) >= 2, "dataset_params.params.class_names: expected two classes or more")
     require(len(set(table.class_names)) == len(table.class_names),
             f"dataset_params.params.class_names: expected different names, found {list(table.class_names)}")
+    require(all(name.isprintable() for name in table.class_names),
+            f"dataset_params.params.class_names: expected names without line breaks and control characters, found "
+            f"{list(table.class_names)}")
     if per_split_tables:
         unknown = sorted(set(table.csv_file) - set(SPLITS))
         require(not unknown and "train" in table.csv_file,

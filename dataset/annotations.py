@@ -313,7 +313,7 @@ class ImageFolder:
                             pending.append(f"{name}/")
                         elif entry.is_symlink():
                             folder._add_link(name, entry, real_root)
-                        else:
+                        elif entry.is_file(follow_symlinks=False):  # reading a pipe or a device would never end
                             folder._add(name, name)
             except OSError as error:
                 reason = error.strerror

@@ -16,7 +16,7 @@ import torch
 from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json, read_json, write_json
+from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
@@ -139,7 +139,7 @@ def build_latent_cache(
         UserError: latents that are not finite in float16, or an image that cannot be read.
     """
     path = _cache_folder(folder, split, identity)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     write_patient_note(path, "The latents in this folder")
     symmetries, total = identity["symmetries"], len(images)
     state = _read_progress(path, identity)
