@@ -60,8 +60,11 @@ class ConditionParams:
 class TableParams:
     """`dataset_params.params`: where the labels and images are and how they are read."""
 
-    csv_file: str | Mapping[str, str] = _key(doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}")
     root_dir: str = _key(doc="folder of the images")
+    csv_file: str | Mapping[str, str] | None = _key(
+        None, doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}; null where the folders name the "
+                  "classes: root_dir/<class>/* or root_dir/<split>/<class>/*"
+    )
     im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
     image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
     um_per_px: float | None = _key(

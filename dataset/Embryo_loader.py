@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from config.errors import UserError
-from dataset.annotations import SPLITS, ImageRecord, read_records
+from dataset.annotations import ImageRecord, read_records
 from dataset.images import check_geometry, load_image
+from dataset.splits import SPLITS
 
 
 class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
@@ -30,7 +31,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
       of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
 
     Args:
-        csv_file: a table, or a mapping from train, val and test to tables (see dataset.annotations.read_records).
+        csv_file: a table, a mapping from train, val and test to tables, or None where root_dir holds a folder for each
+            class (see dataset.annotations.read_records).
         root_dir: the folder of the images.
         im_channels: 1 or 3.
         fit: "pad", "crop" or "stretch", how an image becomes a square (see dataset.images.prepare_image).
@@ -44,7 +46,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(
         self,
-        csv_file: str | Path | Mapping[str, str],
+        csv_file: str | Path | Mapping[str, str] | None,
         root_dir: str | Path,
         im_channels: int,
         *,
@@ -83,7 +85,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         if not self.records:
             found = ", ".join(name for name in SPLITS if any(record.split == name for record in records))
             raise UserError(
-                f"{csv_file}: expected images in split {split!r}, found some in {found} only; "
+                f"{csv_file or root_dir}: expected images in split {split!r}, found some in {found} only; "
                 "name rows for it, or set split_fractions or val_from_train"
             )
         self.class_names = tuple(class_names)

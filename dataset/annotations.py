@@ -1,28 +1,25 @@
-"""From a table of labels (CSV or XLSX) and a folder to records of images, each in one split.
+"""From a table of labels (CSV or XLSX) and a folder, or a folder alone, to records of images, each in one split.
 
-Owns how a table is read, how a name finds its file (exactly, nothing guessed) and how whole groups (patients,
-embryos) are dealt to train, val and test. Opens no image: what a file holds is the business of dataset.images.
+Owns what a row says and how whole groups (patients, embryos) are dealt to train, val and test. Opens no image: what a
+file holds is the business of dataset.images.
 """
 
 import math
-import os
-import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from config.errors import UserError, name_some
-from dataset.splits import draw_splits
+from dataset.image_folder import ImageFolder
+from dataset.layout import list_layout
+from dataset.splits import SPLIT_ALIASES, SPLITS, draw_splits
 from dataset.tables import TableRow, read_table
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-_SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
@@ -42,15 +39,21 @@ class ImageRecord:
     split: str
     conditions: tuple[int, ...] = ()
     covariates: tuple[str, ...] = ()
+    place: str = field(default="", compare=False, kw_only=True)  # where the user finds its row
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of mistake in a table: what is wrong, every place where it is, and what to do."""
+    """One kind of mistake in a table: what is wrong, every place where it is, and what to do.
+
+    `places` has the rows of each offender, as `ImageRecord.place` and messages call them.
+    """
 
     found: str
     offenders: tuple[str, ...]
     remedy: str
+    kind: str = ""
+    places: tuple[tuple[str, ...], ...] = ()
 
     def describe(self, limit: int = 5) -> str:
         """One line with up to `limit` offenders."""
@@ -58,15 +61,21 @@ class Problem:
 
 
 class AnnotationError(UserError):
-    """Rows of a table that cannot be used; `problems` has all offenders of each kind, the message up to five."""
+    """Rows that cannot be used, alone or together; the message names up to five offenders of each kind.
 
-    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+    `problems` has them all, `records` the images of the other rows, each in its split as far as that is known.
+    """
+
+    def __init__(
+        self, message: str, problems: Sequence[Problem] = (), records: Sequence["ImageRecord"] = ()
+    ) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.records = tuple(records)
 
 
 def read_records(
-    csv_file: str | Path | Mapping[str, str],
+    csv_file: str | Path | Mapping[str, str] | None,
     root_dir: str | Path,
     *,
     class_names: Sequence[str],
@@ -82,7 +91,10 @@ def read_records(
 ) -> list[ImageRecord]:
     """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
 
-    The split of a row is, in this order: the table it stands in where `csv_file` maps splits to tables, its cell in
+    Where `csv_file` is None the folders name the classes: root_dir/<class>/* or root_dir/<split>/<class>/*, and an
+    image's name is its path from root_dir.
+
+    The split of a row is, in this order: the table or folder it stands in where there is one for each split, its cell in
     `split_column`, or a seeded draw over groups by `split_fractions` (0.7, 0.15, 0.15 when nothing is given). Where
     that leaves val without a row, `val_from_train` moves this share of the training groups there; 0 leaves it empty.
     Draws depend on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
@@ -93,7 +105,7 @@ def read_records(
     around them and may be blank. Rows without any text are passed over.
 
     Raises:
-        AnnotationError: rows that cannot be used, all kinds at once.
+        AnnotationError: rows that cannot be used, all kinds at once, or that cannot be split.
         UserError: any other mistake in the table, the folder or the settings.
     """
     class_names = _check_class_names(class_names)
@@ -104,21 +116,34 @@ def read_records(
     conditions = _check_conditions(conditions or {}, covariate_columns, label_column)
     columns |= {f"conditions.{name}": name for name in conditions}
     columns |= {f"covariate_columns.{name}": name for name in covariate_columns}
-    rows, source = _read_rows(csv_file, columns)
-    records = _resolve_rows(rows, source, ImageFolder.scan(root_dir), class_names=class_names, conditions=conditions,
-                            covariate_columns=covariate_columns)
-    if not isinstance(csv_file, Mapping) and split_column is None:
-        fractions = _check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
-        records = _deal(records, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
-    _check_leaks(records, source)
-    if val_from_train and not any(record.split == "val" for record in records):
+    folder = ImageFolder.scan(root_dir)
+    rows, source = _read_rows(csv_file, columns, folder, class_names)
+    if rows[0].table_split is not None and csv_file is None and split_fractions is not None:
+        raise UserError(f"splits: expected one way of splitting, found folders of splits in {folder.root} and "
+                        "split_fractions; remove one of them")
+    records, problems = _resolve_rows(rows, folder, class_names=class_names, conditions=conditions,
+                                      covariate_columns=covariate_columns)
+    fractions = _check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
+    drawn = rows[0].table_split is None and split_column is None
+    try:
+        if drawn:
+            records = _deal(records, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
+        problems += _find_leaks(records)
+        if val_from_train and not any(record.split == "val" for record in records):
+            _check_training_classes(records, source, class_names)
+            train = [record for record in records if record.split == "train"]
+            fractions = {"train": 1 - val_from_train, "val": val_from_train}
+            moved = _deal(train, source, fractions, class_names=class_names, seed=split_seed, purpose="val_from_train")
+            dealt = iter(moved)
+            records = [next(dealt) if record.split == "train" else record for record in records]
         _check_training_classes(records, source, class_names)
-        train = [record for record in records if record.split == "train"]
-        fractions = {"train": 1 - val_from_train, "val": val_from_train}
-        moved = _deal(train, source, fractions, class_names=class_names, seed=split_seed, purpose="val_from_train")
-        dealt = iter(moved)
-        records = [next(dealt) if record.split == "train" else record for record in records]
-    _check_training_classes(records, source, class_names)
+    except UserError as error:
+        if not problems:  # otherwise it can be a consequence of rows that are missing
+            problem = Problem(str(error), (source,), "", "splits", ((),))
+            raise AnnotationError(str(error), [problem], records) from error
+    if problems:
+        message = f"{source}: " + "; also ".join(problem.describe() for problem in problems)
+        raise AnnotationError(message, problems, records)
     return records
 
 
@@ -216,7 +241,7 @@ def _check_conditions(
 
 
 def _check_split_settings(
-    csv_file: str | Path | Mapping[str, str],
+    csv_file: str | Path | Mapping[str, str] | None,
     split_column: str | None,
     split_fractions: Mapping[str, float] | None,
     val_from_train: float,
@@ -249,12 +274,12 @@ def _check_fractions(split_fractions: Mapping[str, float]) -> dict[str, float]:
 
 def _name_splits(given: Mapping[str, Any], setting: str) -> dict[str, Any]:
     """`given` with "valid" and "validation" called val, in the order of SPLITS."""
-    unknown = [repr(key) for key in given if key not in _SPLIT_ALIASES]
+    unknown = [repr(key) for key in given if key not in SPLIT_ALIASES]
     if unknown:
         raise UserError(f"{setting}: expected the splits train, val and test, found {name_some(unknown)}; rename it")
-    if len({_SPLIT_ALIASES[key] for key in given}) < len(given):
+    if len({SPLIT_ALIASES[key] for key in given}) < len(given):
         raise UserError(f"{setting}: expected each split once, found {', '.join(given)}; keep one name for val")
-    named = {_SPLIT_ALIASES[key]: value for key, value in given.items()}
+    named = {SPLIT_ALIASES[key]: value for key, value in given.items()}
     return {split: named[split] for split in SPLITS if split in named}
 
 
@@ -265,188 +290,131 @@ def _is_number(value: object) -> bool:
 # Tables
 
 
-def _read_rows(csv_file: str | Path | Mapping[str, str], columns: Mapping[str, str]) -> tuple[list[TableRow], str]:
+def _read_rows(
+    csv_file: str | Path | Mapping[str, str] | None, columns: Mapping[str, str], folder: ImageFolder,
+    class_names: Sequence[str],
+) -> tuple[list[TableRow], str]:
     """All rows with text of all tables, and the name of the table or tables for messages."""
+    if csv_file is None:
+        return list_layout(folder, class_names, columns), str(folder.root)
     if not isinstance(csv_file, Mapping):
         return read_table(Path(csv_file), columns, None, ""), str(csv_file)
     tables = {split: path for split, path in _name_splits(csv_file, "csv_file").items() if path is not None}
     if "train" not in tables:
         raise UserError(f"csv_file: expected a table for train, found {', '.join(tables) or 'none'}; add train: TABLE")
     rows = []
-    for split, path in tables.items():
-        rows += read_table(Path(path), columns, split, f"{Path(path).name} ")
+    for (split, path), name in zip(tables.items(), name_tables(tables.values()), strict=True):
+        rows += read_table(Path(path), columns, split, f"{name} ")
     return rows, ", ".join(str(path) for path in tables.values())
 
 
-# Names
-
-
-@dataclass
-class ImageFolder:
-    """What lies under a folder, read once. Names are paths relative to it, with / between folders."""
-
-    root: Path
-    files: dict[str, str] = field(default_factory=dict)  # name with suffix -> what tells two files apart
-    stems: dict[str, list[str]] = field(default_factory=dict)  # name without suffix -> names with suffix
-    others: dict[str, str] = field(default_factory=dict)  # files of other formats, with and without suffix
-    leaving: set[str] = field(default_factory=set)  # links to files outside the folder
-    linked_folders: set[str] = field(default_factory=set)
-    _loose: dict[str, str] | None = None
-
-    @classmethod
-    def scan(cls, root_dir: str | Path) -> "ImageFolder":
-        """Read the folder and its subfolders; links to folders are noted and not followed."""
-        root = Path(root_dir)
-        if not os.path.isdir(root):  # noqa: PTH112  (Path.is_dir lets a refused access through as an exception)
-            found = "a file" if os.path.exists(root) else "nothing there"  # noqa: PTH110
-            raise UserError(f"{root}: expected the folder of images, found {found}; correct root_dir")
-        folder = cls(root)
-        real_root = root.resolve()
-        pending = [""]
-        while pending:
-            prefix = pending.pop()
-            try:
-                with os.scandir(root / prefix) as entries:
-                    for entry in entries:
-                        name = prefix + entry.name
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(f"{name}/")
-                        elif entry.is_symlink():
-                            folder._add_link(name, entry, real_root)
-                        elif entry.is_file(follow_symlinks=False):  # reading a pipe or a device would never end
-                            folder._add(name, name)
-            except OSError as error:
-                reason = error.strerror
-                raise UserError(f"{root / prefix}: could not be listed ({reason}); grant access to it") from error
-        return folder
-
-    def _add(self, name: str, identity: str) -> None:
-        stem, suffix = posixpath.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES:
-            self.files[name] = identity
-            self.stems.setdefault(stem, []).append(name)
-        else:
-            self.others[name] = name
-            self.others.setdefault(stem, name)
-
-    def _add_link(self, name: str, entry: "os.DirEntry[str]", real_root: Path) -> None:
-        try:
-            target = Path(entry.path).resolve(strict=True)
-        except (OSError, RuntimeError):  # a link to nothing, or in a circle: no image
-            return
-        if entry.is_dir():
-            self.linked_folders.add(name)
-        elif entry.is_file():
-            inside = target.is_relative_to(real_root)
-            self._add(name, target.relative_to(real_root).as_posix() if inside else str(target))
-            if not inside:
-                self.leaving.add(name)
-
-    def match(self, name: str) -> list[str]:
-        """Names with suffix that `name` means: itself, or with each supported suffix added."""
-        return [name] if name in self.files else sorted(self.stems.get(name, []))
-
-    def passes_linked_folder(self, name: str) -> bool:
-        """Whether a folder of `name` is a link."""
-        parts = name.split("/")
-        return any("/".join(parts[:end]) in self.linked_folders for end in range(1, len(parts)))
-
-    def hint(self, name: str) -> str:
-        """What is there instead of a name that has no image, as an addition to a message, or nothing."""
-        if name in self.others:
-            return f" (found {self.others[name]}: not one of {' '.join(IMAGE_SUFFIXES)})"
-        if self._loose is None:
-            self._loose = {}
-            for known in (*self.stems, *self.files):
-                self._loose.setdefault(_loosen(known), self.stems[known][0] if known in self.stems else known)
-        near = self._loose.get(_loosen(name))
-        return f" (found {near}: names must match exactly)" if near else ""
-
-
-def _loosen(name: str) -> str:
-    """What is left of a name without case, spaces, leading zeros, Unicode form and kind of slash."""
-    name = unicodedata.normalize("NFKC", name).casefold()
-    name = "".join(name.split()).replace("\\", "/")
-    return re.sub(r"(^|/)0+", r"\1", posixpath.normpath(name)) if name else ""
+def name_tables(paths: Iterable[str | Path]) -> list[str]:
+    """How rows of several tables call their table: by its file name where that is enough."""
+    paths = [Path(path) for path in paths]
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 # Rows
 
 
 def _resolve_rows(
-    rows: list[TableRow], source: str, folder: ImageFolder, *, class_names: Sequence[str],
+    rows: list[TableRow], folder: ImageFolder, *, class_names: Sequence[str],
     conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str],
-) -> list[ImageRecord]:
-    """Records of all rows, the split empty where it is still to be drawn; AnnotationError with all that is wrong."""
-    bad: defaultdict[str, list[str]] = defaultdict(list)
+) -> tuple[list[ImageRecord], list[Problem]]:
+    """Records of the rows that can be used, the split empty where it is still to be drawn, and what is wrong with others."""
+    bad = _Faults()
     labels = {name: label for label, name in enumerate(class_names)}
     level_indices = {name: {level: index for index, level in enumerate(levels)} for name, levels in conditions.items()}
     seen: dict[str, tuple[str, int | None]] = {}
     spellings: dict[str, str] = {}
     records = []
     for row in rows:
+        bad.place = row.where
         name = row.cells["image_column"]
         file_name = _find_file(name, row.where, folder, bad)
         label = _parse_label(row.cells["label_column"], labels)
         if label is None:
-            bad["label"].append(f"{row.where} {_show_cell(row.cells['label_column'])}")
+            bad.add("label", f"{row.where} {_show_cell(row.cells['label_column'])}")
         levels = []
         for condition, indices in level_indices.items():
             level = _parse_level(row.cells[f"conditions.{condition}"], indices)
             if level is None:
-                bad[f"conditions.{condition}"].append(f"{row.where} {_show_cell(row.cells[f'conditions.{condition}'])}")
+                cell = row.cells[f"conditions.{condition}"]
+                bad.add(f"conditions.{condition}", f"{row.where} {_show_cell(cell)}")
             else:
                 levels.append(level)
         group = row.cells.get("group_column", name)
         if "group_column" in row.cells:
             if not group.strip():
-                bad["group"].append(row.where)
+                bad.add("group", row.where)
             else:
                 known = spellings.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
                 if known != group:
-                    bad["spelling"].append(f"{row.where} {group!r} and {known!r}")
+                    bad.add("spelling", f"{row.where} {group!r} and {known!r}")
         split = row.table_split or ""
         if "split_column" in row.cells:
             text = row.cells["split_column"].strip()
-            split = _SPLIT_ALIASES.get(text.lower(), "")
+            split = SPLIT_ALIASES.get(text.lower(), "")
             if not split:
-                bad["split"].append(f"{row.where} {text!r}" if text else f"{row.where} blank")
+                bad.add("split", f"{row.where} {text!r}" if text else f"{row.where} blank")
         if file_name is None:
             continue
         identity = folder.files[file_name]
         if identity in seen:
             first, first_label = seen[identity]
-            agree = "the same label" if first_label == label else "labels that differ"
-            bad["twice"].append(f"{_show(name)} ({first} and {row.where}, {agree})")
+            kind, agree = ("twice", "the same label") if first_label == label else ("conflict", "labels that differ")
+            bad.add(kind, f"{_show(name)} ({first} and {row.where}, {agree})", first)
         else:
             seen[identity] = (row.where, label)
-        if label is not None and len(levels) == len(conditions):
+        if row.where not in bad.places:
             covariates = tuple(row.cells[f"covariate_columns.{column}"].strip() for column in covariate_columns)
-            records.append(ImageRecord(name, folder.root / file_name, label, group, split, tuple(levels), covariates))
+            path = folder.root / file_name
+            records.append(ImageRecord(name, path, label, group, split, tuple(levels), covariates, place=row.where))
     kinds = _problem_kinds(folder.root, class_names, conditions)
-    problems = [make(tuple(bad[kind])) for kind, make in kinds.items() if bad[kind]]
-    if problems:
-        _raise_problems(source, problems)
-    return records
+    problems = [
+        Problem(found, tuple(bad.offenders[kind]), remedy, kind, tuple(bad.rows[kind]))
+        for kind, (found, remedy) in kinds.items() if kind in bad.offenders
+    ]
+    return [record for record in records if record.place not in bad.places], problems
 
 
-def _find_file(name: str, where: str, folder: ImageFolder, bad: Mapping[str, list[str]]) -> str | None:
+class _Faults:
+    """What is wrong with rows, by kind; `place` is the row that is being read."""
+
+    def __init__(self) -> None:
+        self.place = ""
+        self.offenders: defaultdict[str, list[str]] = defaultdict(list)
+        self.rows: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+        self.places: set[str] = set()  # rows that cannot be used
+
+    def add(self, kind: str, offender: str, earlier: str | None = None) -> None:
+        """Note a fault of this row, or of this and an `earlier` one, of which then neither can be trusted."""
+        self.offenders[kind].append(offender)
+        self.rows[kind].append((self.place,) if earlier is None else (earlier, self.place))
+        self.places.add(self.place)
+        if earlier is not None and kind == "conflict":
+            self.places.add(earlier)
+
+
+def _find_file(name: str, where: str, folder: ImageFolder, bad: _Faults) -> str | None:
     """The file that a row's name means, or None and the reason in `bad`."""
     if not name.strip():
-        bad["unnamed"].append(where)
+        bad.add("unnamed", where)
         return None
     if _ABSOLUTE.match(name) or ".." in re.split(r"[/\\]", name):
-        bad["outside"].append(f"{where} {_show(name)}")
+        bad.add("outside", f"{where} {_show(name)}")
         return None
     matches = folder.match(name)
     if len(matches) == 1 and matches[0] not in folder.leaving:
         return matches[0]
     if len(matches) > 1:
-        bad["ambiguous"].append(f"{where} {_show(name)} ({' and '.join(matches)})")
+        bad.add("ambiguous", f"{where} {_show(name)} ({' and '.join(matches)})")
     elif matches or folder.passes_linked_folder(name):
-        bad["link"].append(f"{where} {_show(name)}")
+        bad.add("link", f"{where} {_show(name)}")
     else:
-        bad["missing"].append(f"{where} {_show(name)}{folder.hint(name)}")
+        hint = folder.hint(name)
+        bad.add("misnamed" if hint else "missing", f"{where} {_show(name)}{hint}")
     return None
 
 
@@ -468,10 +436,6 @@ def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
     return indices.get(text)
 
 
-def _raise_problems(source: str, problems: Sequence[Problem]) -> NoReturn:
-    raise AnnotationError(f"{source}: " + "; also ".join(problem.describe() for problem in problems), problems)
-
-
 def _show(name: str) -> str:
     """A name for a message: in quotes where spaces or control characters would be missed."""
     return name if name.isprintable() and name == name.strip() else repr(name)
@@ -483,10 +447,10 @@ def _show_cell(text: str) -> str:
 
 def _problem_kinds(
     root: Path, class_names: Sequence[str], conditions: Mapping[str, Sequence[str]]
-) -> dict[str, Callable[[tuple[str, ...]], Problem]]:
-    """The kinds of mistakes that rows can hold, in the order in which they are told."""
+) -> dict[str, tuple[str, str]]:
+    """The kinds of mistakes that rows can hold and their remedies, in the order in which they are told."""
     wanted = f"an integer from 0 to {len(class_names) - 1} or one of {', '.join(class_names)}"
-    texts = {
+    return {
         "unnamed": ("rows without an image name", "name the image or delete the row"),
         "outside": (f"image names that lead out of {root}", "use names relative to root_dir, without '..'"),
         "link": (
@@ -495,7 +459,9 @@ def _problem_kinds(
         ),
         "ambiguous": ("image names that fit several files", "write the name with its suffix, or remove one file"),
         "missing": (f"images not found in {root}", "correct the names, add the files or delete the rows"),
+        "misnamed": (f"images not found in {root} under exactly this name", "correct the names"),
         "twice": ("rows name an image again", "keep one row for each image"),
+        "conflict": ("rows name an image again with another label", "find out which label is right and keep its row"),
         "label": ("labels that cannot be used", f"write {wanted}"),
         **{f"conditions.{name}": (f"cells of {name} that name no level", f"write one of {', '.join(levels)}")
            for name, levels in conditions.items()},
@@ -507,25 +473,21 @@ def _problem_kinds(
         "split": ("splits that cannot be used", "write train, val or test"),
     }
 
-    def maker(found: str, remedy: str) -> Callable[[tuple[str, ...]], Problem]:
-        return lambda offenders: Problem(found, offenders, remedy)
 
-    return {kind: maker(found, remedy) for kind, (found, remedy) in texts.items()}
-
-
-def _check_leaks(records: Sequence[ImageRecord], source: str) -> None:
+def _find_leaks(records: Sequence[ImageRecord]) -> list[Problem]:
     """No group in two splits: a model tested on a patient that it has seen is not tested."""
-    splits: defaultdict[str, set[str]] = defaultdict(set)
+    members: defaultdict[str, list[ImageRecord]] = defaultdict(list)
     for record in records:
-        splits[record.group].add(record.split)
-    leaks = [
-        f"{group!r} ({' and '.join(split for split in SPLITS if split in found)})"
-        for group, found in splits.items()
-        if len(found) > 1
-    ]
-    if leaks:
-        problem = Problem("groups in more than one split", tuple(leaks), "keep each group in one split")
-        _raise_problems(source, [problem])
+        members[record.group].append(record)
+    found = {group: {record.split for record in its} for group, its in members.items()}
+    leaks = {
+        f"{group!r} ({' and '.join(split for split in SPLITS if split in splits)})": tuple(r.place for r in members[group])
+        for group, splits in found.items() if len(splits) > 1
+    }
+    if not leaks:
+        return []
+    remedy = "keep each group in one split"
+    return [Problem("groups in more than one split", tuple(leaks), remedy, "group_leak", tuple(leaks.values()))]
 
 
 def _check_any_image(records: Sequence[ImageRecord], source: str, class_names: Sequence[str]) -> None:

@@ -24,11 +24,27 @@ _MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0
 _COPY_AGAIN = "copy the file again from its source"
 
 
+class ImageError(UserError):
+    """A file that gives no image; `is_cut` where its end is missing, as after a copy that was broken off."""
+
+    def __init__(self, message: str, *, is_cut: bool = False) -> None:
+        super().__init__(message)
+        self.is_cut = is_cut
+
+
 class _Unusable(Exception):
     """Why the content of a file cannot be used, and what to do; the caller adds the file's name."""
 
+    is_cut = False
+
     def __init__(self, found: str, remedy: str = _COPY_AGAIN) -> None:
         super().__init__(f"found {found}; {remedy}")
+
+
+class _Cut(_Unusable):
+    """The end of the file is missing."""
+
+    is_cut = True
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ def decode_image(path: str | Path) -> np.ndarray:
     Opaque alpha is dropped. Orientation tags are not applied.
 
     Raises:
-        UserError: the file is missing, cut, damaged, named for another format, has several pages, transparent pixels,
+        ImageError: the file is missing, cut, damaged, named for another format, has several pages, transparent pixels,
             float or signed values, or more than MAX_PIXELS pixels.
     """
     path = Path(path)
@@ -59,7 +75,8 @@ def decode_image(path: str | Path) -> np.ndarray:
             raise _Unusable(sizes, "save it again as PNG")
         return _drop_alpha(pixels)
     except _Unusable as error:
-        raise UserError(f"{path}: expected an image that can be used, {error}") from error
+        raise ImageError(f"{path}: expected an image that can be used, {error}", is_cut=error.is_cut) from error
+
 
 def read_png_text(path: str | Path) -> dict[str, str]:
     """The text chunks of a PNG file; UserError when it is not a whole PNG file."""
@@ -72,20 +89,21 @@ def read_png_text(path: str | Path) -> dict[str, str]:
         with _open_pillow(data, "PNG") as image:
             return {key: str(value) for key, value in image.text.items()}
     except _Unusable as error:
-        raise UserError(f"{path}: expected a PNG image, {error}") from error
+        raise ImageError(f"{path}: expected a PNG image, {error}", is_cut=error.is_cut) from error
+
 
 def _read_file(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise UserError(f"{path}: expected an image file, found a folder; give the name of a file in it")
+            raise ImageError(f"{path}: expected an image file, found a folder; give the name of a file in it")
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: expected an image file, found a device or pipe; give the name of a file")
+            raise ImageError(f"{path}: expected an image file, found a device or pipe; give the name of a file")
         data = path.read_bytes()
     except OSError as error:
         reason = "nothing there" if isinstance(error, FileNotFoundError) else f"no access ({error.strerror})"
-        raise UserError(f"{path}: expected an image file, found {reason}; correct the name or grant access") from error
+        raise ImageError(f"{path}: expected an image file, found {reason}; correct the name or grant access") from error
     if not data:
-        raise UserError(f"{path}: expected an image file, found an empty one; {_COPY_AGAIN}")
+        raise ImageError(f"{path}: expected an image file, found an empty one; {_COPY_AGAIN}", is_cut=True)
     return data
 
 
@@ -118,11 +136,11 @@ def _check_png(data: bytes) -> _Header:
     position = len(_PNG_SIGNATURE)
     while True:
         if position + 12 > len(data):
-            raise _Unusable("a cut PNG")
+            raise _Cut("a cut PNG")
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise _Unusable("a cut PNG")
+            raise _Cut("a cut PNG")
         body = data[position + 8 : end - 4]
         if zlib.crc32(kind + body) != struct.unpack_from(">I", data, end - 4)[0]:
             raise _Unusable("a PNG with a wrong checksum")
@@ -180,7 +198,7 @@ def _check_jpeg(data: bytes) -> _Header:
         while position < len(data) and data[position] == 0xFF and data[position + 1 : position + 2] == b"\xff":
             position += 1
         if position + 2 > len(data):
-            raise _Unusable("a cut JPEG")
+            raise _Cut("a cut JPEG")
         if data[position] != 0xFF:
             raise _Unusable("a damaged JPEG")
         marker = data[position + 1]
@@ -190,10 +208,10 @@ def _check_jpeg(data: bytes) -> _Header:
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue
         if position + 2 > len(data):
-            raise _Unusable("a cut JPEG")
+            raise _Cut("a cut JPEG")
         length = struct.unpack_from(">H", data, position)[0]
         if length < 2 or position + length > len(data):
-            raise _Unusable("a cut JPEG")
+            raise _Cut("a cut JPEG")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if length < 8:
                 raise _Unusable("a damaged JPEG")
@@ -216,7 +234,7 @@ def _skip_scan(data: bytes, position: int) -> int:
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
-            raise _Unusable("a cut JPEG")
+            raise _Cut("a cut JPEG")
         if data[position + 1] == 0 or 0xD0 <= data[position + 1] <= 0xD7:
             position += 2
         else:
@@ -225,7 +243,7 @@ def _skip_scan(data: bytes, position: int) -> int:
 
 def _check_bmp(data: bytes) -> _Header:
     if len(data) < 54:
-        raise _Unusable("a cut BMP")
+        raise _Cut("a cut BMP")
     file_bytes, _, offset, header_bytes, width, height = struct.unpack_from("<IIIIii", data, 2)
     bits, compression = struct.unpack_from("<HI", data, 28)
     if header_bytes < 40 or compression not in (0, 3) or bits not in (1, 4, 8, 16, 24, 32):
@@ -233,7 +251,7 @@ def _check_bmp(data: bytes) -> _Header:
     _check_size(width, abs(height))
     row_bytes = (width * bits + 31) // 32 * 4
     if max(file_bytes, offset + row_bytes * abs(height)) > len(data):
-        raise _Unusable("a cut BMP")
+        raise _Cut("a cut BMP")
     return _Header(width, abs(height))
 
 
@@ -243,9 +261,12 @@ def _check_tiff(data: bytes) -> _Header:
     try:
         tags, next_directory = _read_tiff_tags(data, order)
     except struct.error as error:
-        raise _Unusable("a cut TIFF") from error
+        raise _Cut("a cut TIFF") from error
     if next_directory:
-        raise _Unusable("a TIFF of several pages", "save one page a file, for example with tiffsplit or ImageMagick")
+        raise _Unusable(
+            "a TIFF of several pages", "write one file per plane (magick STACK.tif STACK_%02d.tif, tiffsplit STACK.tif, or "
+            "in ImageJ: Image > Stacks > Stack to Images) and give each plane a row, all of one embryo with the same group"
+        )
     if 256 not in tags or 257 not in tags:
         raise _Unusable("a TIFF without a size")
     width, height = tags[256][0], tags[257][0]
@@ -268,7 +289,7 @@ def _check_tiff(data: bytes) -> _Header:
     num_bits = max(bits)
     too_short = compression == 1 and stored < width * height * samples * num_bits // 8
     if too_short or any(offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
-        raise _Unusable("a cut TIFF")
+        raise _Cut("a cut TIFF")
     return _Header(width, height, num_bits)
 
 

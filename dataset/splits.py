@@ -5,6 +5,9 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+SPLITS = ("train", "val", "test")
+SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
 
 def draw_splits(
     group_labels: Mapping[str, Collection[int]], *, fractions: Mapping[str, float], seed: int, purpose: str

@@ -21,9 +21,11 @@ class TableRow:
     where: str
     cells: dict[str, str]
     table_split: str | None
+    number: int
+
 
 def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix: str) -> list[TableRow]:
-    lines = _read_lines(path, list(columns.values()))
+    lines = read_lines(path, list(columns.values()))
     header = lines[0] if lines else []
     while header and not header[-1].strip():
         header = header[:-1]
@@ -48,7 +50,7 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
             ragged.append(f"row {number} has {len(cells)}")
             continue
         wanted = {setting: cells[position] for setting, position in positions.items()}
-        rows.append(TableRow(f"{prefix}row {number}", wanted, split))
+        rows.append(TableRow(f"{prefix}row {number}", wanted, split, number))
     if ragged:
         raise UserError(
             f"{path}: expected {len(header)} cells in every row as in the first, found {len(ragged)} rows that differ: "
@@ -61,11 +63,11 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
 
 def read_header(path: Path) -> list[str]:
     """The column names of a table: its first row; a UserError where it cannot be read."""
-    lines = _read_lines(path, [])
+    lines = read_lines(path)
     return lines[0] if lines else []
 
 
-def _read_lines(path: Path, wanted: Collection[str]) -> list[list[str]]:
+def read_lines(path: Path, wanted: Collection[str] = ()) -> list[list[str]]:
     """The cells of a table as text, row by row; rows without text are kept, so that places are row numbers."""
     suffix = path.suffix.lower()
     if suffix not in (*_DELIMITERS, ".xlsx"):

@@ -104,7 +104,7 @@ def test_resolved_yaml_round_trips_values_that_yaml_could_misread(tmp_path: Path
     ({"train_params__task_name": " "}, "train_params.task_name: expected text"),
     ({"train_params__max_steps": "soon"}, "expected an integer or null, at least 1"),
     ({"train_params": [1]}, "train_params: expected keys and values, found [1]"),
-    ({"dataset_params__params__csv_file": 3}, "expected text or a mapping, found 3"),
+    ({"dataset_params__params__csv_file": 3}, "expected text or a mapping or null, found 3"),
     ({"dataset_params__params__csv_file": {"train": 3}}, "expected text or a mapping"),
     ({"dataset_params__params__im_channels": 2}, "expected 1 | 3, found 2"),
     ({"dataset_params__params__split_fractions": {"train": 1.5, "val": -0.5}}, "expected a mapping or null"),

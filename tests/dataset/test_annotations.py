@@ -280,6 +280,28 @@ def test_all_kinds_of_bad_rows_come_at_once_with_all_offenders(read):
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
 
 
+def test_an_error_has_the_rows_of_each_offender_and_the_other_images(read):
+    bad = "i01,1,test,P1\ni02,9,train,P2\ni03,1,train,P3\ni03,0,train,P3\ni04,1,train,P4\ni04,1,train,P4\n"
+    with pytest.raises(AnnotationError) as caught:
+        read("IMAGE_NAME,y,s,g\ni00,0,train,P1\n" + bad, split_column="s", group_column="g")
+    places = {problem.kind: problem.places for problem in caught.value.problems}
+    assert places == {
+        "label": (("row 4",),), "conflict": (("row 5", "row 6"),), "twice": (("row 7", "row 8"),),
+        "group_leak": (("row 2", "row 3"),),
+    }
+    assert [record.place for record in caught.value.records] == ["row 2", "row 3", "row 7"]
+    assert [record.split for record in caught.value.records] == ["train", "test", "train"]
+
+
+def test_tables_of_one_name_are_told_apart(tmp_path, read):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_table(tmp_path / split / "labels.csv", "IMAGE_NAME,y\n" + rows(4, 4 * (split == "test")))
+    records = read({split: str(tmp_path / split / "labels.csv") for split in ("train", "test")})
+    assert len({record.place for record in records}) == 8
+    assert records[4].place == f"{tmp_path / 'test' / 'labels.csv'} row 2"
+
+
 def test_blank_and_lookalike_groups_are_named(read):
     text = "IMAGE_NAME,y,g\n" + "".join(f"i{n:02d},{n % 2},P{n}\n" for n in range(6))
     with pytest.raises(AnnotationError, match=r"rows without a group \(1\): row 8"):

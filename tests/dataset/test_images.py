@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from config.errors import UserError
-from dataset.decoding import decode_image, read_png_text
+from dataset.decoding import ImageError, decode_image, read_png_text
 from dataset.images import (
     check_geometry,
     from_uint8,
@@ -294,7 +294,7 @@ REFUSED = [
     ("x.bmp", set_bytes(BMP, 18, struct.pack("<ii", 60_000, 60_000)), "60000 x 60000 pixels, more than"),
     ("x.bmp", set_bytes(BMP, 22, struct.pack("<i", 99)), "a cut BMP"),
     ("x.bmp", set_bytes(BMP, 2, struct.pack("<I", len(BMP) + 1)), "a cut BMP"),
-    ("x.tif", encode(GRAY, "TIFF", save_all=True, append_images=[Image.fromarray(GRAY)]), "several pages; save one"),
+    ("x.tif", encode(GRAY, "TIFF", save_all=True, append_images=[Image.fromarray(GRAY)]), "several pages; write one file"),
     ("x.tif", encode(GRAY.astype(np.float32), "TIFF"), "float or signed values; scale them to 16 bits"),
     ("x.tif", encode(GRAY.astype(np.int32), "TIFF"), "float or signed values"),
     ("x.tif", encode(Image.fromarray(GRAY > 9), "TIFF"), "a TIFF of 1 channels with 1 bits; save it as gray or RGB"),
@@ -318,6 +318,15 @@ def test_unusable_files_are_refused_with_the_reason(tmp_path, name, data, part):
         decode_image(put(tmp_path / name, data))
     message = str(caught.value)
     assert part in message and message.startswith(str(tmp_path / name)) and "\n" not in message, message
+
+
+def test_a_cut_file_is_told_from_another_unusable_one(tmp_path):
+    for name, data, is_cut in (("x.png", PNG[:-1], True), ("x.jpg", JPG[:-2], True), ("x.bmp", BMP[:-1], True),
+                               ("x.tif", tiff(t273=(4, 5000)), True), ("x.png", b"", True), ("x.png", JPG, False),
+                               ("x.png", b"hello, this is text", False), ("x.tif", tiff(following=24), False)):
+        with pytest.raises(ImageError) as caught:
+            decode_image(put(tmp_path / name, data))
+        assert caught.value.is_cut is is_cut, str(caught.value)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
@@ -442,6 +451,17 @@ def test_sixteen_bits_are_not_cut_to_eight():
     image = prepare_image(pixels, im_channels=1, size_px=2, fit="pad")[0]
     assert len(np.unique(image)) == 4
     assert np.allclose((image.astype(np.float64) + 1) * 32767.5, pixels, atol=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(("size_px", "fit"), [(64, "pad"), (96, "crop"), (96, "stretch"), (256, "pad")])
+def test_a_sixteen_bit_gradient_keeps_its_levels_through_loading(tmp_path, suffix, size_px, fit):
+    gradient = np.linspace(20_000, 40_000, 128 * 128).astype(np.uint16).reshape(128, 128)
+    path = put(tmp_path / f"x{suffix}", encode16(gradient, suffix))
+    image = load_image(path, im_channels=1, size_px=size_px, fit=fit)
+    levels = np.unique(image)
+    assert len(levels) > 2000 and np.diff(levels).min() < 1 / 255  # 8 bits would leave 79
+    assert image.min() >= 20_000 / 32767.5 - 1.001 and image.max() <= 40_000 / 32767.5 - 0.999
 
 
 def test_channels_gray_is_repeated_and_colour_refused():

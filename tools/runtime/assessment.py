@@ -14,7 +14,8 @@ from PIL import Image
 
 from config.errors import UserError
 from config.schema import Config
-from dataset.annotations import IMAGE_SUFFIXES, ImageRecord
+from dataset.annotations import ImageRecord
+from dataset.image_folder import IMAGE_SUFFIXES
 from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note

@@ -1,0 +1,74 @@
+"""A folder that is its own table: root/<class>/* or root/<split>/<class>/* to rows of labels.
+
+Which class and split a file belongs to is read from its folders and from nothing else. Opens no image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from config.errors import UserError, name_some
+from dataset.image_folder import IMAGE_SUFFIXES, ImageFolder
+from dataset.splits import SPLIT_ALIASES
+from dataset.tables import TableRow
+
+_FILES_OF_DESKTOPS = ("thumbs.db", "desktop.ini")
+
+
+def list_layout(folder: ImageFolder, class_names: Sequence[str], columns: Mapping[str, str]) -> list[TableRow]:
+    """A row for each image, in the order of the names; files of desktops and hidden files are no images.
+
+    Raises:
+        UserError: images at other places, folders of no known class, files of other formats, or settings that name
+            columns, which a folder does not have.
+    """
+    named = [f"{setting} {name!r}" for setting, name in columns.items() if setting not in ("image_column", "label_column")]
+    if named:
+        raise UserError(f"csv_file is null, so that folders name the classes and nothing else; found {name_some(named)}; "
+                        "write a table with these columns, or set them to null")
+    root = folder.root
+    layout = f"{root}/<class>/* or {root}/<split>/<class>/*"
+    names = sorted(name for name in folder.files if not _is_hidden(name))
+    tops = sorted({name.split("/")[0] for name in names if "/" in name})
+    if not tops:
+        raise UserError(f"{root}: csv_file is null, so expected images in {layout}, found {len(names)} images outside any "
+                        "folder; sort them into folders of the classes, or give csv_file: TABLE")
+    splits = [top for top in tops if top.lower() in SPLIT_ALIASES and top not in class_names]
+    if splits and len(splits) < len(tops):
+        others = [repr(top) for top in tops if top not in splits]
+        raise UserError(f"{root}: expected folders of splits or of classes, found splits ({', '.join(splits)}) beside "
+                        f"{name_some(others)}; move the images into one of the two layouts, {layout}")
+    if len({SPLIT_ALIASES[top.lower()] for top in splits}) < len(splits):
+        raise UserError(f"{root}: expected a folder a split, found {', '.join(splits)}; keep one of "
+                        "those that mean the same")
+    depth = 3 if splits else 2
+    _check_places(folder, names, depth=depth, layout=f"{root}/{'<split>/' if splits else ''}<class>/*")
+    found = sorted({name.split("/")[depth - 2] for name in names})
+    unknown = [repr(name) for name in found if name not in class_names]
+    if unknown:
+        raise UserError(f"{root}: expected folders named like class_names ({', '.join(class_names)}), found "
+                        f"{name_some(unknown)}; rename them, or set class_names to [{', '.join(found)}]")
+    rows = []
+    for number, name in enumerate(names, start=1):
+        parts = name.split("/")
+        split = SPLIT_ALIASES[parts[0].lower()] if splits else None
+        rows.append(TableRow(name, {"image_column": name, "label_column": parts[depth - 2]}, split, number))
+    return rows
+
+
+def _check_places(folder: ImageFolder, names: Sequence[str], *, depth: int, layout: str) -> None:
+    """Every image lies where the layout has it, and what lies there is an image."""
+    if folder.linked_folders:
+        raise UserError(f"{folder.root}: found links to folders, which are not followed: "
+                        f"{name_some(sorted(folder.linked_folders))}; put the folders themselves there")
+    misplaced = [name for name in names if name.count("/") != depth - 1]
+    if misplaced:
+        raise UserError(f"{folder.root}: csv_file is null, so expected every image in {layout}, found {len(misplaced)} "
+                        f"elsewhere: {name_some(misplaced)}; move them")
+    others = sorted({name for name in folder.others.values() if name.count("/") >= depth - 1 and not _is_hidden(name)})
+    if others:
+        raise UserError(f"{folder.root}: expected images named {' '.join(IMAGE_SUFFIXES)} in the folders of the classes, "
+                        f"found {len(others)} other files: {name_some(others)}; convert or move them")
+
+
+def _is_hidden(name: str) -> bool:
+    last = name.rsplit("/", 1)[-1]
+    return last.startswith(".") or last.lower() in _FILES_OF_DESKTOPS
