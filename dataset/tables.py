@@ -1,15 +1,23 @@
-"""Reading a table: CSV, TSV or XLSX to rows of text with the place where the user finds each. Knows no labels or images."""
+"""Tables: CSV, TSV or XLSX to rows of text with the place where the user finds each, and rows of text to a table again.
+
+Knows no labels or images.
+"""
 
 import csv
 import difflib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.errors import UserError, name_some
+from dataset.storage import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet.worksheet import Worksheet
 
 _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 
@@ -146,3 +154,46 @@ def _cell_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def write_table(path: Path, lines: Iterable[Sequence[str]]) -> None:
+    """Write cells of text as .csv, .tsv or .xlsx, atomically; `read_lines` reads the same cells back.
+
+    In a workbook every cell is text, never a formula. A CSV file keeps the cells as they are.
+
+    Raises:
+        UserError: another suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".xlsx":
+        import openpyxl
+
+        book = openpyxl.Workbook()
+        for line in lines:
+            append_cells(book.active, line)
+        with atomic_path(path) as temporary:
+            book.save(temporary)
+    elif suffix in _DELIMITERS:
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=_DELIMITERS[suffix][0], lineterminator="\n").writerows(lines)
+        write_text(path, text.getvalue())
+    else:
+        raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {suffix or 'no suffix'}; name it .csv")
+
+
+def append_cells(sheet: "Worksheet", values: Sequence[object], *, bold: bool = False) -> None:
+    """Append a row to a worksheet in which text is text, never a formula."""
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    from openpyxl.styles import Font
+
+    sheet.append([ILLEGAL_CHARACTERS_RE.sub("?", value) if isinstance(value, str) else value for value in values])
+    for cell in sheet[sheet.max_row]:
+        if isinstance(cell.value, str):
+            cell.data_type = "s"
+        if bold:
+            cell.font = Font(bold=True)
+
+
+def defuse_cell(text: str) -> str:
+    """Text for a CSV cell that is only to be looked at: one that a spreadsheet would take for a formula gets a ' before."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

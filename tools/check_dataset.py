@@ -1,0 +1,48 @@
+"""Find every fault of a table and its images at once: a list on the screen, a workbook and a page. Mends nothing.
+
+    python -m tools.check_dataset --config config/my.yaml [--output DIR] [--write-clean TABLE]
+
+Errors would stop a training or make it wrong (exit code 2); warnings are to be looked at. `--write-clean` writes the
+table again without the rows at fault, and beside it a log of why each left.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.errors import UserError
+from config.load import load_config
+from dataset.storage import write_text
+from tools.inspection.clean_table import write_clean_table
+from tools.inspection.dataset_inspection import inspect_dataset
+from tools.inspection.dataset_page import format_screen, write_page, write_workbook
+from tools.runtime.command import run_command
+
+_NOTE = "check.html shows patients' images, and both files name them: store, share and delete them by the same rules.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.check_dataset", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the report; default <task_name>/dataset_check")
+    parser.add_argument("--write-clean", type=Path, metavar="TABLE", help="table without the rows at fault: .csv or .xlsx")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    params = config.dataset_params.params
+    inspection = inspect_dataset(config)
+    print(format_screen(inspection, params))
+    output = arguments.output or Path(config.train_params.task_name) / "dataset_check"
+    write_text(output / "PATIENT_DATA.txt", _NOTE)
+    write_workbook(inspection, params, output / "check.xlsx")
+    write_page(inspection, params, output / "check.html")
+    print(f"\n{output / 'check.xlsx'}: every finding\n{output / 'check.html'}: with the images; it shows patients' images")
+    if arguments.write_clean is not None:
+        print("\n".join(write_clean_table(params, inspection.findings, arguments.write_clean)))
+    if inspection.num_errors:
+        raise UserError(f"{arguments.config}: expected a data set without errors, found {inspection.num_errors:,} in "
+                        f"{output / 'check.xlsx'}; mend them, or write a table without these rows by --write-clean TABLE")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,53 @@
+"""The table again without the rows that findings name, and beside it a log of why each row left. Changes nothing else."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from config.errors import UserError, name_some
+from config.schema import TableParams
+from dataset.annotations import name_tables
+from dataset.tables import defuse_cell, read_lines, write_table
+from tools.inspection.problems import Finding
+
+
+def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Path) -> list[str]:
+    """Write the rows that stay, with all columns, and `<path>.removed.csv`; lines that say what was written.
+
+    With a table for each split there is one clean table for each: the name of the split is added to the name of `path`.
+
+    Raises:
+        UserError: there is no table, or a table that was read would be written over.
+    """
+    if params.csv_file is None:
+        raise UserError(f"--write-clean: csv_file is null, so that there is no table to clean; move the files that "
+                        f"{path.name}'s log would name out of {params.root_dir} instead")
+    by_split = isinstance(params.csv_file, Mapping)
+    sources = {split: Path(table) for split, table in params.csv_file.items()} if by_split else {"": Path(params.csv_file)}
+    targets = {split: path.with_name(f"{path.stem}_{split}{path.suffix}") if by_split else path for split in sources}
+    taken = [str(target) for target in targets.values() if target.resolve() in {s.resolve() for s in sources.values()}]
+    if taken:
+        raise UserError(f"--write-clean: would write over the table that was read, {name_some(taken)}; choose another name")
+    reasons = defaultdict(list)
+    for finding in findings:
+        for place in finding.leaves:
+            reasons[place].append(finding)
+    said, log = [], [["row", "image", "kind", "why"]]
+    names = name_tables(sources.values()) if by_split else [""]
+    wanted = [getattr(params, f"{column}_column") for column in ("image", "label", "group", "split")]
+    for (split, source), name in zip(sources.items(), names, strict=True):
+        lines = read_lines(source, [column for column in wanted if column is not None])
+        position = lines[0].index(params.image_column)
+        kept = [lines[0]]
+        for number, cells in enumerate(lines[1:], start=2):
+            place = f"{name} row {number}".strip()
+            if place in reasons:
+                image = cells[position]
+                log += [[place, image, finding.kind, f"{finding.title}: {finding.text}"] for finding in reasons[place]]
+            elif any(cell.strip() for cell in cells):
+                kept.append(cells)
+        write_table(targets[split], kept)
+        said.append(f"{targets[split]}: {len(kept) - 1:,} of {sum(any(map(str.strip, c)) for c in lines[1:]):,} rows")
+    log_path = path.with_name(f"{path.name}.removed.csv")
+    write_table(log_path, [[defuse_cell(cell) for cell in line] for line in log])
+    return [*said, f"{log_path}: why {len(reasons):,} rows left"]

@@ -1,0 +1,70 @@
+"""A config's whole data set looked at once: its rows, then every file. The order of the checks is here, their rules are
+in problems.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from config.schema import Config
+from dataset.annotations import AnnotationError, ImageRecord, Problem
+from dataset.decoding import ImageError
+from tools.inspection.image_statistics import ImageStatistics, measure_image
+from tools.inspection.perceptual_hash import THUMBNAIL_PX
+from tools.inspection.problems import ERROR, Finding, image_findings, row_findings
+from tools.runtime.data import open_images
+from tools.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that was found; `num_unopened` counts faulty rows whose images were therefore not opened."""
+
+    records: Sequence[ImageRecord]
+    statistics: Sequence[ImageStatistics | None]
+    findings: Sequence[Finding]
+    num_unopened: int
+
+    @property
+    def num_errors(self) -> int:
+        return sum(finding.severity == ERROR for finding in self.findings)
+
+
+def inspect_dataset(config: Config) -> Inspection:
+    """Look at every row and every file of the config's data set.
+
+    Raises:
+        UserError: the table or the folder cannot be read at all.
+    """
+    records, problems = _read(config)
+    statistics: list[ImageStatistics | None] = []
+    thumbnails = np.zeros((len(records), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+    faults: dict[int, tuple[str, str]] = {}
+    with Progress("looking at images", len(records), enabled=config.logging_params.progress_bar) as progress:
+        for position, record in enumerate(records):
+            try:
+                values, thumbnails[position] = measure_image(record.path)
+            except ImageError as error:
+                values = None
+                _, _, reason = str(error).removeprefix(f"{record.path}: ").partition(", ")
+                faults[position] = ("truncated" if error.is_cut else "unreadable", reason)
+            statistics.append(values)
+            progress.update(position + 1)
+    table = config.dataset_params.params
+    grouped = len({record.group for record in records}) < len(records)
+    findings = row_findings(problems, records) + image_findings(
+        records, statistics, thumbnails, faults=faults, class_names=table.class_names, im_channels=table.im_channels,
+        image_size=table.image_size, grouped=grouped or table.group_column is not None,
+    )
+    opened = {record.place for record in records}
+    unopened = {place for problem in problems for places in problem.places for place in places} - opened
+    return Inspection(records, statistics, findings, len(unopened))
+
+
+def _read(config: Config) -> tuple[Sequence[ImageRecord], Sequence[Problem]]:
+    try:
+        return open_images(config, None).records, ()
+    except AnnotationError as error:
+        if not error.problems:
+            raise
+        return error.records, error.problems

@@ -1,0 +1,97 @@
+"""Pictures that show nearly the same: a hash in bands finds candidates, a small picture of each decides. Linear in images.
+
+Knows pixels only; what a pair means (a leak, a focal plane) is decided in problems.py.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+THUMBNAIL_PX = 32
+# Normalised correlation of two thumbnails. Measured: the same picture saved again as JPEG, halved, or 1.3 times brighter
+# gives 0.99 and more; two embryos or sperm heads that are not the same stay below, neighbouring focal planes around it.
+SAME_PICTURE = 0.985
+_HASH_SIDE = 8
+_BAND_BITS, _NUM_BANDS = 16, 4
+_NEIGHBOURS = 32  # of each image in a band that it is compared with, so that crowded bands stay linear
+
+
+def make_thumbnail(gray: np.ndarray) -> np.ndarray:
+    """(H, W) float32 -> uint8 (32, 32), stretched to its own range, so that brightness and contrast do not matter."""
+    small = cv2.resize(gray, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+    low, high = float(small.min()), float(small.max())
+    if high <= low:
+        return np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+    return np.rint((small - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def hash_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
+    """uint64 (N,) of uint8 (N, 32, 32): the signs of the 64 lowest cosine frequencies about their median.
+
+    Source: the perceptual hash by DCT (Zauner 2010, section 3.2.1).
+    """
+    hashes = np.empty(len(thumbnails), np.uint64)
+    for index, thumbnail in enumerate(thumbnails):
+        frequencies = cv2.dct(thumbnail.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE].ravel()
+        bits = frequencies > np.median(frequencies[1:])  # the first is the mean brightness
+        bits[0] = False
+        hashes[index] = np.packbits(bits).view(">u8")[0]
+    return hashes
+
+
+def find_same_pictures(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j), i < j, of thumbnails uint8 (N, 32, 32) that correlate to at least `SAME_PICTURE`, each once.
+
+    Candidates agree in one of four bands of 16 bits of the hash, so that pairs whose hashes differ in up to three bits
+    are all seen, and in a band each is compared with the 32 that follow it in the order of the whole hash: time and
+    memory are linear in N, but for sorting. In a crowd of more than 32 alike in one band some pairs are seen through
+    others between them. Flat pictures resemble nothing.
+    """
+    hashes = hash_thumbnails(thumbnails)
+    varied = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).max(axis=1) > 0)
+    found: set[tuple[int, int]] = set()
+    for band in range(_NUM_BANDS):
+        keys = (hashes >> np.uint64(band * _BAND_BITS)) & np.uint64((1 << _BAND_BITS) - 1)
+        order = varied[np.lexsort((varied, hashes[varied], keys[varied]))]
+        for step in range(1, min(_NEIGHBOURS, len(order) - 1) + 1):
+            first, second = order[:-step], order[step:]
+            together = keys[first] == keys[second]
+            for a, b in _correlated(thumbnails, first[together], second[together]):
+                pair = (min(a, b), max(a, b))
+                if pair not in found:
+                    found.add(pair)
+                    yield pair
+
+
+def join_pairs(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The sets that chains of pairs make, each sorted, in the order of their first members."""
+    parent: dict[int, int] = {}
+
+    def root(member: int) -> int:
+        parent.setdefault(member, member)
+        while parent[member] != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
+
+    for a, b in pairs:
+        parent[max(root(a), root(b))] = min(root(a), root(b))
+    sets: dict[int, list[int]] = {}
+    for member in sorted(parent):
+        sets.setdefault(root(member), []).append(member)
+    return list(sets.values())
+
+
+def _correlated(thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int]]:
+    for start in range(0, len(first), 4096):  # 4096 pairs of thumbnails are 32 MB in float32
+        left, right = first[start : start + 4096], second[start : start + 4096]
+        similar = (_normalise(thumbnails[left]) * _normalise(thumbnails[right])).sum(axis=1) >= SAME_PICTURE
+        yield from zip(left[similar].tolist(), right[similar].tolist(), strict=True)
+
+
+def _normalise(thumbnails: np.ndarray) -> np.ndarray:
+    """float32 (N, 1024) of zero mean and unit length."""
+    values = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
