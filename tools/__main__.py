@@ -5,7 +5,7 @@ from pathlib import Path
 
 _STAGES = {
     "labels and images": ("make_phantoms",),
-    "before training": ("check_dataset", "check_symmetries", "check_confounders", "check_vae"),
+    "before training": ("init", "check_dataset", "check_symmetries", "check_confounders", "check_vae"),
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate", "membership_audit", "sweep", "reader_study", "morphometry"),
     "sharing, and machines without a network": ("release", "bundle"),

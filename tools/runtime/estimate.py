@@ -27,8 +27,8 @@ def count_steps(config: Config, num_images: int) -> tuple[int, int]:
     return per_epoch, min(total, config.train_params.max_steps or total)
 
 
-def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
-    """The lines that --dry-run prints after the resolved config."""
+def estimate_memory(config: Config) -> tuple[int, int]:
+    """(parameters of the UNet, bytes that its training takes: weights, gradient, optimizer, average, activations)."""
     train = config.train_params
     with torch.device("meta"):
         network = UNet(unet_shape(config))
@@ -43,14 +43,21 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         with saved.hooks():
             network(x, labels, labels, conditions)
     parameters = count_parameters(network)
+    activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
+    return parameters, parameters * _FLOAT_BYTES * _WEIGHT_COPIES + activation_bytes
+
+
+def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
+    """The lines that --dry-run prints after the resolved config."""
+    train = config.train_params
+    parameters, memory = estimate_memory(config)
+    micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
     num_train = sum(record.split == "train" for record in records)
     num_val = sum(record.split == "val" for record in records)
     per_epoch, total = count_steps(config, num_train)
     step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
     rate = measure_matmul_rate(device)
     seconds = step_flops * total / (rate * _ATTAINED_SHARE)
-    activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
-    memory = parameters * _FLOAT_BYTES * _WEIGHT_COPIES + activation_bytes
     checkpoint = parameters * _FLOAT_BYTES * 4
     latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
         num_train * len(config.dataset_params.symmetries) + num_val)

@@ -1,0 +1,171 @@
+"""Holds init to its word: what it writes loads as it is, and it says what it does not know."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from config.errors import UserError
+from config.load import load_config
+from dataset.images import write_png
+from tools import init
+from tools.runtime.data import open_images
+
+RNG = np.random.default_rng(2)
+
+
+def draw(root: Path, count: int, *, size: tuple[int, int] = (24, 24), prefix: str = "i") -> list[str]:
+    names = [f"{prefix}{number:02d}" for number in range(count)]
+    for name in names:
+        write_png(root / f"{name}.png", RNG.integers(0, 256, size, dtype=np.uint8))
+    return names
+
+
+def write_rows(path: Path, header: str, rows: list[str]) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def run(tmp_path: Path, *words: str | Path, name: str = "my.yaml"):
+    output = tmp_path / "config" / name
+    init.main([*map(str, words), "--output", str(output), "--gpu-memory-gb", "0"])
+    return load_config(output), output.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    names = draw(tmp_path / "images", 24)
+    rows = [f"{name},{number % 2},P{number // 2},{number % 3}" for number, name in enumerate(names)]
+    return write_rows(tmp_path / "sheet.csv", "file,blastocyst,PATIENT_ID,remarks_code", rows)
+
+
+def test_the_proposal_loads_and_its_images_open(tmp_path, table, capsys):
+    config, text = run(tmp_path, table, tmp_path / "images")
+    params = config.dataset_params.params
+    assert (params.image_column, params.label_column, params.group_column) == ("file", "blastocyst", "PATIENT_ID")
+    assert params.class_names == ("no_blastocyst", "blastocyst") and params.im_channels == 1 and params.image_size == 32
+    assert len(open_images(config, None).records) == 24
+    shown = capsys.readouterr().out
+    assert "to decide before the first training:\n  1. " in shown
+    assert "other columns that can be labels: remarks_code" in shown
+    assert "# 1. " in text and "NO COLUMN" not in text
+
+
+def test_without_a_column_of_patients_the_comment_is_loud(tmp_path, table):
+    table.write_text(table.read_text().replace("PATIENT_ID", "number"))
+    config, text = run(tmp_path, table, tmp_path / "images")
+    assert config.dataset_params.params.group_column is None
+    assert text.splitlines()[1].startswith("# 1. group_column: NO COLUMN'S HEADER NAMES PATIENTS")
+    assert "NO PATIENTS KNOWN" in text
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path, table):
+    run(tmp_path, table, tmp_path / "images")
+    with pytest.raises(UserError, match=r"my\.yaml: exists already; give another --output, or --force"):
+        run(tmp_path, table, tmp_path / "images")
+    run(tmp_path, table, tmp_path / "images", "--force")
+
+
+def test_several_label_columns_are_refused_with_the_candidates(tmp_path, table):
+    table.write_text(table.read_text().replace("blastocyst", "good").replace("remarks_code", "colour_code"))
+    with pytest.raises(UserError, match=r"found several: 'good' \(0, 1\), 'colour_code' \(0, 1, 2\); choose one by --label"):
+        run(tmp_path, table, tmp_path / "images")
+    config, _ = run(tmp_path, table, tmp_path / "images", "--label-column", "colour_code")
+    assert config.dataset_params.params.class_names == ("colour_code_0", "colour_code_1", "colour_code_2")
+    with pytest.raises(UserError, match="--label-column: expected one of 'file'"):
+        run(tmp_path, table, tmp_path / "images", "--label-column", "gone", name="other.yaml")
+
+
+def test_labels_in_words_and_odd_names_survive_the_yaml(tmp_path):
+    names = draw(tmp_path / "images", 12)
+    header = '"file: name","label # \u00e9","PATIENT_ID"'
+    rows = [f"{name},{'yes' if number % 2 else 'no'},{number:03d}" for number, name in enumerate(names)]
+    config, _ = run(tmp_path, write_rows(tmp_path / "t.csv", header, rows), tmp_path / "images")
+    params = config.dataset_params.params
+    assert params.class_names == ("no", "yes") and params.label_column == "label # \u00e9"
+    assert len(open_images(config, None).records) == 12
+
+
+def test_labels_from_one_on_are_refused(tmp_path):
+    rows = [f"{name},{1 + number % 2}" for number, name in enumerate(draw(tmp_path / "images", 12))]
+    table = write_rows(tmp_path / "t.csv", "file,label", rows)
+    with pytest.raises(UserError, match="found none among 'file', 'label'; choose one by --label-column"):
+        run(tmp_path, table, tmp_path / "images")
+    with pytest.raises(UserError, match=r"'label': expected labels 0, 1, ... or names, found 1, 2; write them from 0"):
+        run(tmp_path, table, tmp_path / "images", "--label-column", "label")
+
+
+def test_tables_of_splits_and_folders_of_classes(tmp_path):
+    images = tmp_path / "images"
+    for split, count in (("train", 8), ("valid", 4), ("test", 6)):
+        names = draw(images, count, prefix=split)
+        write_rows(tmp_path / f"{split}.csv", "file,y", [f"{name},{n % 2}" for n, name in enumerate(names)])
+    config, text = run(tmp_path, tmp_path, images)
+    assert sorted(config.dataset_params.params.csv_file) == ["test", "train", "val"]
+    assert [len(open_images(config, split).records) for split in ("train", "val", "test")] == [8, 4, 6]
+    assert "val_from_train" not in text and "split_fractions" not in text
+
+    for name in ("arrested", "blastocyst"):
+        draw(tmp_path / "layout" / name, 8, prefix=name)
+    config, text = run(tmp_path, tmp_path / "layout", name="layout.yaml")
+    assert config.dataset_params.params.csv_file is None
+    assert config.dataset_params.params.class_names == ("arrested", "blastocyst")
+    assert len(open_images(config, None).records) == 16
+    for split in ("train", "test"):
+        for name in ("arrested", "blastocyst"):
+            draw(tmp_path / "both" / split / name, 6, prefix=name)
+    config, text = run(tmp_path, tmp_path / "both", name="both.yaml")
+    assert config.dataset_params.params.val_from_train == 0.2 and "val_from_train" in text
+    assert len(open_images(config, "test").records) == 12
+    with pytest.raises(UserError, match="there is no table; folders name the classes"):
+        run(tmp_path, tmp_path / "both", "--label-column", "y", name="third.yaml")
+
+
+def test_sixteen_bits_that_use_twelve_and_other_shapes_are_told(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(12):
+        assert cv2.imwrite(str(images / f"{number}.tif"), RNG.integers(0, 4096, (40, 30), dtype=np.uint16))
+    rows = [f"{number},{number % 2},0.5" for number in range(12)]
+    config, text = run(tmp_path, write_rows(tmp_path / "t.csv", "file,label,um_per_px", rows), images)
+    assert "values go up to 4" in text and "images are not all square of one size (30 x 40 px)" in text
+    assert config.dataset_params.params.um_per_px == pytest.approx(0.5 * 40 / config.dataset_params.params.image_size)
+
+
+def test_a_gpu_of_24_gb_gets_the_papers_network_in_bf16_and_a_small_one_more_micro_steps(tmp_path):
+    names = draw(tmp_path / "images", 8, size=(512, 512))
+    rows = [f"{name},{number % 2}" for number, name in enumerate(names)]
+    table = write_rows(tmp_path / "t.csv", "file,label", rows)
+    found = {}
+    for memory in (24, 4, 1):
+        init.main([str(table), str(tmp_path / "images"), "--output", str(tmp_path / f"{memory}.yaml"), "--gpu-memory-gb",
+                   str(memory)])
+        found[memory] = load_config(tmp_path / f"{memory}.yaml")
+    paper = load_config("config/embryo.yaml")
+    large, small = found[24], found[4]
+    assert large.unet_params == paper.unet_params and large.train_params.mixed_precision == "bf16"
+    assert large.train_params.ldm_batch_size == 24 and large.dataset_params.params.image_size == 512
+    assert large.dataset_params.condition_types == paper.dataset_params.condition_types
+    assert small.train_params.gradient_accumulation_steps > large.train_params.gradient_accumulation_steps
+    assert found[1].unet_params.channels == (64, 96, 128)  # where the paper's weights alone do not fit
+
+
+def test_the_public_sets_are_recognised(tmp_path, shared, capsys):
+    sperm, embryos = shared / "data/mhsma64", shared / "data/stork"
+    with pytest.raises(UserError, match="found several: 'head_abnormal'"):
+        run(tmp_path, sperm, sperm / "images")
+    config, _ = run(tmp_path, sperm, sperm / "images", "--label-column", "head_abnormal")
+    assert [len(open_images(config, split).records) for split in ("train", "val", "test")] == [1000, 240, 300]
+    assert config.dataset_params.params.image_size == 64
+    capsys.readouterr()
+
+    config, text = run(tmp_path, embryos / "annotations.csv", embryos / "images", name="stork.yaml")
+    params = config.dataset_params.params
+    assert (params.im_channels, params.group_column, params.label_column, params.split_column) == \
+        (1, "EMBRYO_ID", "good_quality", "SPLIT")
+    assert "gray stored as RGB" in text and "focal planes: FOCAL_PLANE_UM has 7 planes" in text
+    assert not any("90" in name or "transpose" in name for name in config.dataset_params.symmetries)
+    assert len({record.split for record in open_images(config, None).records}) == 3
+    assert yaml.safe_load(text)["dataset_params"]["params"]["class_names"] == ["no_good_quality", "good_quality"]

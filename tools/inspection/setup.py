@@ -1,0 +1,92 @@
+"""Which network and batch fit a machine: the CPU's defaults, or the paper's UNet brought to a GPU's memory."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from config.load import build_config
+from tools.runtime.estimate import estimate_memory
+
+_SHARE_FOR_TRAINING = 0.8  # of a GPU's memory; the rest is for its context, the VAE's decoder and fragments
+_GIBIBYTE = 1 << 30
+_GPU_STEPS, _CPU_STEPS = 12_000, 2_000
+_BATCH = 24  # the paper's
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a config that depend on the machine; `sections` are its keys by section, `why` says what it is for."""
+
+    image_size: int
+    latent_size: int
+    condition_types: tuple[str, ...]
+    sections: dict[str, dict[str, Any]]
+    why: str
+
+
+def find_gpu_memory_gb() -> float | None:
+    """Memory of this machine's first GPU; None where there is none."""
+    return torch.cuda.get_device_properties(0).total_memory / _GIBIBYTE if torch.cuda.is_available() else None
+
+
+def choose_setup(*, side_px: int, num_train: int, num_test: int, gpu_memory_gb: float | None, name: str) -> Setup:
+    """A set-up for square images of `side_px`, on a GPU of this memory or on the CPU (None)."""
+    if gpu_memory_gb is not None and side_px >= 192:
+        for image_size in (512, 256) if side_px >= 384 else (256,):
+            fixed_gb, per_image_gb = _measure_memory(image_size)
+            for accumulation in (pieces for pieces in range(1, _BATCH + 1) if _BATCH % pieces == 0):
+                needed = fixed_gb + per_image_gb * _BATCH / accumulation
+                if needed <= _SHARE_FOR_TRAINING * gpu_memory_gb:
+                    setup = _gpu_setup(image_size, accumulation, num_train, num_test, gpu_memory_gb)
+                    return replace(setup, why=f"a GPU of {gpu_memory_gb:.0f} GB: training is estimated at {needed:.1f} GB")
+    where = "a CPU" if gpu_memory_gb is None else f"a GPU of {gpu_memory_gb:.0f} GB and small images"
+    return _small_setup(side_px, num_train, num_test, name, where)
+
+
+def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int, gpu_memory_gb: float) -> Setup:
+    """The paper's set-up, in bf16."""
+    epochs = max(10, min(300, round(_GPU_STEPS * _BATCH / max(num_train, 1))))
+    return Setup(image_size, image_size // 8, ("class", "context_class"), {
+        "train_params": {"ldm_batch_size": _BATCH, "gradient_accumulation_steps": accumulation, "num_samples": 8,
+                         "ldm_validate_epochs": max(1, epochs // 60), "ldm_lr": 0.0005, "epochs": epochs,
+                         "label_dropout": 0.2, "mixed_precision": "bf16"},
+        "diffusion_params": {"prediction_type": "epsilon"},
+        "unet_params": {"channels": [256, 320, 384, 512], "num_layers": 2, "attention": [True] * 4, "num_heads": 8,
+                        "time_embedding_dim": 512, "context_dim": 512},
+        "autoencoder_params": {"pretrained": "stabilityai/sd-vae-ft-mse", "batch_size": 4 if gpu_memory_gb < 32 else 8},
+        "sample_params": {"num_steps": 25, "guidance_scale": 1.5, "num_images": max(num_test, 32), "batch_size": 32},
+    }, "")
+
+
+def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: str) -> Setup:
+    """The demo's UNet on latents of a VAE of its own."""
+    image_size = 32 if side_px <= 40 else 64 if side_px <= 96 else 128
+    vae = {32: [16, 32, 64], 64: [16, 32, 64], 128: [16, 32, 64, 64]}[image_size]
+    steps = _CPU_STEPS if num_train >= 300 else 800
+    epochs = max(1, -(-steps * 16 // max(num_train, 1)))
+    return Setup(image_size, image_size // 2 ** (len(vae) - 1), ("class",), {
+        "train_params": {"ldm_batch_size": 16, "num_samples": 16, "ldm_validate_epochs": max(1, epochs // 10),
+                         "ldm_lr": 0.001, "epochs": epochs, "max_steps": steps, "label_dropout": 0.1,
+                         "ema_decay": 0.998 if steps == _CPU_STEPS else 0.995},
+        "unet_params": {"channels": [64, 96, 128], "num_layers": 2, "attention": [False, True, True]},
+        "autoencoder_params": {"pretrained": f"runs/{name}_vae", "batch_size": 8, "training": {
+            "output": f"runs/{name}_vae", "channels": vae, "batch_size": 8 if image_size < 128 else 4, "max_minutes": 10}},
+        "sample_params": {"num_images": max(num_test, 32), "batch_size": 32},
+    }, where)
+
+
+@cache
+def _measure_memory(image_size: int) -> tuple[float, float]:
+    """GB that the paper's network takes by itself, and for each image of a micro-step: what it keeps is linear in them."""
+    one, two = (_estimate_gb(_gpu_setup(image_size, accumulation, 1, 1, 1.0)) for accumulation in (_BATCH, _BATCH // 2))
+    return 2 * one - two, two - one
+
+
+def _estimate_gb(setup: Setup) -> float:
+    table = {"root_dir": "-", "image_size": setup.image_size}
+    data = {"params": table, "latent_size": setup.latent_size, "condition_types": list(setup.condition_types)}
+    raw = {"dataset_params": data, **setup.sections}
+    raw["train_params"] = {**setup.sections["train_params"], "task_name": "-"}
+    return estimate_memory(build_config(raw, source="set-up"))[1] / _GIBIBYTE

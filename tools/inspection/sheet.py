@@ -1,0 +1,180 @@
+"""A clinician's table as columns, and which column is what: the image, the label, the group, the split.
+
+Only headers and cells speak: a column is a group only where its header says so, and nothing is asked.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.errors import UserError, name_some
+from dataset.image_folder import ImageFolder
+from dataset.splits import SPLIT_ALIASES, SPLITS
+from dataset.tables import read_lines
+from tools.inspection.pixel_size import PLAUSIBLE_UM
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
+_MOST_CLASSES = 20
+_RARE_SHARE = 0.005  # values of a label rarer than this are taken for typing errors where there are 50 rows or more
+# Coarser first: embryos of one patient belong together.
+_GROUPS = ("patient", "couple", "woman", "subject", "participant", "person", "donor", "animal", "case", "cycle", "embryo",
+           "zygote", "oocyte")
+_GROUP_HEADER = re.compile(rf"(?:id)?({'|'.join(_GROUPS)})s?(?:id|no|nr|num|number|code|name|key)?")
+_LABEL_WORDS = ("label", "class", "outcome", "target", "blastocyst", "blastocist", "blastulation")
+_PLANE_WORDS = ("focal", "focus", "plane", "z")
+_PIXEL_SIZE_HEADER = re.compile(r"(?:um|µm|microns?|micromet(?:er|re)s?)per(?:px|pixel)|pixelsize(?:um|µm|microns?)?")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table, or one for each split put together; `split_of_row` is empty for a single table."""
+
+    tables: Mapping[str, Path]
+    columns: Mapping[str, Sequence[str]]
+    split_of_row: Sequence[str]
+
+    @property
+    def num_rows(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def find_tables(paths: Sequence[Path]) -> dict[str, Path]:
+    """The tables by split, or one table under "": from paths of tables, or a folder of them.
+
+    Raises:
+        UserError: no table, or several that are not named for one split each.
+    """
+    if len(paths) == 1 and paths[0].is_dir():
+        found = sorted(path for path in paths[0].iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file())
+        if not found:
+            raise UserError(f"{paths[0]}: expected a table ({' '.join(TABLE_SUFFIXES)}), found none in this folder; name it")
+        paths = found
+    if len(paths) == 1:
+        return {"": paths[0]}
+    named: dict[str, Path] = {}
+    for path in paths:
+        splits = {SPLIT_ALIASES[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLIT_ALIASES}
+        if len(splits) != 1 or splits & named.keys():
+            names = name_some([str(other) for other in paths])
+            raise UserError(f"expected one table, or one named for each of train, val and test; found {names}; name one "
+                            "table, or those of the splits")
+        named[splits.pop()] = path
+    if "train" not in named:
+        raise UserError(f"expected a table for train, found {', '.join(map(str, paths))}; name one table after it")
+    return {split: named[split] for split in SPLITS if split in named}
+
+
+def read_sheet(tables: Mapping[str, Path]) -> Sheet:
+    """All rows with text; columns that not all tables have are left out."""
+    columns: dict[str, list[str]] = {}
+    split_of_row: list[str] = []
+    for number, (split, path) in enumerate(tables.items()):
+        header, *lines = read_lines(path) or [[]]
+        lines = [line + [""] * (len(header) - len(line)) for line in lines if any(cell.strip() for cell in line)]
+        if not any(name.strip() for name in header) or not lines:
+            raise UserError(f"{path}: expected column names in the first row and a row for each image; add them")
+        found = {name: [line[place] for line in lines] for place, name in enumerate(header) if name.strip()}
+        columns = {name: columns.get(name, []) + cells for name, cells in found.items() if number == 0 or name in columns}
+        split_of_row += [split] * len(lines) if split else []
+    if not columns:
+        raise UserError(f"{name_some(list(map(str, tables.values())))}: expected tables with the same columns; rename them")
+    return Sheet(tables, columns, split_of_row)
+
+
+def find_image_column(sheet: Sheet, folder: ImageFolder) -> str:
+    """The column most of whose cells name a file of the folder.
+
+    Raises:
+        UserError: no column does.
+    """
+    hits = {name: sum(len(folder.match(cell)) == 1 for cell in cells) for name, cells in sheet.columns.items()}
+    best = max(hits, key=lambda name: hits[name])
+    if hits[best] < 0.5 * sheet.num_rows:
+        name, cells = max(sheet.columns.items(), key=lambda item: len(set(item[1])))
+        raise UserError(f"{folder.root}: expected a column whose cells name the {len(folder.files):,} images there, with or "
+                        f"without extension; found none ({name!r} has {name_some([repr(cell) for cell in cells], 3)}, the "
+                        f"folder {name_some(sorted(folder.files), 3)}); write the names exactly as the files have them")
+    return best
+
+
+def find_group_column(sheet: Sheet) -> str | None:
+    """The column whose header names patients, or else cycles, embryos or oocytes; never a guess from the cells."""
+    found = {}
+    for name in sheet.columns:
+        match = _GROUP_HEADER.fullmatch(_squeeze(name))
+        if match:
+            found[name] = _GROUPS.index(match.group(1))
+    return min(found, key=lambda name: found[name]) if found else None
+
+
+def find_split_column(sheet: Sheet) -> str | None:
+    """The column that says train, val or test in nearly every row."""
+    for name, cells in sheet.columns.items():
+        values = [SPLIT_ALIASES.get(cell.strip().lower()) for cell in cells]
+        if sum(value is not None for value in values) >= 0.95 * len(values) and "train" in values:
+            return name
+    return None
+
+
+def find_plane_column(sheet: Sheet) -> str | None:
+    """The column of focal planes: numbers under a header that says so."""
+    for name, cells in sheet.columns.items():
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        if words & set(_PLANE_WORDS) and all(_is_number(cell) for cell in cells) and 1 < len(set(cells)) < len(cells):
+            return name
+    return None
+
+
+def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
+    """The column of micrometres per pixel and its value, None where rows differ."""
+    for name, cells in sheet.columns.items():
+        values = {float(cell) for cell in cells if _is_number(cell)}
+        if _PIXEL_SIZE_HEADER.fullmatch(_squeeze(name)) and values:
+            plausible = all(PLAUSIBLE_UM[0] <= value <= PLAUSIBLE_UM[1] for value in values)
+            return name, values.pop() if len(values) == 1 and plausible else None
+    return None
+
+
+def list_labels(cells: Sequence[str]) -> list[str]:
+    """The values that occur, rare ones taken for typing errors left out; numbers by size, then text."""
+    counts = Counter(cell.strip() for cell in cells if cell.strip())
+    rare = max(1, _RARE_SHARE * len(cells)) if len(cells) >= 50 else 0
+    values = {str(int(float(value))) if _is_whole(value) else value for value, count in counts.items() if count > rare}
+    return sorted(values, key=lambda value: (not _is_number(value), float(value) if _is_number(value) else 0.0, value))
+
+
+def is_label_range(values: Sequence[str]) -> bool:
+    """Whether the values are the labels 0, 1, ... themselves."""
+    return list(values) == [str(label) for label in range(len(values))]
+
+
+def find_label_columns(sheet: Sheet, others: Sequence[str | None]) -> tuple[list[str], list[str]]:
+    """(the likeliest label columns, all that can be labels) among those that are not `others`.
+
+    A header that says so comes before labels 0, 1, ..., and these before a few different texts.
+    """
+    ranks: dict[str, int] = {}
+    for name, cells in sheet.columns.items():
+        values = list_labels(cells)
+        if name in others or not 2 <= len(values) <= min(_MOST_CLASSES, len(cells) // 2):
+            continue
+        in_range = is_label_range(values)
+        if not in_range and any(_is_number(value) for value in values):
+            continue  # measurements, or labels that do not start at 0
+        says_so = any(word in _squeeze(name) for word in _LABEL_WORDS)
+        ranks[name] = 0 if says_so else 1 if in_range else 2
+    return [name for name in ranks if ranks[name] == min(ranks.values())], list(ranks)
+
+
+def _squeeze(header: str) -> str:
+    return re.sub(r"[\W_]+", "", header.lower())
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text.strip(), re.ASCII) is not None
+
+
+def _is_whole(text: str) -> bool:
+    return _is_number(text) and float(text).is_integer()
