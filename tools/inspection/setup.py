@@ -36,6 +36,8 @@ def choose_setup(*, side_px: int, num_train: int, num_test: int, gpu_memory_gb: 
     if gpu_memory_gb is not None and side_px >= 192:
         for image_size in (512, 256) if side_px >= 384 else (256,):
             fixed_gb, per_image_gb = _measure_memory(image_size)
+            if fixed_gb > _SHARE_FOR_TRAINING * gpu_memory_gb:
+                break  # the weights alone, whatever the size
             for accumulation in (pieces for pieces in range(1, _BATCH + 1) if _BATCH % pieces == 0):
                 needed = fixed_gb + per_image_gb * _BATCH / accumulation
                 if needed <= _SHARE_FOR_TRAINING * gpu_memory_gb:
