@@ -36,15 +36,15 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         lines += _key("split_fractions", proposal.split_fractions, 4, "drawn by group")
     if proposal.val_from_train:
         lines += _key("val_from_train", proposal.val_from_train, 4, "the table has no validation rows")
-    if table.further:
-        lines += textwrap.wrap(f"not used: {', '.join(map(_one_line, table.further))}", _WIDTH, initial_indent="    # ",
-                               subsequent_indent="    # ")
+    if table.covariate_columns:
+        lines += _key("covariate_columns", list(table.covariate_columns), 4, "kept for checks, no input of the network")
     lines += _key("condition_types", list(setup.condition_types), 2)
     lines += _key("z_channels", 4, 2)
     lines += _key("latent_size", setup.latent_size, 2)
     lines += _key("directory_inception_features", f"runs/{name}_features", 2)
     lines += _key("directory_latents", f"runs/{name}_latents", 2)
-    lines += _key("symmetries", list(images.symmetries), 2)
+    found = f"measured on {images.num_measured} images" if images.num_measured else "not measured: too few groups"
+    lines += _key("symmetries", list(images.symmetries), 2, found)
     lines += ["", f"# The set-up is for {setup.why}."]
     for section, keys in setup.sections.items():
         extra: dict[str, Any] = {}

@@ -11,7 +11,8 @@ from dataset.annotations import AnnotationError, ImageRecord, Problem
 from dataset.decoding import ImageError
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.perceptual_hash import THUMBNAIL_PX
-from tools.inspection.problems import ERROR, Finding, image_findings, row_findings
+from tools.inspection.problems import ERROR, Finding, image_findings, row_findings, symmetry_findings
+from tools.inspection.symmetry_sample import measure_sample
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
 
@@ -56,6 +57,9 @@ def inspect_dataset(config: Config) -> Inspection:
         records, statistics, thumbnails, faults=faults, class_names=table.class_names, im_channels=table.im_channels,
         image_size=table.image_size, grouped=grouped or table.group_column is not None,
     )
+    measured = measure_sample([record.path for record in records], [record.group for record in records],
+                              im_channels=table.im_channels, fit=table.fit)
+    findings += symmetry_findings(measured, config.dataset_params.symmetries)
     opened = {record.place for record in records}
     unopened = {place for problem in problems for places in problem.places for place in places} - opened
     return Inspection(records, statistics, findings, len(unopened))

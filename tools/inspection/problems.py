@@ -13,6 +13,7 @@ from config.errors import name_some
 from dataset.annotations import ImageRecord, Problem
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
 from tools.inspection.perceptual_hash import find_same_pictures, join_pairs
+from tools.inspection.symmetries import SymmetryMeasurement
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
@@ -41,6 +42,8 @@ KINDS = {
     "contrast": (WARNING, "images of far more or less contrast than the others", "look at them"),
     "focus": (WARNING, "images far less sharp than the others", "look at them"),
     "class_absent": (WARNING, "classes without images in a split", "what is measured there says nothing on the class"),
+    "symmetries": (WARNING, "symmetries in the config that the images do not obey",
+                   "the set so flipped or turned differs from itself: take them out, unless you know why it should not"),
     "planes": (NOTE, "pictures alike within one group", "expected of focal planes and frames of one embryo"),
     "gray": (NOTE, "gray stored as RGB", "im_channels: 1 reads them; a VAE of three channels takes them too"),
     "sizes": (NOTE, "several sizes", "each image is brought to image_size by itself"),
@@ -111,6 +114,15 @@ def image_findings(
         findings.append(_about("ungrouped", records, [], "each image counts as a patient of its own", name=False))
     order = {kind: place for place, kind in enumerate(KINDS)}
     return sorted(findings, key=lambda finding: (order[finding.kind], finding.images[:1]))
+
+
+def symmetry_findings(measured: SymmetryMeasurement | None, symmetries: Sequence[str]) -> list[Finding]:
+    """The config's symmetries that a measurement finds broken."""
+    broken = {test.name: test.effect for test in measured.tests if test.broken} if measured and not measured.note else {}
+    wrong = [f"{name} (effect {broken[name]:.1f} standard deviations)" for name in symmetries if name in broken]
+    if not wrong:
+        return []
+    return [_about("symmetries", (), [], f"{', '.join(wrong)}; recommended: [{', '.join(measured.recommended)}]")]
 
 
 def _find_copies(

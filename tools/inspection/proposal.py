@@ -19,9 +19,10 @@ from tools.inspection import sheet as sheets
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.pixel_size import read_um_per_px
 from tools.inspection.sheet import Sheet
+from tools.inspection.symmetry_sample import measure_sample
 
 _MOST_IMAGES = 200  # opened, spread evenly over the rows
-_DEFAULT_SYMMETRIES = ("identity", "mirror")
+_DEFAULT_SYMMETRIES = ("identity", "mirror")  # where there are too few groups to measure them
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Columns:
     group_column: str | None
     split_column: str | None
     class_names: tuple[str, ...]
-    further: tuple[str, ...]
+    covariate_columns: tuple[str, ...]
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     groups: tuple[str, ...]
@@ -43,7 +44,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Images:
-    """What the opened images have in common: usual size, channels to read, bits, and micrometres per stored pixel."""
+    """What the opened images have in common: usual size, channels to read, bits, and micrometres per stored pixel.
+
+    `num_measured` images are behind the symmetries; 0 where there are too few groups to measure them.
+    """
 
     width: int
     height: int
@@ -54,6 +58,7 @@ class Images:
     peak: int
     um_per_px: float | None
     symmetries: tuple[str, ...]
+    num_measured: int
     num_opened: int
 
 
@@ -84,7 +89,7 @@ def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> 
         raise UserError("--label-column: there is no table; folders name the classes")
     columns = _read_layout(folder) if sheet is None else _read_columns(sheet, folder, label_column)
     decisions = [] if sheet is None else _decide_columns(sheet, columns)
-    images = _look_at_images(columns.files)
+    images = _look_at_images(columns)
     val_from_train, fractions, has_val, notes = _propose_splits(columns)
     if sheet is not None:
         images, note = _read_pixel_size(sheet, images)
@@ -121,7 +126,7 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     return Columns(
         csv_file=tables if sheet.split_of_row else tables[""], image_column=image_column, label_column=name,
         group_column=group_column, split_column=split_column, class_names=class_names,
-        further=tuple(other for other in sheet.columns if other not in (image_column, name, group_column, split_column)),
+        covariate_columns=sheets.find_covariates(sheet, (image_column, name, group_column, split_column)),
         files=tuple(folder.root / matches[row][0] for row in kept),
         labels=tuple(_find_label(sheet.columns[name][row], labels) or 0 for row in kept),
         groups=tuple(groups[row] for row in kept), splits=tuple(splits[row] for row in kept),
@@ -167,13 +172,14 @@ def _read_layout(folder: ImageFolder) -> Columns:
     files = tuple(folder.root / row.cells["image_column"] for row in rows)
     return Columns(
         csv_file=None, image_column=None, label_column=None, group_column=None, split_column=None, class_names=class_names,
-        further=(), files=files, labels=tuple(class_names.index(row.cells["label_column"]) for row in rows),
+        covariate_columns=(), files=files, labels=tuple(class_names.index(row.cells["label_column"]) for row in rows),
         groups=tuple(map(str, files)), splits=tuple(row.table_split or "" for row in rows),
     )
 
 
-def _look_at_images(files: Sequence[Path]) -> Images:
+def _look_at_images(columns: Columns) -> Images:
     """Open images spread over the set."""
+    files = columns.files
     if not files:
         raise UserError("expected rows with an image and a label, found none; run check on the table's names and labels")
     opened: list[tuple[Path, ImageStatistics]] = []
@@ -189,11 +195,16 @@ def _look_at_images(files: Sequence[Path]) -> Images:
     found = [read_um_per_px(path) for path, _ in opened]
     um_per_px = found[0] if found[0] and all(um and abs(um - found[0]) < 0.01 * found[0] for um in found) else None
     bits = max(value.bits for value in values)
+    gray = all(value.gray for value in values)
+    measured = measure_sample(files, columns.groups, im_channels=1 if gray else 3, fit="pad")
+    known = measured is not None and measured.note is None
     return Images(
         width=width, height=height, num_sizes=len({(value.width, value.height) for value in values}),
-        gray=all(value.gray for value in values), stored_as_rgb=any(value.channels == 3 for value in values),
+        gray=gray, stored_as_rgb=any(value.channels == 3 for value in values),
         bits=bits, peak=max(value.peak for value in values if value.bits == bits), um_per_px=um_per_px,
-        symmetries=_DEFAULT_SYMMETRIES, num_opened=len(opened),
+        symmetries=measured.recommended if known else _DEFAULT_SYMMETRIES,
+        num_measured=measured.num_images if known else 0,
+        num_opened=len(opened),
     )
 
 
@@ -277,8 +288,9 @@ def _decide_images(images: Images) -> list[str]:
     if images.um_per_px is None:
         decisions.append("um_per_px: neither the files nor a column say how many micrometres a pixel spans; set it where "
                          "lengths are to be measured")
-    if images.symmetries == _DEFAULT_SYMMETRIES:
-        decisions.append("symmetries: mirrored images are taken for possible ones, quarter turns are not")
+    if not images.num_measured:
+        decisions.append("symmetries: too few groups to measure them; mirrored images are taken for possible ones, quarter "
+                         "turns are not")
     return decisions
 
 

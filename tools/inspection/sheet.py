@@ -168,6 +168,12 @@ def find_label_columns(sheet: Sheet, others: Sequence[str | None]) -> tuple[list
     return [name for name in ranks if ranks[name] == min(ranks.values())], list(ranks)
 
 
+def find_covariates(sheet: Sheet, others: Sequence[str | None]) -> tuple[str, ...]:
+    """Columns that are not `others` and whose cells tell rows apart without being a name of each."""
+    return tuple(name for name, cells in sheet.columns.items()
+                 if name not in others and 1 < len(set(map(str.strip, cells))) < len(cells))
+
+
 def _squeeze(header: str) -> str:
     return re.sub(r"[\W_]+", "", header.lower())
 
