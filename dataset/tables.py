@@ -186,7 +186,7 @@ def append_cells(sheet: "Worksheet", values: Sequence[object], *, bold: bool = F
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
     from openpyxl.styles import Font
 
-    sheet.append([ILLEGAL_CHARACTERS_RE.sub("?", value) if isinstance(value, str) else value for value in values])
+    sheet.append([ILLEGAL_CHARACTERS_RE.sub("?", value) or None if isinstance(value, str) else value for value in values])
     for cell in sheet[sheet.max_row]:
         if isinstance(cell.value, str):
             cell.data_type = "s"

