@@ -181,17 +181,22 @@ def write_table(path: Path, lines: Iterable[Sequence[str]]) -> None:
         raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {suffix or 'no suffix'}; name it .csv")
 
 
-def append_cells(sheet: "Worksheet", values: Sequence[object], *, bold: bool = False) -> None:
+def append_cells(sheet: "Worksheet", values: Iterable[object], *, bold: bool = False) -> None:
     """Append a row to a worksheet in which text is text, never a formula."""
+    from openpyxl.cell import WriteOnlyCell
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
     from openpyxl.styles import Font
 
-    sheet.append([ILLEGAL_CHARACTERS_RE.sub("?", value) or None if isinstance(value, str) else value for value in values])
-    for cell in sheet[sheet.max_row]:
-        if isinstance(cell.value, str):
+    cells = []
+    for value in values:
+        text = isinstance(value, str)
+        cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("?", value) or None if text else value)
+        if text and cell.value is not None:
             cell.data_type = "s"
         if bold:
             cell.font = Font(bold=True)
+        cells.append(cell)
+    sheet.append(cells)
 
 
 def defuse_cell(text: str) -> str:
