@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from openpyxl import Workbook
-from openpyxl.styles import Font
 from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json, write_text
+from dataset.tables import append_cells
 from tools.evaluation.reader_answers import REAL, ROUND_TRIP, SYNTHETIC, Readings, StudyKey
 from tools.evaluation.reader_scores import ALL_READERS, ANY_DEFECT, COMPARISONS, DEFECT, ReaderReport, ReaderRow
 
@@ -99,11 +99,6 @@ def _list_answers(key: StudyKey, readings: Readings) -> Iterable[tuple[object, .
 
 def _fill(sheet: Worksheet, rows: Sequence[Sequence[object]]) -> None:
     """Append rows under a bold header; text stays text, never a formula."""
-    for row in rows:
-        sheet.append(list(row))
-        for cell in sheet[sheet.max_row]:
-            if isinstance(cell.value, str):
-                cell.data_type = "s"
-            if sheet.max_row == 1:
-                cell.font = Font(bold=True)
+    for number, row in enumerate(rows):
+        append_cells(sheet, row, bold=number == 0)
     sheet.freeze_panes = "A2"

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from openpyxl import Workbook
-from openpyxl.styles import Font
 from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json
+from dataset.tables import append_cells
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
 
 _COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
@@ -23,24 +23,24 @@ def write(report: EvaluationReport, folder: Path) -> None:
     sheet = book.active
     assert isinstance(sheet, Worksheet)
     sheet.title = "metrics"
-    _append(sheet, _COLUMNS, bold=True)
+    append_cells(sheet, _COLUMNS, bold=True)
     for row in report.rows:
         low, high = row.interval or (None, None)
-        _append(sheet, (row.metric, row.class_name, row.comparison, row.value, low, high, row.n_real, row.n_synthetic,
-                        row.literature_comparable, row.note))
+        append_cells(sheet, (row.metric, row.class_name, row.comparison, row.value, low, high, row.n_real, row.n_synthetic,
+                             row.literature_comparable, row.note))
     for letter, width in zip("ABCDEFGHIJ", _COLUMN_WIDTHS, strict=True):
         sheet.column_dimensions[letter].width = width
     sheet.freeze_panes = "A2"
     explained = book.create_sheet("comparisons")
-    _append(explained, ("comparison", "meaning"), bold=True)
+    append_cells(explained, ("comparison", "meaning"), bold=True)
     for name, meaning in COMPARISONS.items():
-        _append(explained, (name, meaning))
+        append_cells(explained, (name, meaning))
     notes = book.create_sheet("warnings")
     for warning in report.warnings:
-        _append(notes, (warning,))
+        append_cells(notes, (warning,))
     origin = book.create_sheet("provenance")
     for key, value in report.provenance.items():
-        _append(origin, (key, str(value)))
+        append_cells(origin, (key, str(value)))
     with atomic_path(folder / "evaluation.xlsx") as temporary:
         book.save(temporary)
 
@@ -93,13 +93,3 @@ def _format_cell(row: Row | None) -> str:
     if row is None:
         return f"{'':>16}"
     return f"{'-':>16}" if row.value is None else f"{row.value:>16.4g}"
-
-
-def _append(sheet: Worksheet, values: tuple[object, ...], *, bold: bool = False) -> None:
-    """Append a row in which text is text, never a formula."""
-    sheet.append(list(values))
-    for cell in sheet[sheet.max_row]:
-        if isinstance(cell.value, str):
-            cell.data_type = "s"
-        if bold:
-            cell.font = Font(bold=True)
