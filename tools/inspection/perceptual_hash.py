@@ -16,6 +16,7 @@ SAME_PICTURE = 0.985
 _HASH_SIDE = 8
 _BAND_BITS, _NUM_BANDS = 16, 4
 _NEIGHBOURS = 32  # of each image in a band that it is compared with, so that crowded bands stay linear
+_MOST_PAIRS = 16  # that an image opens, so that a set of frames all alike keeps its pairs in memory
 
 
 def make_thumbnail(gray: np.ndarray) -> np.ndarray:
@@ -45,23 +46,26 @@ def find_same_pictures(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs (i, j), i < j, of thumbnails uint8 (N, 32, 32) that correlate to at least `SAME_PICTURE`, each once.
 
     Candidates agree in one of four bands of 16 bits of the hash, so that pairs whose hashes differ in up to three bits
-    are all seen, and in a band each is compared with the 32 that follow it in the order of the whole hash: time and
-    memory are linear in N, but for sorting. In a crowd of more than 32 alike in one band some pairs are seen through
-    others between them. Flat pictures resemble nothing.
+    are all seen. In a band each is compared with the 32 that follow it in the order of the whole hash, until it has opened
+    16 pairs: time and memory are linear in N, but for sorting. In a larger crowd of pictures alike, some pairs are seen
+    only through others between them. Flat pictures resemble nothing.
     """
     hashes = hash_thumbnails(thumbnails)
     varied = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).max(axis=1) > 0)
-    found: set[tuple[int, int]] = set()
+    found: set[int] = set()
+    opened = np.zeros(len(thumbnails), np.int64)
     for band in range(_NUM_BANDS):
         keys = (hashes >> np.uint64(band * _BAND_BITS)) & np.uint64((1 << _BAND_BITS) - 1)
         order = varied[np.lexsort((varied, hashes[varied], keys[varied]))]
         for step in range(1, min(_NEIGHBOURS, len(order) - 1) + 1):
             first, second = order[:-step], order[step:]
-            together = keys[first] == keys[second]
+            together = (keys[first] == keys[second]) & (opened[first] < _MOST_PAIRS)
             for a, b in _correlated(thumbnails, first[together], second[together]):
                 pair = (min(a, b), max(a, b))
-                if pair not in found:
-                    found.add(pair)
+                code = pair[0] * len(thumbnails) + pair[1]
+                if code not in found:
+                    found.add(code)
+                    opened[a] += 1
                     yield pair
 
 
