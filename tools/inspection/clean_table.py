@@ -32,6 +32,9 @@ def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Pa
     for finding in findings:
         for place in finding.leaves:
             reasons[place].append(finding)
+    if "" in reasons:
+        raise UserError("--write-clean: the records of dataset_params.target do not say which rows they come from (place); "
+                        "use dataset.Embryo_loader.Embryo_loader, or remove the rows by hand")
     said, log = [], [["row", "image", "kind", "why"]]
     names = name_tables(sources.values()) if by_split else [""]
     wanted = [getattr(params, f"{column}_column") for column in ("image", "label", "group", "split")]

@@ -49,7 +49,9 @@ def format_screen(inspection: Inspection, params: TableParams, *, limit: int = 3
         lines += ["", f"{'':<9}{'kind':<{width}}{'count':>7}  what"]
     for findings in kinds:
         first = findings[0]
-        lines.append(f"{first.severity:<9}{first.kind:<{width}}{len(findings):>7,}  {first.title}; {first.remedy}")
+        remedies = {finding.remedy for finding in findings}
+        remedy = first.remedy if len(remedies) == 1 else "the workbook has the next step of each"
+        lines.append(f"{first.severity:<9}{first.kind:<{width}}{len(findings):>7,}  {first.title}; {remedy}")
         lines += [f"{'':<{width + 18}}{finding.text}" for finding in findings[:limit] if finding.text]
         if len(findings) > limit:
             lines.append(f"{'':<{width + 18}}and {len(findings) - limit:,} more")

@@ -22,6 +22,7 @@ from tools.inspection.sheet import Sheet
 from tools.inspection.symmetry_sample import measure_sample
 
 _MOST_IMAGES = 200  # opened, spread evenly over the rows
+_BARE_HEADERS = ("label", "labels", "class", "outcome", "target", "y")
 _DEFAULT_SYMMETRIES = ("identity", "mirror")  # where there are too few groups to measure them
 
 
@@ -148,10 +149,13 @@ def _choose_label(sheet: Sheet, likely: Sequence[str], possible: Sequence[str], 
 
 
 def _name_classes(column: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Names for the labels 0, 1, ...: `no_X` and `X` for two of them."""
-    if len(values) == 2:
-        return f"no_{column.strip()}", column.strip()
-    return tuple(f"{column.strip()}_{value}" for value in values)
+    """Names for the labels 0, 1, ...: `no_X` and `X` for two of them, unless X says only that it is a label."""
+    name = column.strip()
+    if name.lower() in _BARE_HEADERS:
+        name = "class"
+    elif len(values) == 2:
+        return f"no_{name}", name
+    return tuple(f"{name}_{value}" for value in values)
 
 
 def _find_label(cell: str, labels: Mapping[str, int]) -> int | None:
