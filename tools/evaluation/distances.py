@@ -9,6 +9,7 @@ import numpy as np
 
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
+from tools.evaluation.exhibits import add_feature_exhibit
 from tools.evaluation.features import Features, cached_features, encode_images
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.image_set import ImageSet, count_labels
@@ -78,6 +79,7 @@ def add_distances(
     counts = count_labels(of["real"].labels, num_classes)
     level = np.where(counts > 0, counts[counts > 0].min(), 0)
     add(_Comparison(OVERALL, "balanced", balance(of["synthetic"], level), balance(of["real"], level)))
+    add_feature_exhibit(report, encoder.name, encoder.metric_name("FD"), of)
 
 
 def _encode_all(

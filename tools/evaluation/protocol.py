@@ -11,6 +11,7 @@ from tools.evaluation.copies import add_copies
 from tools.evaluation.distances import add_distances
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
+from tools.evaluation.exhibits import add_exhibits
 from tools.evaluation.fidelity import add_class_fidelity
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.rows import EvaluationReport
@@ -47,6 +48,7 @@ def evaluate(
         add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats)
     say("copies")
     add_copies(report, sets, encoders, settings)
+    add_exhibits(report, sets)
 
 
 def _warn_of_sets(report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets) -> None:

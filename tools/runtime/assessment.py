@@ -22,7 +22,7 @@ from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
-from tools.evaluation import protocol, report
+from tools.evaluation import protocol, report, report_page
 from tools.evaluation.copies import audit_pixels, name_pairs
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
@@ -48,7 +48,7 @@ _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart b
 def assess(
     config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False
 ) -> EvaluationReport:
-    """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and a picture to `output`, print the table.
+    """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number.
 
@@ -58,6 +58,7 @@ def assess(
     evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
                                  reject_copies=reject_copies)
     report.write(evaluation, output)
+    report_page.write_pages(evaluation, output, internal_folder=output / INTERNAL_FOLDER)
     _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
     if reject_copies:
         _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
@@ -65,7 +66,8 @@ def assess(
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
     print(report.format_table(evaluation))
-    print(f"written to {output}: evaluation.json, evaluation.xlsx and, with real images, {INTERNAL_FOLDER}/{PICTURE_NAME}")
+    print(f"written to {output}: evaluation.json, evaluation.xlsx, {report_page.SHAREABLE_NAME} and, with real images, "
+          f"{INTERNAL_FOLDER}/{report_page.INTERNAL_NAME} and {PICTURE_NAME}")
     return evaluation
 
 

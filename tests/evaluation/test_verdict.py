@@ -1,0 +1,263 @@
+"""The verdict: each rule fires on rows that it is about, and on images that are blurred, noised, swapped or repeated."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.storage import hash_bytes
+from models.classifier import Classifier, ClassifierConfig
+from tools.evaluation import protocol
+from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.references import blur
+from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.verdict import (
+    CAUTION,
+    CLASS,
+    COPIES,
+    FAILS,
+    GOOD,
+    HOLDS,
+    MOST_HEADLINES,
+    QUESTIONS,
+    UNKNOWN,
+    USEFUL,
+    choose_headlines,
+    format_value,
+    write_verdict,
+)
+
+KERNEL, SUFFIX = "KD[e@01234567,p]", "[e@01234567,p]"
+NAMES = ("dark", "bright")
+COUNT = 44  # images of a class and a set
+
+
+def row(metric: str, comparison: str, value: float | None, low: float | None = None, high: float | None = None,
+        **others: object) -> Row:
+    interval = None if low is None or high is None else (low, high)
+    return Row(metric, OVERALL, comparison, value, interval, **others)  # type: ignore[arg-type]
+
+
+GOOD_ROWS = [
+    row(KERNEL, "total", 0.01, 0.0, 0.02), row(KERNEL, "real_real", 0.005, 0.0, 0.015), row(KERNEL, "ceiling", 0.002),
+    row(KERNEL, "model_gap", 0.008, 0.0, 0.012), row(KERNEL, "floor", 0.004),
+    *[row(f"{score}{SUFFIX}", name, 0.9, 0.85, 0.95) for score in ("precision", "recall", "coverage")
+      for name in ("total", "real_real")],
+    row(f"two-sample AUC{SUFFIX}", "total", 0.52, 0.45, 0.58), row(f"two-sample AUC{SUFFIX}", "real_real", 0.5, 0.42, 0.57),
+    row("SSIM", "diversity", 0.31, 0.29, 0.33), row("SSIM", "real_pairs", 0.3, 0.28, 0.32),
+    row("class AUC", "held_out", 0.8, 0.7, 0.9), row("class AUC", "synthetic", 0.82, 0.75, 0.88),
+    row("near-copies[pixels at 16 px]", "copies", 0.01, note="no copying detected at tau: 1 of 100; binomial p = 0.6"),
+    row("near-copies[pixels at 16 px]", "copies_control", 0.012),
+]
+
+
+def changed(*rows: Row) -> list[Row]:
+    """The good rows with these in place of those of the same name."""
+    names = {(one.metric, one.comparison) for one in rows}
+    return [*[one for one in GOOD_ROWS if (one.metric, one.comparison) not in names], *rows]
+
+
+def says(rows: Sequence[Row], question: str) -> dict[str, str]:
+    """The texts on a question by tone, joined in their order."""
+    found: dict[str, str] = {}
+    for one in write_verdict(rows):
+        if one.question == question:
+            found[one.tone] = f"{found[one.tone]} {one.text}" if one.tone in found else one.text
+    return found
+
+
+def test_good_rows_hold_and_usefulness_is_not_claimed() -> None:
+    assert list(says(GOOD_ROWS, GOOD)) == [HOLDS]
+    assert "kernel distance 0.0100 (0 to 0.0200)" in says(GOOD_ROWS, GOOD)[HOLDS]
+    assert "Synthetic images show their class as real ones do: AUC 0.820" in says(GOOD_ROWS, CLASS)[HOLDS]
+    assert says(GOOD_ROWS, COPIES) == {HOLDS: "No copying detected at tau: 1 of 100 [pixels at 16 px]."}
+    assert "Not studied here" in says(GOOD_ROWS, USEFUL)[UNKNOWN]
+    assert [one.question for one in write_verdict(GOOD_ROWS)] == [GOOD, CLASS, CLASS, COPIES, USEFUL]
+
+
+def test_without_rows_nothing_was_tested() -> None:
+    sentences = write_verdict([])
+    assert [one.question for one in sentences] == list(QUESTIONS)
+    assert {one.tone for one in sentences} == {UNKNOWN}
+    assert says([], COPIES)[UNKNOWN] == "Copies of training images were not tested."
+    assert choose_headlines([]) == []
+    refused = row("near-copies[pixels at 16 px]", "copies", None, note="not computed: too few groups")
+    assert says([refused], COPIES)[UNKNOWN] == "Copies of training images were not tested."
+
+
+@pytest.mark.parametrize(("ceiling", "expected"), [
+    (0.9, "The VAE is the limit"), (0.05, "The diffusion model is the limit, not the VAE"),
+    (0.5, "VAE and diffusion model cost about the same"),
+])
+def test_the_part_that_limits_is_named(ceiling: float, expected: str) -> None:
+    rows = changed(row(KERNEL, "total", 0.8, 0.7, 0.9), row(KERNEL, "model_gap", 0.5, 0.4, 0.6),
+                   row(KERNEL, "ceiling", ceiling))
+    assert "can be told from real ones" in says(rows, GOOD)[FAILS]
+    assert says(rows, GOOD)[CAUTION].startswith(expected)
+
+
+def test_a_good_distance_names_no_limit_and_no_interval_proves_nothing() -> None:
+    assert "limit" not in " ".join(says(changed(row(KERNEL, "ceiling", 5.0)), GOOD).values())
+    assert "nothing is proven" in says(changed(row(KERNEL, "total", 0.01)), GOOD)[UNKNOWN]
+
+
+def test_an_encoder_made_from_the_training_images_never_passes_alone() -> None:
+    narrow = [replace(one, metric=one.metric.replace("e@", "classifier@")) for one in GOOD_ROWS]
+    assert "blind to much that the pictures show" in says(narrow, GOOD)[CAUTION]
+    both = [*narrow, *GOOD_ROWS]
+    assert list(says(both, GOOD)) == [HOLDS]
+    assert choose_headlines(both)[0].row.metric == KERNEL
+
+
+def test_images_that_are_told_apart_miss_variety_or_repeat() -> None:
+    told = changed(row(f"two-sample AUC{SUFFIX}", "total", 0.9, 0.85, 0.95))
+    assert "can be told from real ones: kernel distance" in says(told, GOOD)[FAILS]
+    seldom = changed(row(f"two-sample AUC{SUFFIX}", "total", 0.65, 0.6, 0.7))
+    assert "yet they can be told apart" in says(seldom, GOOD)[CAUTION]
+    outside = changed(row(f"precision{SUFFIX}", "total", 0.5, 0.4, 0.6))
+    assert "outside of what real images look like: precision 0.500" in says(outside, GOOD)[CAUTION]
+    fewer = row(f"coverage{SUFFIX}", "total", 0.5, 0.4, 0.6)
+    assert says(changed(fewer), GOOD)[CAUTION].startswith("Part of the variety of real images is missing: coverage 0.500")
+    alike = row("SSIM", "diversity", 0.5, 0.45, 0.55)
+    assert "the blur of a VAE alone does that" in says(changed(alike), GOOD)[CAUTION]
+    assert says(changed(fewer, alike), GOOD)[FAILS].startswith("The model repeats itself")
+
+
+def test_lpips_goes_before_ssim_and_points_the_other_way() -> None:
+    name = "LPIPS-squeeze-v0.1"
+    near, far = row(name, "diversity", 0.1, 0.08, 0.12), row(name, "real_pairs", 0.3, 0.28, 0.32)
+    assert "LPIPS-squeeze-v0.1 of synthetic pairs 0.100" in says(changed(near, far), GOOD)[CAUTION]
+    more = [replace(near, value=0.5, interval=(0.45, 0.55)), far]
+    assert list(says(changed(*more), GOOD)) == [HOLDS]
+
+
+@pytest.mark.parametrize(("auc", "tone", "expected"), [
+    ((0.52, 0.42, 0.61), FAILS, "No class signal found: class-conditional claims are not supported (AUC on held-out real "
+                                "images 0.520 (0.420 to 0.610)"),
+    ((0.64, 0.55, 0.73), CAUTION, "The class is faintly visible in real images: AUC on held-out real images 0.640 (0.550 to "
+                                  "0.730)."),
+    ((0.8, None, None), UNKNOWN, "The class signal is unproven"),
+])
+def test_the_class_signal_is_told_with_its_interval(auc: tuple[float, float, float], tone: str, expected: str) -> None:
+    assert says(changed(row("class AUC", "held_out", *auc)), CLASS)[tone].startswith(expected)
+    if tone != CAUTION:  # nothing is said of synthetic images where real ones show no class
+        assert len([one for one in write_verdict(changed(row("class AUC", "held_out", *auc))) if one.question == CLASS]) == 1
+
+
+@pytest.mark.parametrize(("auc", "tone", "expected"), [
+    ((0.2, 0.1, 0.3), FAILS, "swapped"), ((0.5, 0.4, 0.6), FAILS, "do not show their class"),
+    ((0.6, 0.55, 0.65), CAUTION, "less clearly"), ((0.98, 0.95, 1.0), CAUTION, "more clearly"),
+])
+def test_the_class_of_synthetic_images_is_read(auc: tuple[float, float, float], tone: str, expected: str) -> None:
+    assert expected in says(changed(row("class AUC", "synthetic", *auc)), CLASS)[tone]
+
+
+def test_copies_are_told_also_where_a_second_space_finds_them() -> None:
+    found = row("near-copies[e@01234567,p]", "copies", 0.2,
+                note="copying found: 20 of 100; 7 training images hit; binomial p = 0")
+    assert says([*GOOD_ROWS, found], COPIES) == {
+        HOLDS: "No copying detected at tau: 1 of 100 [pixels at 16 px].",
+        FAILS: "Copying found: 20 of 100; 7 training images hit [e]."}
+    assert not any("private" in one.text for one in write_verdict([*GOOD_ROWS, found]))
+
+
+def test_headlines_are_eight_at_most_with_what_to_read_them_beside() -> None:
+    titles = [one.title for one in choose_headlines(GOOD_ROWS)]
+    assert len(titles) == MOST_HEADLINES and "look like a real image (precision)" not in titles
+    unjudged = [one for one in GOOD_ROWS if not one.metric.startswith("class")]
+    assert "look like a real image (precision)" in [one.title for one in choose_headlines(unjudged)]
+    first = choose_headlines(GOOD_ROWS)[0]
+    assert first.row.comparison == "total" and first.beside is not None and first.beside.comparison == "real_real"
+    assert format_value(row("x", "total", None)) == "not computed"
+
+
+# From images to sentences
+
+
+def make_set(name: str, counts: tuple[int, int], *, seed: int, contrast: float = 40) -> ImageSet:
+    """Smooth random images of 32 px, two of a patient; class 1 is brighter by `contrast` gray levels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], counts)
+    coarse = rng.normal(0, 25, size=(len(labels), 8, 8)).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.clip(100 + contrast * labels[:, None, None] + coarse, 0, 255).astype(np.uint8)[..., None]
+    ids = [f"{name}{i}" for i in range(len(labels))]
+    return ImageSet(name, pixels, labels, ids, [f"{name}-patient{i // 2}" for i in range(len(labels))],
+                    [f"{seed}-{i}" for i in ids])
+
+
+class Brightness(Classifier):
+    """A judge that reads the class off the mean gray level."""
+
+    def __init__(self) -> None:
+        super().__init__(ClassifierConfig(im_channels=1, num_classes=2, image_size=32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = (x.mean(dim=(1, 2, 3)) + 1) * 127.5
+        return torch.stack([120 - mean, mean - 120], dim=1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=2, image_size=32)).to_files().items():
+        (folder / name).write_bytes(data)
+    return load_encoder("classifier", weights_path=folder)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+def sentences(encoder: Encoder, folder: Path, synthetic: ImageSet, *, contrast: float = 40) -> str:
+    real = make_set("test", (COUNT, COUNT), seed=1, contrast=contrast)
+    train = make_set("train", (COUNT, COUNT), seed=2, contrast=contrast)
+    synthetic = replace(synthetic, sha256=[hash_bytes(image.tobytes()) for image in synthetic.in_memory()])
+    sets = EvaluationSets(
+        synthetic=synthetic, real=real, train=train, real_round_trip=real.with_pixels("test_round_trip", real.pixels),
+        train_round_trip=train.with_pixels("train_round_trip", train.pixels), class_names=NAMES)
+    report = EvaluationReport(provenance={})
+    settings = EvaluationSettings(feature_folder=folder, transform_hash=f"a{contrast}", round_trip_hash=f"b{contrast}",
+                                  batch_size=64, max_pairs=200, frechet_repeats=2, bootstrap_repeats=40)
+    protocol.evaluate(sets, encoders=[encoder], perceptual=None, judge=Brightness(), settings=settings, report=report,
+                      say=lambda _: None)
+    return " ".join(one.text for one in write_verdict(report.rows))
+
+
+def test_changed_images_change_the_sentences(encoder: Encoder, features: Path) -> None:
+    made = make_set("synthetic", (COUNT, COUNT), seed=3)
+
+    def of(pixels: np.ndarray) -> str:
+        return sentences(encoder, features, made.with_pixels("synthetic", pixels))
+
+    plain = of(made.pixels)
+    assert "can be told from" not in plain and "show their class as real ones do" in plain
+    noise = np.random.default_rng(0).normal(0, 30, size=made.pixels.shape)
+    for changed_pixels in (blur(blur(made.pixels)), np.clip(made.pixels + noise, 0, 255).astype(np.uint8)):
+        worse = of(changed_pixels)
+        assert "Synthetic images can be told from real ones" in worse
+        assert "The diffusion model is the limit, not the VAE" in worse
+    few = np.concatenate([np.repeat(made.pixels[start:start + 3], 16, axis=0)[:COUNT] for start in (0, COUNT)])
+    repeated = of(few)
+    assert "The model repeats itself and misses part of the variety: coverage" in repeated
+    swapped = replace(made, labels=1 - made.labels)
+    assert "The classes of synthetic images are swapped" in sentences(encoder, features, swapped)
+    dropped = sentences(encoder, features, made.select(np.arange(COUNT)))
+    assert "There is no synthetic image of bright" in dropped
+    rng = np.random.default_rng(5)
+    one_mode = made.pixels[:1] + rng.normal(0, 4, size=made.pixels.shape)  # every image is one image with a little noise
+    assert "The model repeats itself" in of(one_mode.clip(0, 255).astype(np.uint8))
+
+
+def test_shuffled_classes_show_no_signal_and_faint_ones_an_interval(encoder: Encoder, features: Path) -> None:
+    shuffled = sentences(encoder, features, make_set("synthetic", (COUNT, COUNT), seed=3, contrast=0), contrast=0)
+    assert "No class signal found: class-conditional claims are not supported" in shuffled
+    assert "show their class" not in shuffled
+    faint = sentences(encoder, features, make_set("synthetic", (COUNT, COUNT), seed=3, contrast=2), contrast=2)
+    assert "The class is faintly visible in real images: AUC on held-out real images 0." in faint and " to 0." in faint
