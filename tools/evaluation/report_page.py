@@ -36,6 +36,7 @@ PSEUDONYMS_NAME = "salted_ids.json"
 _TEMPLATE = Path(__file__).with_name("report_page.html")
 _TONES = {HOLDS: "holds", CAUTION: "caution", FAILS: "fails", UNKNOWN: "unknown"}
 _CONFUSION = "judged as "
+_OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _DARK_SHARE = 0.55  # above it white ink reads better
 _LEFT_OUT = "left out of the shareable report: see the internal one"
 _PATH = re.compile(r"(?<![\w/.<])(?:[A-Za-z]:[\\/]|file:/+|~?/|\\\\|\.{1,2}/)[^\s\"'<>,;:)]+|[\w.-]+(?:/[\w.-]+)+\.\w+")
@@ -194,7 +195,7 @@ def _show_metrics(report: EvaluationReport) -> str:
         if metric.startswith(_CONFUSION):
             continue  # the confusion matrix shows them
         rows = [row for row in report.rows if row.metric == metric]
-        limits = _limits(rows)
+        limits = _limits([row for row in rows if row.comparison not in _OFF_SCALE])
         lines = [line(row.class_name, cell(row.comparison.replace("_", " ")), cell(format_value(row), "number"),
                       _bar(row, _find_beside(report, row), limits), cell(_count(row.n_real), "number"),
                       cell(_count(row.n_synthetic), "number"), cell(row.note, "text")) for row in rows]
@@ -241,7 +242,7 @@ def _find_beside(report: EvaluationReport, row: Row) -> Row | None:
 
 
 def _bar(row: Row, beside: Row | None, limits: tuple[float, float]) -> str:
-    if row.value is None:
+    if row.value is None or row.comparison in _OFF_SCALE:
         return "<td></td>"
     return f"<td>{draw_interval(row.value, row.interval, None if beside is None else beside.value, limits)}</td>"
 

@@ -161,15 +161,19 @@ def _judge_distance(rows: Rows) -> list[Sentence]:
 
 
 def _judge_limit(rows: Rows) -> list[Sentence]:
-    """Which part limits images that differ: the VAE where its ceiling lies above the interval of the model gap."""
-    gap, ceiling = rows.find(rows.kernel, "model_gap"), rows.find(rows.kernel, "ceiling")
+    """Which part limits images that differ: the VAE where its ceiling lies above the interval of the model gap, the
+    diffusion model where it lies below; by the kernel distance, or by the two-sample test where only that differs."""
+    far = _is_far(rows)
+    name, nothing = (rows.kernel, 0.0) if far else (rows.score("two-sample AUC"), 0.5)
+    gap, ceiling = rows.find(name, "model_gap"), rows.find(name, "ceiling")
     if gap is None or ceiling is None or gap.interval is None or not _differs(rows):
         return []
-    numbers = (f"its round trip of real images is {format_value(ceiling)} away from them, synthetic images are "
-               f"{format_value(gap)} away from that round trip")
-    if _number(ceiling) > gap.interval[1]:
+    measure = "kernel distance" if far else "AUC"
+    numbers = (f"real images against their VAE round trip {format_value(ceiling)}, synthetic images against that round trip "
+               f"{format_value(gap)} ({measure})")
+    if _number(ceiling) > max(gap.interval[1], nothing):
         return [Sentence(GOOD, CAUTION, f"The VAE is the limit: {numbers}. Improve the VAE before the diffusion model.")]
-    if _number(ceiling) < gap.interval[0]:
+    if gap.interval[0] > max(_number(ceiling), nothing):
         return [Sentence(GOOD, CAUTION, f"The diffusion model is the limit, not the VAE: {numbers}.")]
     return [Sentence(GOOD, CAUTION, f"VAE and diffusion model cost about the same: {numbers}.")]
 
@@ -275,11 +279,16 @@ _RULES: tuple[Callable[[Rows], list[Sentence]], ...] = (
 
 
 def _differs(rows: Rows) -> bool:
-    """Whether `total` lies above `real_real`, intervals apart, or the two-sample test tells most pairs apart."""
-    total, real = rows.find(rows.kernel, "total"), rows.find(rows.kernel, "real_real")
+    """Whether the kernel distance or the two-sample test tells synthetic from real images."""
     area = rows.find(rows.score("two-sample AUC"), "total")
-    far = total is not None and real is not None and _above(total, real)
-    return far or (area is not None and area.interval is not None and area.interval[0] >= _TOLD_APART_AUC)
+    told_apart = area is not None and area.interval is not None and area.interval[0] >= _TOLD_APART_AUC
+    return told_apart or _is_far(rows)
+
+
+def _is_far(rows: Rows) -> bool:
+    """Whether the kernel distance `total` lies above `real_real`, intervals apart."""
+    total, real = rows.find(rows.kernel, "total"), rows.find(rows.kernel, "real_real")
+    return total is not None and real is not None and _above(total, real)
 
 
 def _above(one: Row, other: Row) -> bool:
