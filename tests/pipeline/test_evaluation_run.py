@@ -1,6 +1,7 @@
 """An evaluation from start to end: its files, what it refuses, and that equal images give equal numbers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dataset.annotations import read_records
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools import evaluate
+from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
 from tools.evaluation.rows import COMPARISONS
 from tools.runtime import assessment
 
@@ -86,6 +88,8 @@ def test_equal_evaluations_give_equal_bytes_and_folders_per_class_equal_the_mani
     again = run_evaluation(classifiers, samples, tmp_path / "again")
     assert (tmp_path / "again/evaluation.json").read_bytes() == (samples / "evaluation.json").read_bytes()
     assert again["provenance"]["checkpoint_sha256"] is not None
+    for page in (SHAREABLE_NAME, f"internal/{INTERNAL_NAME}", f"internal/{PSEUDONYMS_NAME}"):
+        assert (tmp_path / "again" / page).read_bytes() == (samples / page).read_bytes()
 
     folders = tmp_path / "folders"
     for label, name in enumerate(CLASS_NAMES):
@@ -128,6 +132,18 @@ def test_the_workbook_holds_what_the_json_holds(samples: Path) -> None:
         assert (held["metric"], held["class"], held["comparison"]) == (row["metric"], row["class"], row["comparison"])
         for key, value in zip(("value", "low", "high"), (row["value"], *(row["interval"] or (None, None))), strict=True):
             assert held[key] == (None if value is None else pytest.approx(value, rel=1e-14))
+
+
+def test_the_shareable_page_holds_nothing_of_the_real_images(classifiers: Workspace, samples: Path) -> None:
+    records = read_records(classifiers.phantoms / "annotations.csv", classifiers.phantoms / "images",
+                           class_names=CLASS_NAMES, label_column="blastocyst", group_column="PATIENT_ID",
+                           split_column="SPLIT")
+    page = re.sub(r"base64,[A-Za-z0-9+/=]+", "", (samples / SHAREABLE_NAME).read_text(encoding="utf-8"))
+    words = set(re.findall(r"[\w.-]+", page))
+    assert not words & {name for record in records for name in (record.image_id, record.path.name, record.group)}
+    assert str(classifiers.root) not in page and str(samples) not in page
+    assert "32 real images of the test split" in page and "Headline numbers" in page
+    assert (samples / "internal/PATIENT_DATA.txt").is_file()
 
 
 def test_real_images_given_as_synthetic_are_refused(classifiers: Workspace, tmp_path: Path) -> None:

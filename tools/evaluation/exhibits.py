@@ -137,10 +137,15 @@ def add_exhibits(report: EvaluationReport, sets: EvaluationSets) -> None:
         controls=_list_controls(audits[0], sets) if audits else [],
         missed=_take(sets.real, np.array([position[image_id] for image_id in missed], dtype=np.int64)),
         num_left_out=max(0, len(sets.class_names) - _MOST_GRID_CLASSES),
-        # From the hashes of single files, which are not published: only the hash of their list is.
-        salt=hash_json({"salt of": [sets.real.sha256, sets.train.sha256, sets.synthetic.sha256]}),
+        salt=make_salt([sets.real.sha256, sets.train.sha256, sets.synthetic.sha256]),
         private_names=frozenset(name for one in images for name in (*one.ids, *one.groups)),
     )
+
+
+def make_salt(sha256: Sequence[Sequence[str]]) -> str:
+    """What pseudonyms are made with, from the hashes of all files of all sets: who lacks the real images cannot make it,
+    since only the hashes of whole lists are published, and equal evaluations have equal ones."""
+    return hash_json({"salt of": [list(hashes) for hashes in sha256]})
 
 
 def _draw(images: ImageSet, label: int) -> np.ndarray:

@@ -1,0 +1,198 @@
+"""The report's pages: what the shareable one must not hold, escaping, withheld near-copies, and equal bytes."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.classifier import Classifier, ClassifierConfig
+from tools.evaluation import protocol
+from tools.evaluation.encoders import load_encoder
+from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.exhibits import Exhibits, make_salt
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.plots import draw_interval, encode_png
+from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, write_pages
+from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+
+HOSTILE = '<script>alert("x")</script>'
+NAMES = (HOSTILE, "bright & good")
+COUNT = 24
+NUM_COPIES = 3
+PATH = "/data/clinic/weights.pth"
+
+
+def make_set(name: str, *, seed: int) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], COUNT)
+    coarse = rng.normal(0, 25, size=(len(labels), 8, 8)).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.clip(100 + 40 * labels[:, None, None] + coarse, 0, 255).astype(np.uint8)[..., None]
+    ids = [f"{name}-{i:03d}" for i in range(len(labels))]
+    return ImageSet(name, pixels, labels, ids, [f"{name}-patient-{i // 2}" for i in range(len(labels))],
+                    [f"{seed}-{i}" for i in ids])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
+    """An evaluation in which the first synthetic images are training images."""
+    folder = tmp_path_factory.mktemp("features")
+    torch.manual_seed(0)
+    for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=2, image_size=32)).to_files().items():
+        (folder / name).write_bytes(data)
+    real, train, made = make_set("test", seed=1), make_set("train", seed=2), make_set("drawn", seed=3)
+    pixels = made.pixels.copy()
+    pixels[:NUM_COPIES] = train.pixels[:NUM_COPIES]
+    sets = EvaluationSets(
+        synthetic=replace(made, pixels=pixels), real=real, train=train,
+        real_round_trip=real.with_pixels("test_round_trip", real.pixels // 2 + 60),
+        train_round_trip=train.with_pixels("train_round_trip", train.pixels // 2 + 60), class_names=NAMES)
+    report = EvaluationReport(provenance={
+        "real_split": "test", "num_images": {"synthetic": 48, "test": 48, "train": 48}, "class_names": list(NAMES),
+        "where": PATH, "test_set_opening": 2, "checkpoint_sha256": "ab" * 32})
+    settings = EvaluationSettings(feature_folder=folder, transform_hash="a", round_trip_hash="b", batch_size=64,
+                                  max_pairs=50, frechet_repeats=2, bootstrap_repeats=10)
+    protocol.evaluate(sets, encoders=[load_encoder("classifier", weights_path=folder)], perceptual=None, judge=None,
+                      settings=settings, report=report, say=lambda _: None)
+    report.rows.append(Row("LPIPS", OVERALL, "cross", None, note=f"not computed: {PATH}: of train-patient-4 is missing"))
+    report.warn("look at test-007 and train-patient-4")
+    report.warn(f"read from {PATH}, or else from relative/place/table.csv")
+    return report
+
+
+@pytest.fixture(scope="module")
+def pages(report: EvaluationReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    write_pages(report, folder, internal_folder=folder / "internal")
+    return folder
+
+
+def read(pages: Path, *, internal: bool) -> str:
+    path = pages / "internal" / INTERNAL_NAME if internal else pages / SHAREABLE_NAME
+    return path.read_text(encoding="utf-8")
+
+
+def pictures(page: str) -> list[np.ndarray]:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("L")) for text in found]
+
+
+def holds(picture: np.ndarray, tile: np.ndarray) -> bool:
+    """Whether a tile stands somewhere in a picture, pixel by pixel."""
+    side = tile.shape[0]
+    if min(picture.shape) < side:
+        return False
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (side, side))
+    corners = np.argwhere(windows[:, :, 0, 0] == tile[0, 0])
+    return any((windows[y, x] == tile).all() for y, x in corners)
+
+
+def test_the_shareable_page_names_no_real_image_patient_or_path(pages: Path) -> None:
+    page = read(pages, internal=False)
+    for name in ("test", "train"):
+        real = make_set(name, seed=1)
+        assert not [one for one in (*real.ids, *real.groups) if one in page]
+    assert PATH not in page and "/data" not in page and "relative/place" not in page
+    assert "left out of the shareable report" in page
+    kept = read(pages, internal=True)
+    assert "train-patient-4" in kept and PATH in kept
+
+
+def test_the_shareable_page_shows_no_real_image_and_no_near_copy(pages: Path) -> None:
+    real = [image[..., 0] for images in (make_set("test", seed=1), make_set("train", seed=2)) for image in images.pixels]
+    shared, kept = (pictures(read(pages, internal=internal)) for internal in (False, True))
+    encoded = [base64.b64encode(encode_png(image[..., None])).decode() for image in real]
+    assert not any(text in read(pages, internal=False) for text in encoded)
+    assert not [tile for tile in real if any(holds(picture, tile) for picture in shared)]
+    assert sum(any(holds(picture, tile) for picture in kept) for tile in real) > COUNT  # the search does find them
+    withheld = re.search(r"(\d+) near-copies of real images withheld", read(pages, internal=False))
+    assert withheld is not None and int(withheld[1]) >= NUM_COPIES
+    drawn = make_set("drawn", seed=3).pixels[..., 0]
+    assert any(holds(picture, drawn[NUM_COPIES + 1]) for picture in shared)
+
+
+def test_copies_and_the_opening_are_on_the_front_page(pages: Path) -> None:
+    front = read(pages, internal=False).split("<h2>Details")[0]
+    assert "Copying found" in front and "tone-fails" in front
+    assert "opening 2 of this test set: chosen after looks, it flatters" in front
+    assert "comparable with published numbers: SSIM" in front
+    assert 1 <= front.count('<tr><th scope="row"') <= 8
+    assert "Patient data." not in front and "Patient data." in read(pages, internal=True).split("<h2>Verdict")[0]
+
+
+def test_ids_are_salted_and_only_the_internal_folder_can_undo_it(pages: Path, report: EvaluationReport) -> None:
+    stored = json.loads((pages / "internal" / PSEUDONYMS_NAME).read_text(encoding="utf-8"))
+    page = read(pages, internal=False)
+    shown = set(re.findall(r"id-[0-9a-f]{12}", page))
+    assert shown and shown <= set(stored["salted_ids"])
+    assert {stored["salted_ids"][one] for one in shown} >= {f"train-{i:03d}" for i in range(NUM_COPIES)}
+    assert stored["salt"] not in page and stored["salt"] not in json.dumps(report.provenance)
+    real, train, made = (make_set(name, seed=seed).sha256 for name, seed in (("test", 1), ("train", 2), ("drawn", 3)))
+    assert make_salt([real, train, made]) == stored["salt"]
+    assert make_salt([["other", *real[1:]], train, made]) != stored["salt"]
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images_without_text = 0
+        self.addresses: list[str] = []
+        self.names: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.names.add(tag)
+        self.images_without_text += tag == "img" and not values.get("alt")
+        self.addresses += [str(values[key]) for key in ("src", "href") if key in values]
+        if tag not in ("meta", "link", "img", "line", "circle"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("line", "circle"):
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_pages_are_well_formed_escaped_and_fetch_nothing(pages: Path, internal: bool) -> None:
+    page, tags = read(pages, internal=internal), _Tags()
+    tags.feed(page)
+    assert tags.open == [] and tags.images_without_text == 0
+    assert all(address.startswith("data:") for address in tags.addresses) and tags.addresses
+    assert "script" not in tags.names and "&lt;script&gt;" in page and "bright &amp; good" in page
+    assert "default-src 'none'" in page
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_path: Path) -> None:
+    exhibits: Exhibits = report.details["exhibits"]
+    bare = replace(exhibits, features=[], ratios=[], pairs=[], controls=[], missed=exhibits.missed[:0])
+    write_pages(EvaluationReport(provenance={}, details={"exhibits": bare}), tmp_path, internal_folder=tmp_path / "internal")
+    for internal in (False, True):
+        page = read(tmp_path, internal=internal)
+        assert "Copies of training images were not tested." in page and "<p>Copies were not tested.</p>" in page
+        assert "What the model misses" not in page and "Confusion matrix" not in page and "Headline" not in page
+
+
+def test_few_pictures_whatever_the_number_of_images(report: EvaluationReport) -> None:
+    exhibits: Exhibits = report.details["exhibits"]
+    for panels in exhibits.grids.values():
+        assert {len(images) for images in panels.values()} == {12}
+    assert len(exhibits.pairs) == 24 and len(exhibits.missed) <= 24
+
+
+def test_an_interval_bar_puts_values_in_their_order() -> None:
+    bar = draw_interval(0.5, (0.25, 0.75), 1.0, (0.0, 1.0))
+    low, high, value, reference = (float(re.search(pattern, bar)[1]) for pattern in (  # type: ignore[index]
+        r'x1="([\d.]+)" x2="[\d.]+" y1="8" y2="8" stroke="#1b5e8c"', r'x2="([\d.]+)" y1="8" y2="8" stroke="#1b5e8c"',
+        r'cx="([\d.]+)"', r'x1="([\d.]+)" x2="[\d.]+" y1="1"'))
+    assert low < value < high < reference
+    assert high - value == pytest.approx(value - low)
+    assert "nan" not in draw_interval(1.0, None, None, (1.0, 1.0))
