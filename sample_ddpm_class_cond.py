@@ -26,10 +26,13 @@ from tools.runtime import generation, samples
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
+from tools.runtime.morphometry_run import draw_flips
 from tools.runtime.progress import Progress
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.trained_model import TrainedModel, load_trained_model
+
+NUM_REPORT_FLIPS = 6  # noises that the report shows under every label
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(kwargs_handlers=[patience])
     draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
     if not arguments.no_metrics and accelerator.is_main_process:
-        assess(config, output, output, device=accelerator.device)
+        assess(config, output, output, device=accelerator.device,
+               flips=draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device))
     accelerator.wait_for_everyone()
 
 

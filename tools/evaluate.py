@@ -20,11 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
     parser.add_argument("--reject-copies", action="store_true",
                         help="list near-copies of training images in rejected.csv and evaluate the others")
+    parser.add_argument("--augmentation-study", type=Path, metavar="FILE",
+                        help="augmentation_study.json, whose verdict the reports quote")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assess(config, arguments.synthetic, arguments.output, device=device,
-           reject_copies=arguments.reject_copies)
+           reject_copies=arguments.reject_copies, study=arguments.augmentation_study)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tools.evaluation.verdict import (
     HOLDS,
     MOST_HEADLINES,
     QUESTIONS,
+    STUDIED,
     UNKNOWN,
     USEFUL,
     choose_headlines,
@@ -79,7 +80,9 @@ def test_good_rows_hold_and_usefulness_is_not_claimed() -> None:
     assert "kernel distance 0.0100 (0 to 0.0200)" in says(GOOD_ROWS, GOOD)[HOLDS]
     assert "Synthetic images show their class as real ones do: AUC 0.820" in says(GOOD_ROWS, CLASS)[HOLDS]
     assert says(GOOD_ROWS, COPIES) == {HOLDS: "No copying detected at tau: 1 of 100 [pixels at 16 px]."}
-    assert "Not studied here" in says(GOOD_ROWS, USEFUL)[UNKNOWN]
+    assert "Not studied" in says(GOOD_ROWS, USEFUL)[UNKNOWN]
+    quoted = [one for one in write_verdict(GOOD_ROWS, study=["It helped.", "A little."]) if one.question == USEFUL]
+    assert [(one.tone, one.text) for one in quoted] == [(STUDIED, "It helped."), (STUDIED, "A little.")]
     assert [one.question for one in write_verdict(GOOD_ROWS)] == [GOOD, CLASS, CLASS, COPIES, USEFUL]
 
 

@@ -37,8 +37,10 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def run_evaluation(workspace: Workspace, synthetic: Path, output: Path, *overrides: str) -> dict[str, Any]:
-    evaluate.main([*workspace.arguments(*overrides), "--synthetic", str(synthetic), "--output", str(output)])
+def run_evaluation(
+    workspace: Workspace, synthetic: Path, output: Path, *overrides: str, options: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    evaluate.main([*workspace.arguments(*overrides), "--synthetic", str(synthetic), "--output", str(output), *options])
     return read_evaluation(output)
 
 
@@ -88,15 +90,23 @@ def test_equal_evaluations_give_equal_bytes_and_folders_per_class_equal_the_mani
     again = run_evaluation(classifiers, samples, tmp_path / "again")
     assert (tmp_path / "again/evaluation.json").read_bytes() == (samples / "evaluation.json").read_bytes()
     assert again["provenance"]["checkpoint_sha256"] is not None
-    for page in (SHAREABLE_NAME, f"internal/{INTERNAL_NAME}", f"internal/{PSEUDONYMS_NAME}"):
+    for page in (SHAREABLE_NAME, f"internal/{PSEUDONYMS_NAME}"):
         assert (tmp_path / "again" / page).read_bytes() == (samples / page).read_bytes()
+    flips = "The same noise under every label"  # the sampling has the network, the evaluation alone has not
+    assert flips in (samples / "internal" / INTERNAL_NAME).read_text(encoding="utf-8")
+    assert flips not in (tmp_path / "again/internal" / INTERNAL_NAME).read_text(encoding="utf-8")
+    assert flips not in (samples / SHAREABLE_NAME).read_text(encoding="utf-8")
 
     folders = tmp_path / "folders"
     for label, name in enumerate(CLASS_NAMES):
         (folders / name).mkdir(parents=True)
         for path in (samples / "images").glob(f"class{label}_*.png"):
             shutil.copy(path, folders / name)
-    by_folder = run_evaluation(classifiers, folders, tmp_path / "by_folder")
+    study = tmp_path / "augmentation_study.json"
+    study.write_text(json.dumps({"verdict": ["Adding them did not help."]}), encoding="utf-8")
+    by_folder = run_evaluation(classifiers, folders, tmp_path / "by_folder", options=("--augmentation-study", str(study)))
+    assert "Adding them did not help." in (tmp_path / "by_folder" / SHAREABLE_NAME).read_text(encoding="utf-8")
+    assert by_folder["provenance"]["augmentation_study_sha256"] == hash_file(study)
     assert by_folder["rows"] == again["rows"]
     assert by_folder["warnings"] == again["warnings"]
     assert by_folder["provenance"]["checkpoint_sha256"] is None
@@ -171,6 +181,14 @@ def test_copies_of_real_images_are_refused_by_their_content(
             shutil.copy(record.path, folder)
     with pytest.raises(UserError, match="138 of the files given as synthetic are copies of real images"):
         run_evaluation(classifiers, tmp_path / "copies", tmp_path / "out")
+
+
+def test_a_file_that_is_no_study_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    for text in ("[]", '{"verdict": []}', '{"verdict": [1]}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"study\.json: expected the augmentation_study\.json of a study"):
+            run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
 
 
 def test_a_folder_without_images_or_classes_is_refused(classifiers: Workspace, tmp_path: Path) -> None:

@@ -148,6 +148,17 @@ def make_salt(sha256: Sequence[Sequence[str]]) -> str:
     return hash_json({"salt of": [list(hashes) for hashes in sha256]})
 
 
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (M, H, W, C), made smaller where a side is longer than a tile of a page."""
+    height, width, channels = pixels.shape[1:]
+    factor = _LARGEST_TILE_PX / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = (round(width * factor), round(height * factor))
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], channels)
+                     for image in pixels])
+
+
 def _draw(images: ImageSet, label: int) -> np.ndarray:
     """Positions of a fixed draw of a class."""
     members = np.flatnonzero(images.labels == label)
@@ -158,14 +169,7 @@ def _take(images: ImageSet, rows: np.ndarray) -> np.ndarray:
     """The images at these positions, uint8 (M, h, w, C), made smaller where they are large."""
     if not len(rows):
         return np.empty((0, 1, 1, images.pixels.shape[-1]), dtype=np.uint8)
-    chosen = images.select(rows).in_memory()
-    height, width, channels = chosen.shape[1:]
-    factor = _LARGEST_TILE_PX / max(height, width)
-    if factor >= 1:
-        return chosen
-    size = (round(width * factor), round(height * factor))
-    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], channels)
-                     for image in chosen])
+    return shrink(images.select(rows).in_memory())
 
 
 def _project(sets: dict[str, Features]) -> tuple[dict[str, np.ndarray], tuple[float, float]]:

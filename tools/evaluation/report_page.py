@@ -15,15 +15,17 @@ from typing import Any
 
 from dataset.storage import hash_json, write_json, write_text
 from tools.evaluation.exhibits import Exhibits
+from tools.evaluation.image_set import ImageSet
 from tools.evaluation.markup import cell, heading, line, note, table
 from tools.evaluation.plots import draw_interval
-from tools.evaluation.report_pictures import show_classes, show_copies, show_features, show_missed
+from tools.evaluation.report_pictures import show_classes, show_copies, show_features, show_flips, show_missed
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
 from tools.evaluation.verdict import (
     CAUTION,
     FAILS,
     HOLDS,
     QUESTIONS,
+    STUDIED,
     UNKNOWN,
     Headline,
     choose_headlines,
@@ -34,7 +36,7 @@ from tools.evaluation.verdict import (
 INTERNAL_NAME, SHAREABLE_NAME = "report_internal.html", "report_shareable.html"
 PSEUDONYMS_NAME = "salted_ids.json"
 _TEMPLATE = Path(__file__).with_name("report_page.html")
-_TONES = {HOLDS: "holds", CAUTION: "caution", FAILS: "fails", UNKNOWN: "unknown"}
+_TONES = {HOLDS: "holds", CAUTION: "caution", FAILS: "fails", UNKNOWN: "unknown", STUDIED: "unknown"}
 _CONFUSION = "judged as "
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _DARK_SHARE = 0.55  # above it white ink reads better
@@ -100,7 +102,7 @@ def _front_page(report: EvaluationReport, *, internal: bool) -> Iterator[str]:
         yield ("<p class=\"notice\"><strong>Patient data.</strong> This page shows patients' images and names them. Keep it "
                "where the images are kept; do not send or publish it.</p>")
     yield "<h2>Verdict</h2>"
-    yield _show_verdict(report.rows)
+    yield _show_verdict(report.rows, report.details.get("study", []))
     headlines = choose_headlines(report.rows)
     if headlines:
         yield "<h2>Headline numbers</h2>"
@@ -131,8 +133,8 @@ def _list_facts(report: EvaluationReport) -> list[str]:
     return facts
 
 
-def _show_verdict(rows: Sequence[Row]) -> str:
-    sentences, parts = write_verdict(rows), []
+def _show_verdict(rows: Sequence[Row], study: Sequence[str]) -> str:
+    sentences, parts = write_verdict(rows, study=study), []
     for question in QUESTIONS:
         of_question = "".join(
             f"<p><span class=\"tone tone-{_TONES[one.tone]}\">{escape(one.tone)}</span><span>{escape(one.text)}</span></p>"
@@ -162,6 +164,9 @@ def _sections(report: EvaluationReport, exhibits: Exhibits, *, internal: bool) -
     yield ("All numbers with reference rows and intervals", _show_metrics(report))
     title = "Images of each class, uncurated" + (": real, VAE round trip, synthetic" if internal else "")
     yield (title, show_classes(exhibits, internal=internal))
+    flips: ImageSet | None = report.details.get("flips")
+    if internal and flips is not None:  # no test for copies was made of them, so they are not for sharing
+        yield ("The same noise under every label", show_flips(flips, exhibits.class_names))
     if exhibits.ratios:
         named = str if internal else _pseudonym(exhibits.salt)
         yield ("Copies: the nearest training images, and how innocents fare",
@@ -278,7 +283,8 @@ def _make_shareable(report: EvaluationReport, exhibits: Exhibits) -> EvaluationR
 
     return EvaluationReport(
         provenance=_clean_values(report.provenance, clean), rows=[clean_row(row) for row in report.rows],
-        warnings=[clean(text) for text in report.warnings], details={"exhibits": exhibits})
+        warnings=[clean(text) for text in report.warnings], details={
+            "exhibits": exhibits, "study": [clean(text) for text in report.details.get("study", [])]})
 
 
 def _clean_values(value: Any, clean: Callable[[str], str]) -> Any:

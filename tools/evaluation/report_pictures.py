@@ -1,13 +1,14 @@
 """The parts of a report page that show pictures and plots, as HTML. A shareable page gets synthetic images only, and of
 these none that is flagged as a near-copy of a training image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
 
 from dataset.images import tile_images
-from tools.evaluation.exhibits import SYNTHETIC_SET, Exhibits, Pair
+from tools.evaluation.exhibits import SYNTHETIC_SET, Exhibits, Pair, shrink
+from tools.evaluation.image_set import ImageSet
 from tools.evaluation.markup import cell, figure, heading, note, table
 from tools.evaluation.plots import draw_curves, draw_ratios, draw_scatter, encode_png
 
@@ -37,6 +38,16 @@ def show_classes(exhibits: Exhibits, *, internal: bool) -> str:
         parts.append(f"{heading(name)}<div class=\"{kind}\">{''.join(figures)}</div>")
     if exhibits.num_left_out:
         parts.append(note(f"{exhibits.num_left_out} further classes are not shown."))
+    return "".join(parts)
+
+
+def show_flips(flips: ImageSet, class_names: Sequence[str]) -> str:
+    """Images that start from the same noise, a row for each label: what the label changes, and what it leaves."""
+    parts = [note("Each column starts from one noise. Where the rows do not differ the model ignores the label.")]
+    for label, name in enumerate(class_names):
+        images = shrink(flips.select(np.flatnonzero(flips.labels == label)).in_memory())
+        picture = encode_png(tile_images(images, num_columns=len(images)))
+        parts.append(f"<div class=\"sharp wide\">{figure(picture, f'{len(images)} noises drawn as {name}', name)}</div>")
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tools.evaluation.rows import OVERALL, Row
 
-HOLDS, CAUTION, FAILS, UNKNOWN = "holds", "caution", "fails", "not tested"
+HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = "holds", "caution", "fails", "not tested", "studied"
 GOOD, CLASS, COPIES, USEFUL = "Are they good?", "Do they show their class?", "Are they copies?", "Are they useful?"
 QUESTIONS = (GOOD, CLASS, COPIES, USEFUL)
 MOST_HEADLINES = 8
@@ -22,7 +22,7 @@ _NARROW = ("KD[classifier@", "KD[vae@")  # encoders made from the training image
 
 @dataclass(frozen=True)
 class Sentence:
-    """`tone` is one of HOLDS, CAUTION, FAILS and UNKNOWN."""
+    """`tone` is one of HOLDS, CAUTION, FAILS, UNKNOWN and STUDIED."""
 
     question: str
     tone: str
@@ -82,10 +82,12 @@ class Rows:
         return next((row for row in self.all if row.comparison == "copies" and row.value is not None), None)
 
 
-def write_verdict(rows: Sequence[Row]) -> list[Sentence]:
-    """The sentences that the rows support, by question. A question whose rows are absent was not tested, and it says so."""
+def write_verdict(rows: Sequence[Row], *, study: Sequence[str] = ()) -> list[Sentence]:
+    """The sentences that the rows support, by question, and those of an augmentation study as they are. A question whose
+    rows are absent was not tested, and it says so."""
     known = Rows(rows)
     found = [sentence for rule in _RULES for sentence in rule(known)]
+    found += [Sentence(USEFUL, STUDIED, text) for text in study] or [_NOT_STUDIED]
     return [sentence for question in QUESTIONS for sentence in found if sentence.question == question]
 
 
@@ -267,15 +269,12 @@ def _judge_copies(rows: Rows) -> list[Sentence]:
     return sentences
 
 
-def _judge_use(_rows: Rows) -> list[Sentence]:
-    return [Sentence(USEFUL, UNKNOWN, "Not studied here: whether these images help a classifier takes an augmentation study "
-                     "against real images alone and against classical augmentation.")]
-
-
 _RULES: tuple[Callable[[Rows], list[Sentence]], ...] = (
     _judge_distance, _judge_limit, _judge_realism, _judge_variety, _judge_missing_classes, _judge_signal, _judge_class,
-    _judge_copies, _judge_use,
+    _judge_copies,
 )
+_NOT_STUDIED = Sentence(USEFUL, UNKNOWN, "Not studied: whether these images help a classifier takes an augmentation study "
+                        "against real images alone and against classical augmentation.")
 
 
 def _differs(rows: Rows) -> bool:
