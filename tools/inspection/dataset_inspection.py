@@ -59,7 +59,8 @@ def inspect_dataset(config: Config) -> Inspection:
     )
     measured = measure_sample([record.path for record in records], [record.group for record in records],
                               im_channels=table.im_channels, fit=table.fit)
-    findings += symmetry_findings(measured, config.dataset_params.symmetries)
+    if not config.dataset_params.symmetry_conditioning:  # with it the network is told which view it sees
+        findings += symmetry_findings(measured, config.dataset_params.symmetries)
     opened = {record.place for record in records}
     unopened = {place for problem in problems for places in problem.places for place in places} - opened
     return Inspection(records, statistics, findings, len(unopened))
