@@ -6,7 +6,8 @@ import numpy as np
 
 from dataset.annotations import ImageRecord, Problem
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
-from tools.inspection.problems import ERROR, image_findings, row_findings
+from tools.inspection.problems import ERROR, image_findings, row_findings, symmetry_findings
+from tools.inspection.symmetries import SymmetryMeasurement, SymmetryTest
 
 RNG = np.random.default_rng(1)
 USUAL = {"width": 64, "height": 64, "channels": 1, "gray": True, "bits": 8, "peak": 255, "contrast": 0.2, "focus": 0.1}
@@ -115,3 +116,12 @@ def test_outliers_are_far_from_the_bulk_and_few_values_have_none():
     assert find_outliers(values, low_only=True).tolist() == [3]
     assert len(find_outliers(np.array([1.0] * 18 + [100.0]), low_only=False)) == 0
     assert find_outliers(np.array([1.0] * 40 + [1.5, 100.0]), low_only=False).tolist() == [41]  # no spread: a factor counts
+
+
+def test_only_symmetries_of_the_config_that_are_broken_are_told():
+    tests = (SymmetryTest("mirror", 1.3, 0.0005, "slope", True), SymmetryTest("flip", 2.0, 0.0005, "slope", True))
+    measured = SymmetryMeasurement(("identity",), tests, num_images=40, num_groups=20)
+    finding, = symmetry_findings(measured, ("identity", "mirror"))
+    assert finding.kind == "symmetries" and "mirror (effect 1.3 standard deviations)" in finding.text
+    assert "flip" not in finding.text and "recommended: [identity]" in finding.text
+    assert symmetry_findings(measured, ("identity", "rotate_180")) == [] == symmetry_findings(None, ("identity", "mirror"))
