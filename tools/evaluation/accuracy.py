@@ -39,9 +39,37 @@ def weighted_area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray)
 
 def weighted_class_area(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area of class 1 against class 0, or for more classes the mean of each against the rest, per row of `weights`."""
-    num_classes = probabilities.shape[1]
-    judged = (1,) if num_classes == 2 else range(num_classes)
-    return np.mean([weighted_area(labels == label, probabilities[:, label], weights) for label in judged], axis=0)
+    return np.mean([weighted_area(labels == label, probabilities[:, label], weights)
+                    for label in judged_classes(probabilities.shape[1])], axis=0)
+
+
+def weighted_average_precision(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision, the area under the precision-recall curve in steps, for each row of `weights` (B, N): (B,), NaN
+    where no positive has weight.
+
+    `positive` is bool (N,), `scores` (N,); images of equal score pass a threshold together.
+
+    Source: Davis and Goadrich 2006; the sum of (R_k - R_k-1) P_k over the thresholds, as in scikit-learn.
+    """
+    _, ties = np.unique(-scores, return_inverse=True)
+    order = np.argsort(ties, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(ties[order]) > 0])
+    found = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
+    passed = np.cumsum(np.add.reduceat(weights[:, order], starts, axis=1), axis=1)
+    precision = np.cumsum(found, axis=1) / np.where(passed > 0, passed, 1.0)
+    with np.errstate(invalid="ignore"):
+        return (found * precision).sum(axis=1) / found.sum(axis=1)
+
+
+def weighted_class_precision(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of class 1, or for more classes the mean of each against the rest, per row of `weights`."""
+    return np.mean([weighted_average_precision(labels == label, probabilities[:, label], weights)
+                    for label in judged_classes(probabilities.shape[1])], axis=0)
+
+
+def judged_classes(num_classes: int) -> tuple[int, ...]:
+    """The classes whose areas are averaged: 1 of two, else each against the rest."""
+    return (1,) if num_classes == 2 else tuple(range(num_classes))
 
 
 def confusion_shares(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
     per_epoch, total = count_steps(config, num_train)
     step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
     rate = measure_matmul_rate(device)
-    seconds = step_flops * total / (rate * _ATTAINED_SHARE)
+    seconds = expected_seconds(step_flops * total, rate)
     checkpoint = parameters * _FLOAT_BYTES * 4
     latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
         num_train * len(config.dataset_params.symmetries) + num_val)
@@ -69,10 +69,22 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         f"optimizer steps          {total:,} ({per_epoch:,} per epoch of {num_train:,} images)",
         f"memory for training      about {_gigabytes(memory)} (weights, optimizer, average, activations)",
         f"disk                     about {_gigabytes(disk)} (checkpoints and latent cache)",
-        f"time for training        about {_duration(seconds)} on this {device.type} "
+        f"time for training        about {format_duration(seconds)} on this {device.type} "
         f"({rate / 1e9:,.0f} GFLOP/s measured, {step_flops / 1e9:,.0f} GFLOP a step), without encoding and validation",
     ]
     return "\n".join(lines)
+
+
+def expected_seconds(flops: float, rate: float) -> float:
+    """Seconds for so many operations of the UNet where matrix products run at `rate` FLOP/s."""
+    return flops / (rate * _ATTAINED_SHARE)
+
+
+def count_sampling_flops(config: Config, num_images: int) -> float:
+    """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
+    batch_size, params = config.sample_params.batch_size, config.sample_params
+    passes = params.num_steps * (1 if params.guidance_scale == 1 else 2)
+    return count_step_flops(config, batch_size) / _BACKWARD_FACTOR * passes * -(-num_images // batch_size)
 
 
 def count_step_flops(config: Config, batch_size: int) -> int:
@@ -142,7 +154,8 @@ def _gigabytes(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as suits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

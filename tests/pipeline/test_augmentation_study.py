@@ -1,0 +1,165 @@
+"""The whole study at its smallest: folds, VAE, generator, arms, numbers; and a study that was killed ends the same."""
+
+import csv
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from openpyxl import load_workbook
+from workspace import Workspace
+
+from config.errors import UserError
+from config.load import load_config
+from tools import augmentation_study
+from tools.evaluation.utility import CONTROL, METRICS
+from tools.evaluation.utility_report import NAME
+from tools.runtime.command import Interrupted, run_command
+from tools.runtime.utility_study import run_stage
+
+SETTINGS = ("train_params.max_steps=2", "autoencoder_params.training.max_steps=2", "sample_params.num_steps=1",
+            "train_params.validation_draws=1", "train_params.num_samples=2")
+NUM_ARMS = 6
+
+
+def arguments(workspace: Workspace, folder: Path, *further: str) -> list[str]:
+    return [*workspace.arguments(*SETTINGS), "--output", str(folder), "--folds", "2", "--seeds", "1", "--epochs", "1",
+            "--refit-vae", "always", "--bootstrap-repeats", "100", *further]
+
+
+def prediction_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("fold_*/predictions/*.json")}
+
+
+def stop_when(condition: Path) -> threading.Thread:
+    """A thread that sends this process SIGTERM once the file is there."""
+    def watch() -> None:
+        while not condition.exists():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def study(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that a signal stopped among the classifiers of its first fold, and that the same command finished."""
+    folder = tmp_path_factory.mktemp("study") / "killed"
+    watcher = stop_when(folder / "fold_1" / "predictions" / "real_seed0.json")
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda: augmentation_study.main(arguments(workspace, folder)))
+    watcher.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (folder / f"{NAME}.json").exists() and 1 <= len(prediction_files(folder)) < NUM_ARMS
+    augmentation_study.main(arguments(workspace, folder))
+    return folder
+
+
+def test_every_image_is_tested_once_by_networks_that_did_not_see_its_patient(study: Path, workspace: Workspace) -> None:
+    tested = []
+    for fold in (1, 2):
+        config = load_config(study / f"fold_{fold}" / "config.yaml")
+        with Path(str(config.dataset_params.params.csv_file)).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        groups = {split: {row["STUDY_GROUP"] for row in rows if row["STUDY_SPLIT"] == split}
+                  for split in ("train", "val", "test")}
+        assert len(rows) == 200 and sum(map(len, groups.values())) == len(set.union(*groups.values()))
+        inside = [row["STUDY_IMAGE"] for row in rows if row["STUDY_SPLIT"] == "test"]
+        tested += inside
+        for path in (study / f"fold_{fold}" / "predictions").glob("*.json"):
+            assert json.loads(path.read_text(encoding="utf-8"))["images"] == inside
+        assert config.autoencoder_params.pretrained == str(study / f"fold_{fold}" / "vae")
+        vae = json.loads((study / f"fold_{fold}" / "vae" / "training.json").read_text(encoding="utf-8"))
+        num_train = sum(row["STUDY_SPLIT"] == "train" for row in rows)
+        assert vae["training_images"] == num_train
+        assert len(list((study / f"fold_{fold}" / "round_trips").iterdir())) == num_train
+        assert len(list((study / f"fold_{fold}" / "synthetic" / "images").iterdir())) == num_train
+    assert len(tested) == len(set(tested)) == 200
+    assert not workspace.run("reference").joinpath("study.json").exists()
+
+
+def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Path) -> None:
+    report = json.loads((study / f"{NAME}.json").read_text(encoding="utf-8"))
+    assert len(report["scores"]) == NUM_ARMS * len(METRICS)
+    assert {row["arm"] for row in report["scores"]} == set(report["provenance"]["arms"])
+    assert {row["against"] for row in report["differences"]} >= {CONTROL}
+    assert all(0 <= row["value"] <= 1 and row["low"] <= row["high"] for row in report["scores"])
+    verdict = " ".join(report["verdict"])
+    assert "Adding synthetic images" in verdict and "improved" not in verdict
+    assert any("trained anew in each fold" in warning for warning in report["warnings"])
+    assert any("1 classifier seeds: expected 5 or more" in warning for warning in report["warnings"])
+    sheets = load_workbook(study / f"{NAME}.xlsx")
+    assert sheets.sheetnames == ["differences", "scores", "verdict", "provenance"]
+    assert (study / f"{NAME}.png").read_bytes()[1:4] == b"PNG"
+    assert "patients" in (study / "PATIENT_DATA.txt").read_text(encoding="utf-8")
+
+
+def test_a_killed_study_ends_like_one_that_was_not(study: Path, workspace: Workspace) -> None:
+    report, predictions = (study / f"{NAME}.json").read_bytes(), prediction_files(study)
+    assert len(predictions) == 2 * NUM_ARMS
+    for name in predictions:
+        (study / name).unlink()
+    augmentation_study.main(arguments(workspace, study))  # all classifiers in one go
+    assert prediction_files(study) == predictions
+    assert (study / f"{NAME}.json").read_bytes() == report
+
+
+def test_a_further_seed_is_added_and_other_settings_are_refused(study: Path, workspace: Workspace) -> None:
+    before = prediction_files(study)
+    augmentation_study.main(arguments(workspace, study, "--seeds", "2"))
+    after = prediction_files(study)
+    assert len(after) == 4 * NUM_ARMS and before.items() <= after.items()
+    with pytest.raises(UserError, match="holds a study with other epochs; restore them to go on, or give another --output"):
+        augmentation_study.main(arguments(workspace, study, "--epochs", "2"))
+
+
+def test_a_dry_run_says_what_can_be_shown_and_what_it_takes(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    augmentation_study.main(arguments(workspace, tmp_path / "none", "--refit-vae", "auto", "--dry-run"))
+    printed = capsys.readouterr().out
+    assert "fold 2  train: arrested" in printed and "smallest gain over an AUROC of 0.7" in printed
+    assert "is kept in all folds, as one that was not trained on these images" in printed
+    assert "12 classifiers" in printed and "time  about" in printed
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("further", "message"), [
+    (("--folds", "1"), "--folds: expected 2 or more, found 1"),
+    (("--folds", "150"), "--folds 150: every class needs a group of its own in each fold"),
+    (("--seeds", "0"), "--seeds and --epochs: expected 1 or more, found 0 and 1"),
+    (("--synthetic-ratio", "1", "-2"), r"--synthetic-ratio: expected different numbers above 0, found \[1.0, -2.0\]"),
+    (("--synthetic-ratio", "1", "1"), "--synthetic-ratio: expected different numbers"),
+    (("--bootstrap-repeats", "5"), "--bootstrap-repeats: expected 100 or more, found 5"),
+    (("--set", "autoencoder_params.training.fine_tune=true", "--set", "autoencoder_params.pretrained=v", "--set",
+      "autoencoder_params.training.output=v"), "is the fine-tuned VAE itself, which has seen every image"),
+    (("--dry-run", "--expected-auc", "0.3"), "--expected-auc: expected 0.5 or more and below 1, found 0.3"),
+])
+def test_what_cannot_be_studied_is_refused(
+    workspace: Workspace, tmp_path: Path, further: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        augmentation_study.main(arguments(workspace, tmp_path / "none", *further))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_stage_that_fails_or_is_stopped_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ended with exit code 3; mend what it says above"):
+        run_stage([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(Interrupted):
+        run_stage([sys.executable, "-c", "raise SystemExit(143)"])
+    started, saved = tmp_path / "started", tmp_path / "saved"
+    script = ("import pathlib, signal, sys, time\n"
+              f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(saved)!r}).touch(), sys.exit(143)))\n"
+              f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(60)")
+    watcher = stop_when(started)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda: run_stage([sys.executable, "-c", script]))
+    watcher.join()
+    assert stopped.value.code == 143 and saved.exists()  # the child was told, and waited for
