@@ -1,4 +1,4 @@
-"""The whole study at its smallest: folds, VAE, generator, arms, numbers; and a study that was killed ends the same."""
+"""The whole study at its smallest: folds, generator, arms, numbers; and a study that was killed ends the same."""
 
 import csv
 import json
@@ -19,16 +19,16 @@ from tools import augmentation_study
 from tools.evaluation.utility import CONTROL, METRICS
 from tools.evaluation.utility_report import NAME
 from tools.runtime.command import Interrupted, run_command
+from tools.runtime.utility_folds import StudyRequest, describe_vae, plan_study, write_fold
 from tools.runtime.utility_study import run_stage
 
-SETTINGS = ("train_params.max_steps=2", "autoencoder_params.training.max_steps=2", "sample_params.num_steps=1",
-            "train_params.validation_draws=1", "train_params.num_samples=2")
+SETTINGS = ("train_params.max_steps=2", "sample_params.num_steps=1", "train_params.num_samples=2")
 NUM_ARMS = 6
 
 
 def arguments(workspace: Workspace, folder: Path, *further: str) -> list[str]:
     return [*workspace.arguments(*SETTINGS), "--output", str(folder), "--folds", "2", "--seeds", "1", "--epochs", "1",
-            "--refit-vae", "always", "--bootstrap-repeats", "100", *further]
+            "--bootstrap-repeats", "100", *further]
 
 
 def prediction_files(folder: Path) -> dict[str, bytes]:
@@ -74,14 +74,11 @@ def test_every_image_is_tested_once_by_networks_that_did_not_see_its_patient(stu
         tested += inside
         for path in (study / f"fold_{fold}" / "predictions").glob("*.json"):
             assert json.loads(path.read_text(encoding="utf-8"))["images"] == inside
-        assert config.autoencoder_params.pretrained == str(study / f"fold_{fold}" / "vae")
-        vae = json.loads((study / f"fold_{fold}" / "vae" / "training.json").read_text(encoding="utf-8"))
+        assert config.autoencoder_params.pretrained == str(workspace.root / "vae")
         num_train = sum(row["STUDY_SPLIT"] == "train" for row in rows)
-        assert vae["training_images"] == num_train
         assert len(list((study / f"fold_{fold}" / "round_trips").iterdir())) == num_train
         assert len(list((study / f"fold_{fold}" / "synthetic" / "images").iterdir())) == num_train
     assert len(tested) == len(set(tested)) == 200
-    assert not workspace.run("reference").joinpath("study.json").exists()
 
 
 def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Path) -> None:
@@ -92,7 +89,7 @@ def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Pat
     assert all(0 <= row["value"] <= 1 and row["low"] <= row["high"] for row in report["scores"])
     verdict = " ".join(report["verdict"])
     assert "Adding synthetic images" in verdict and "improved" not in verdict
-    assert any("trained anew in each fold" in warning for warning in report["warnings"])
+    assert any("is kept in all folds, as one that was not trained on these images" in text for text in report["warnings"])
     assert any("1 classifier seeds: expected 5 or more" in warning for warning in report["warnings"])
     sheets = load_workbook(study / f"{NAME}.xlsx")
     assert sheets.sheetnames == ["differences", "scores", "verdict", "provenance"]
@@ -100,21 +97,17 @@ def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Pat
     assert "patients" in (study / "PATIENT_DATA.txt").read_text(encoding="utf-8")
 
 
-def test_a_killed_study_ends_like_one_that_was_not(study: Path, workspace: Workspace) -> None:
+def test_a_killed_study_ends_like_one_that_was_not_and_takes_further_seeds(study: Path, workspace: Workspace) -> None:
     report, predictions = (study / f"{NAME}.json").read_bytes(), prediction_files(study)
     assert len(predictions) == 2 * NUM_ARMS
     for name in predictions:
         (study / name).unlink()
-    augmentation_study.main(arguments(workspace, study))  # all classifiers in one go
-    assert prediction_files(study) == predictions
+    augmentation_study.main(arguments(workspace, study, "--seeds", "2"))  # all classifiers in one go
+    again = prediction_files(study)
+    assert len(again) == 4 * NUM_ARMS and predictions.items() <= again.items()
+    assert (study / f"{NAME}.json").read_bytes() != report
+    augmentation_study.main(arguments(workspace, study))
     assert (study / f"{NAME}.json").read_bytes() == report
-
-
-def test_a_further_seed_is_added_and_other_settings_are_refused(study: Path, workspace: Workspace) -> None:
-    before = prediction_files(study)
-    augmentation_study.main(arguments(workspace, study, "--seeds", "2"))
-    after = prediction_files(study)
-    assert len(after) == 4 * NUM_ARMS and before.items() <= after.items()
     with pytest.raises(UserError, match="holds a study with other epochs; restore them to go on, or give another --output"):
         augmentation_study.main(arguments(workspace, study, "--epochs", "2"))
 
@@ -122,7 +115,7 @@ def test_a_further_seed_is_added_and_other_settings_are_refused(study: Path, wor
 def test_a_dry_run_says_what_can_be_shown_and_what_it_takes(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    augmentation_study.main(arguments(workspace, tmp_path / "none", "--refit-vae", "auto", "--dry-run"))
+    augmentation_study.main(arguments(workspace, tmp_path / "none", "--dry-run"))
     printed = capsys.readouterr().out
     assert "fold 2  train: arrested" in printed and "smallest gain over an AUROC of 0.7" in printed
     assert "is kept in all folds, as one that was not trained on these images" in printed
@@ -147,6 +140,23 @@ def test_what_cannot_be_studied_is_refused(
     with pytest.raises(UserError, match=message):
         augmentation_study.main(arguments(workspace, tmp_path / "none", *further))
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("choice", "own", "refit", "sentence"), [
+    ("auto", True, True, "trained anew in each fold"), ("always", False, True, "trained anew in each fold"),
+    ("auto", False, False, "as one that was not trained on these images"),
+    ("never", True, False, "although it was trained on these images"),
+])
+def test_whose_vae_a_fold_uses(
+    workspace: Workspace, tmp_path: Path, choice: str, own: bool, refit: bool, sentence: str
+) -> None:
+    config = workspace.config(*[f"autoencoder_params.training.output={workspace.root / 'vae'}"] * own)
+    study = plan_study(config, StudyRequest(num_folds=2, refit_vae=choice))
+    assert study.refit_vae == refit and sentence in describe_vae(study)
+    trained = write_fold(study, 0, tmp_path)
+    before = load_config(tmp_path / "vae.yaml").autoencoder_params
+    assert before.pretrained == str(workspace.root / "vae") and before.training.output == str(tmp_path / "vae")
+    assert trained.autoencoder_params.pretrained == (before.training.output if refit else before.pretrained)
 
 
 def test_a_stage_that_fails_or_is_stopped_is_told_apart(tmp_path: Path) -> None:
