@@ -7,7 +7,8 @@ _STAGES = {
     "labels and images": ("make_phantoms",),
     "before training": ("init", "check_dataset", "check_symmetries", "check_confounders", "check_vae"),
     "latents": ("train_vae", "cache_latents"),
-    "evidence": ("train_encoder", "evaluate", "membership_audit", "sweep", "reader_study", "morphometry"),
+    "evidence": ("train_encoder", "evaluate", "membership_audit", "sweep", "augmentation_study", "reader_study",
+                 "morphometry"),
     "sharing, and machines without a network": ("release", "bundle"),
     "speed and endurance": ("benchmark", "torture"),
 }
@@ -18,7 +19,7 @@ def main() -> None:
         print(f"{stage}:")
         for name in names:
             module = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-            print(f"  python -m tools.{name:<18}{(ast.get_docstring(module) or '').splitlines()[0]}")
+            print(f"  python -m tools.{name:<20}{(ast.get_docstring(module) or '').splitlines()[0]}")
     print("training and sampling:")
     for name in ("train_ddpm_cond.py", "sample_ddpm_class_cond.py"):
         module = ast.parse((Path(__file__).parent.parent / name).read_text(encoding="utf-8"))

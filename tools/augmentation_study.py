@@ -9,6 +9,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.load import load_config
+from dataset.storage import hash_file
 from tools.evaluation import utility_report
 from tools.evaluation.utility import CONTROL, ROUND_TRIP, SHUFFLED, UtilityReport, score_arms
 from tools.runtime.command import run_command
@@ -16,7 +17,7 @@ from tools.runtime.run_directory import owned
 from tools.runtime.utility_arms import describe_arms, name_with_synthetic
 from tools.runtime.utility_folds import REFIT_CHOICES, Study, StudyRequest, describe_vae, plan_study
 from tools.runtime.utility_plan import describe_plan
-from tools.runtime.utility_study import run_study
+from tools.runtime.utility_study import STUDY_NAME, run_study
 
 _LIMITS = (
     "Each fold has one generator: the noise of training it again is not in the intervals.",
@@ -73,8 +74,9 @@ def _study(study: Study, folder: Path, *, repeats: int) -> UtilityReport:
     if len(request.ratios) > 1:
         warnings.append("Ratios after the first are explored: the interval of the best of them overstates it.")
     return UtilityReport(headline, scores, differences, warnings, {
-        "images": len(study.records), "groups": len(set(study.groups)), "folds": request.num_folds,
-        "classifier_seeds": request.num_seeds, "epochs": request.epochs, "synthetic_ratio": list(request.ratios),
+        "study_sha256": hash_file(folder / STUDY_NAME), "images": len(study.records),
+        "groups": len(set(study.groups)), "folds": request.num_folds, "classifier_seeds": request.num_seeds,
+        "epochs": request.epochs, "synthetic_ratio": list(request.ratios),
         "bootstrap_repeats": repeats, "classes": list(study.config.dataset_params.params.class_names),
         "vae": describe_vae(study), "arms": describe_arms(request.ratios),
     })

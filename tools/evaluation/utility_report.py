@@ -24,6 +24,7 @@ from tools.evaluation.utility import (
     UtilityReport,
 )
 
+SCHEMA = 1
 NAME = "augmentation_study"
 _SCORE_COLUMNS = ("arm", "metric", "value", "low", "high", "seed_values")
 _DIFFERENCE_COLUMNS = ("arm", "against", "metric", "difference", "low", "high", "standard_error", "smallest_detectable_gain")
@@ -33,7 +34,7 @@ _WIDTHS = (38, 38, 20, 14, 14, 14, 16, 24)
 def write(report: UtilityReport, folder: Path) -> None:
     """Write augmentation_study.json, .xlsx and .png into `folder`."""
     write_json(folder / f"{NAME}.json", {
-        "provenance": report.provenance, "headline": report.headline, "verdict": state_verdict(report),
+        "provenance": {"schema": SCHEMA, **report.provenance}, "headline": report.headline, "verdict": state_verdict(report),
         "scores": [dict(zip(_SCORE_COLUMNS, (row.arm, row.metric, row.value, *row.interval, list(row.seed_values)),
                             strict=True)) for row in report.scores],
         "differences": [dict(zip(_DIFFERENCE_COLUMNS, _difference_cells(row), strict=True)) for row in report.differences],

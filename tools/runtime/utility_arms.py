@@ -35,17 +35,17 @@ def list_arms(ratios: Sequence[float]) -> list[str]:
 def describe_arms(ratios: Sequence[float]) -> dict[str, str]:
     """What each arm's classifiers are trained on, by the arm's name. All take the same number of optimizer steps."""
     augmented = "all classes equally often, with classical augmentation (the config's symmetries, shifts, exposure)"
-    mixed = {name_with_synthetic(ratio): f"the control's images and {ratio:g} synthetic ones for each, {augmented}"
+    mixed = {name_with_synthetic(ratio): f"the control's images and synthetic ones, {ratio:g} for each real one, {augmented}"
              for ratio in ratios}
     return {
         REAL: "the real training images at their class prior, without augmentation",
         CONTROL: f"the real training images, {augmented}",
         **mixed,
-        SYNTHETIC: f"{ratios[0]:g} synthetic images for each real one and none of the real ones, {augmented}",
+        SYNTHETIC: f"synthetic images, {ratios[0]:g} for each real one, and none of the real ones, {augmented}",
         SHUFFLED: f"as {name_with_synthetic(ratios[0])}, the synthetic images' labels permuted among them: regularisation "
                   "without knowledge of the classes",
-        ROUND_TRIP: f"the control's images and {ratios[0]:g} VAE round trips for each, with its label, {augmented}: the "
-                    "VAE's blur without generated content",
+        ROUND_TRIP: f"the control's images and their own VAE round trips, {ratios[0]:g} for each, {augmented}: the VAE's "
+                    "blur without generated content",
     }
 
 

@@ -100,7 +100,7 @@ def _time_classifier(study: Study) -> tuple[float, float]:
     bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config)
 
     def train(num_steps: int) -> None:
-        recipe = ClassifierRecipe(seed=0, num_steps=num_steps, symmetries=study.config.dataset_params.symmetries)
+        recipe = ClassifierRecipe(seed=0, num_steps=num_steps, symmetries=study.config.dataset_params.plain_symmetries)
         train_classifier(shape, bank.batch, labels, recipe, title="timing", show_progress=False)
 
     train(_TIMED_STEPS[0])  # reads the images and warms up

@@ -22,7 +22,8 @@ from config.schema import Config
 from dataset.image_bank import ImageBank
 from dataset.images import load_image, write_png
 from dataset.latents import LabelledImages
-from dataset.storage import hash_file, hash_json, read_json, write_json, write_text
+from dataset.patient_note import write_patient_note
+from dataset.storage import hash_file, hash_json, read_json, write_json
 from models.autoencoder import hash_autoencoder
 from tools.runtime.classifier_training import (
     ClassifierRecipe,
@@ -40,10 +41,9 @@ from tools.runtime.trained_model import load_trained_model
 from tools.runtime.utility_arms import Arm, build_arms
 from tools.runtime.utility_folds import Study, describe_settings, write_fold
 
+STUDY_NAME = "study.json"
 _ROOT = Path(__file__).parents[2]
 _FIRST_SEED = 1000  # added to train_params.seed: no classifier starts like the encoder, the judge or the generator
-_NOTE = ("Tables, weights, latents, round trips and predictions in this folder derive from patients' images: store, share "
-         "and delete them by the same rules.\n")
 
 
 def run_study(study: Study, folder: Path) -> dict[str, np.ndarray]:
@@ -55,9 +55,9 @@ def run_study(study: Study, folder: Path) -> dict[str, np.ndarray]:
         Interrupted: a signal asked for a stop; the same command goes on.
     """
     settings = describe_settings(study)
-    _check_same_study(folder / "study.json", settings)
-    write_text(folder / "PATIENT_DATA.txt", _NOTE)
-    write_json(folder / "study.json", settings)
+    _check_same_study(folder / STUDY_NAME, settings)
+    write_patient_note(folder, "Tables, weights, latents, round trips and predictions in this folder")
+    write_json(folder / STUDY_NAME, settings)
     identity = hash_json(settings)
     shape = (study.request.num_seeds, len(study.records), study.config.num_classes)
     pooled = {arm: np.full(shape, np.nan) for arm in study.request.arms}
@@ -159,7 +159,7 @@ class _FoldTrainer:
         arm: Arm = self._arms[name]
         recipe = ClassifierRecipe(
             seed=self._config.train_params.seed + _FIRST_SEED + seed, num_steps=self._num_steps,
-            symmetries=self._config.dataset_params.symmetries, balance=arm.balance, augment=arm.augment)
+            symmetries=self._config.dataset_params.plain_symmetries, balance=arm.balance, augment=arm.augment)
         network = train_classifier(
             classifier_shape(self._config), lambda places: self._pool.batch(arm.members[places]), arm.labels, recipe,
             title=title, show_progress=self._config.logging_params.progress_bar)
