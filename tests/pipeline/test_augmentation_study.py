@@ -19,6 +19,7 @@ from tools import augmentation_study
 from tools.evaluation.utility import CONTROL, METRICS
 from tools.evaluation.utility_report import NAME
 from tools.runtime.command import Interrupted, run_command
+from tools.runtime.data import open_images
 from tools.runtime.utility_folds import StudyRequest, describe_vae, plan_study, write_fold
 from tools.runtime.utility_study import run_stage
 
@@ -157,6 +158,21 @@ def test_whose_vae_a_fold_uses(
     before = load_config(tmp_path / "vae.yaml").autoencoder_params
     assert before.pretrained == str(workspace.root / "vae") and before.training.output == str(tmp_path / "vae")
     assert trained.autoencoder_params.pretrained == (before.training.output if refit else before.pretrained)
+
+
+def test_a_fold_s_table_keeps_labels_groups_and_conditions(workspace: Workspace, tmp_path: Path) -> None:
+    config = workspace.config("dataset_params.params.conditions={has_well: [0, 1]}")
+    study = plan_study(config, StudyRequest(num_folds=3))
+    for fold in range(3):
+        records = open_images(write_fold(study, fold, tmp_path), None).records
+        for mine, original in zip(records, study.records, strict=True):
+            assert (mine.path, mine.label, mine.group) == (original.path, original.label, original.group)
+            assert mine.conditions == original.conditions
+        tested = [record.split == "test" for record in records]
+        assert tested == (study.folds == fold).tolist()
+        for split in ("train", "val"):
+            assert {record.label for record in records if record.split == split} == {0, 1}
+    assert {record.conditions for record in study.records} == {(0,), (1,)}
 
 
 def test_a_stage_that_fails_or_is_stopped_is_told_apart(tmp_path: Path) -> None:
