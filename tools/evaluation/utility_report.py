@@ -104,7 +104,8 @@ def _explain_gain(report: UtilityReport) -> str:
 
 
 def _describe(row: ArmDifference) -> str:
-    return f"{row.value:+.3f} ({row.interval[0]:+.3f} to {row.interval[1]:+.3f})"
+    value, low, high = (round(number, 3) + 0.0 for number in (row.value, *row.interval))  # + 0.0: no -0.000
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _difference_cells(row: ArmDifference) -> tuple[object, ...]:
