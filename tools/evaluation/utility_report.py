@@ -8,10 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from openpyxl import Workbook
-from openpyxl.styles import Font
 from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_bytes, write_json
+from dataset.tables import append_cells
 from tools.evaluation.utility import (
     AUROC,
     CONTROL,
@@ -148,12 +148,7 @@ def _interval_line(axes: Axes, place: int, value: float, interval: tuple[float, 
 def _fill(sheet: Worksheet, rows: Iterable[Sequence[object]]) -> None:
     """Append rows, the first in bold; text is text, never a formula."""
     for number, row in enumerate(rows):
-        sheet.append(list(row))
-        for cell in sheet[sheet.max_row]:
-            if isinstance(cell.value, str):
-                cell.data_type = "s"
-            if number == 0:
-                cell.font = Font(bold=True)
+        append_cells(sheet, row, bold=number == 0)
     for letter, width in zip("ABCDEFGH", _WIDTHS, strict=True):
         sheet.column_dimensions[letter].width = width
     sheet.freeze_panes = "A2"
