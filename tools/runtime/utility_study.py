@@ -74,7 +74,7 @@ def _run_fold(study: Study, fold: int, folder: Path, identity: str) -> dict[tupl
     generated = _generate(study, config, folder, title=f"fold {fold + 1} of {study.request.num_folds}")
     key = hash_json([identity, fold, generated])
     paths = {(arm, seed): folder / "predictions" / f"{_as_file_name(arm)}_seed{seed}.json"
-             for arm in study.request.arms for seed in range(study.request.num_seeds)}
+             for seed in range(study.request.num_seeds) for arm in study.request.arms}
     found = {address: _read_predictions(path, key) for address, path in paths.items()}
     missing = [address for address, probabilities in found.items() if probabilities is None]
     if missing:
