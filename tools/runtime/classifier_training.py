@@ -86,7 +86,7 @@ def train_classifier(
             ema.update(network)
             bar.update(step + 1, f"loss {loss.item():.3f}")
             if stop:
-                raise Interrupted(stop.signal_number or 15, "stopped; run the same command to start again")
+                raise Interrupted(stop.signal_number or 15, "stopped; run the same command again")
     network.load_state_dict(ema.state_dict(), strict=False)
     return network.cpu().eval()
 
