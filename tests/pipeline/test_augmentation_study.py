@@ -23,6 +23,8 @@ from tools.runtime.data import open_images
 from tools.runtime.utility_folds import StudyRequest, describe_vae, plan_study, write_fold
 from tools.runtime.utility_study import run_stage
 
+pytestmark = pytest.mark.timeout(900)  # four processes start one after another; a busy machine takes minutes for it
+
 SETTINGS = ("train_params.max_steps=2", "sample_params.num_steps=1", "train_params.num_samples=2")
 NUM_ARMS = 6
 
