@@ -21,9 +21,15 @@ def weighted_balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, weight
 
 
 def weighted_area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve for each row of `weights` (B, N): (B,), NaN where either side has no weight.
+    """Area under the ROC curve for each row of `weights` (B, N): (B,), NaN where either side has no weight."""
+    won, pairs = count_wins(positive, scores, weights)
+    return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
-    `positive` is bool (N,), `scores` (N,); ties count half.
+
+def count_wins(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs in which a positive scores above a negative, ties counting half, and all pairs, float64 (B,) each.
+
+    For each row of `weights` (B, N); `positive` is bool (N,), `scores` (N,). Their ratio is the area under the ROC curve.
 
     Source: Hanley and McNeil 1982, the Mann-Whitney form.
     """
@@ -33,8 +39,7 @@ def weighted_area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     above = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
     below = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
     won = (above * (np.cumsum(below, axis=1) - 0.5 * below)).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return won / (above.sum(axis=1) * below.sum(axis=1))
+    return won, above.sum(axis=1) * below.sum(axis=1)
 
 
 def weighted_class_area(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:

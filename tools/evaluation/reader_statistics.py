@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset.order import generator
+from tools.evaluation.accuracy import weighted_area
 
 CONFIDENCE = 0.95
 
@@ -55,14 +56,8 @@ def weighted_auc(ratings: np.ndarray, positive: np.ndarray, negative: np.ndarray
         positive, negative: bool (N,), the two arms.
         weights: (B, N); each arm's sum is above 0.
     """
-    above, below = weights[:, positive], weights[:, negative]
-    scale = above.sum(axis=1) * below.sum(axis=1)
-    values = []
-    for own in ratings:
-        gap = own[positive][:, None] - own[negative][None, :]
-        wins = (gap > 0) + 0.5 * (gap == 0)
-        values.append(np.einsum("bp,bp->b", above, below @ wins.T) / scale)
-    return np.stack(values, axis=1)
+    chosen = positive | negative
+    return np.stack([weighted_area(positive[chosen], own[chosen], weights[:, chosen]) for own in ratings], axis=1)
 
 
 def weighted_share(marks: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:

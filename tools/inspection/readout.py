@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from config.errors import UserError
 from dataset.order import generator
+from tools.evaluation.accuracy import count_wins
 from tools.evaluation.checks import as_features, as_groups
 
 FOLDS = 5
@@ -90,7 +91,7 @@ class GroupedLabels:
             wins, pairs = np.zeros(len(self.weights)), np.zeros(len(self.weights))
             for values, held in blocks:
                 margin = values[held, column] - (values[held, 0] if len(self.classes) == 2 else 0.0)
-                won, compared = _count_wins(margin, self.labels[held] == label, self.weights[:, held])
+                won, compared = count_wins(self.labels[held] == label, margin, self.weights[:, held])
                 wins, pairs = wins + won, pairs + compared
             areas.append(np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
         return np.mean(areas, axis=0)
@@ -106,23 +107,6 @@ def summarise(resampled: np.ndarray) -> Interval:
     draws = resampled[1:][np.isfinite(resampled[1:])]
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(resampled[0]), float(low), float(high), float(draws.std(ddof=1)))
-
-
-def _count_wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs in which a positive scores above a negative, ties counting half, and all pairs, float64 (B,) each.
-
-    For each row of weights (B, N); the AUC is their ratio. Source: Hanley and McNeil 1982.
-    """
-    unique, ranks = np.unique(scores, return_inverse=True)
-    order = np.argsort(ranks, kind="stable")
-    starts = np.searchsorted(ranks[order], np.arange(len(unique)))
-
-    def by_value(members: np.ndarray) -> np.ndarray:
-        return np.add.reduceat((weights * members)[:, order], starts, axis=1)  # (B, distinct scores)
-
-    above, below = by_value(positive), by_value(~positive)
-    smaller = np.cumsum(below, axis=1) - below
-    return (above * (smaller + below / 2)).sum(axis=1), above.sum(axis=1) * below.sum(axis=1)
 
 
 def fit_and_score(features: np.ndarray, labels: np.ndarray, held: np.ndarray, classes: np.ndarray) -> np.ndarray:
