@@ -175,7 +175,9 @@ def _class_rows(
             sides[name] = (take(images, last), take(images, 0))
     rows = []
     for comparison, (first, second) in sides.items():
-        rows.append(_effect_row(f"g[{measure}]", OVERALL, comparison, first, second, repeats, seed))
+        both = len(first) + len(second)
+        counts = (both, 0) if comparison == "real_classes" else (0, both)
+        rows.append(_effect_row(f"g[{measure}]", OVERALL, comparison, first, second, repeats, seed, counts=counts))
     for comparison, (first, second) in list(sides.items())[1:]:
         name = f"g[{measure}] minus real"
         if min(map(len, (*sides["real_classes"], first, second))) < SMALLEST_SIDE:
@@ -213,15 +215,17 @@ def _pair_rows(
 
 
 def _effect_row(
-    name: str, class_name: str, comparison: str, first: Sample, second: Sample, repeats: int, seed: int
+    name: str, class_name: str, comparison: str, first: Sample, second: Sample, repeats: int, seed: int, *,
+    counts: tuple[int, int] | None = None,
 ) -> Row:
+    """g of first minus second; `counts` (real, synthetic) where they are not the numbers of second and first."""
     if min(len(first), len(second)) < SMALLEST_SIDE:
         return _row(name, class_name, comparison, None,
                     note=f"not computed: {len(first)} and {len(second)} measured images, {SMALLEST_SIDE} a side are needed")
     value, interval = effect_size(first, second, repeats=repeats, seed=seed)
     if not np.isfinite(value):
         return _row(name, class_name, comparison, None, note="not computed: the values do not vary")
-    return _row(name, class_name, comparison, value, interval=interval, counts=(len(second), len(first)),
+    return _row(name, class_name, comparison, value, interval=interval, counts=counts or (len(second), len(first)),
                 note="interval: 95% bootstrap over groups" if interval else "no interval: under three groups a side")
 
 
