@@ -262,6 +262,8 @@ def test_the_shareable_report_is_taken_along_and_searched(run: Path) -> None:
     refuse(run, r"report_shareable\.html is or holds a real image")
     report.write_text(page(synthetic, record.group), encoding="utf-8")
     refuse(run, rf"report_shareable\.html would have held the group {record.group}; nothing was released")
+    report.write_text(page(synthetic, "".join(f"&#{ord(sign)};" for sign in record.group)), encoding="utf-8")
+    refuse(run, rf"report_shareable\.html would have held the group {record.group}; nothing was released")
     report.write_text('<img src="data:image/png;base64,AAAA">', encoding="utf-8")
     refuse(run, "a picture in it cannot be read")
     report.write_text("<p>made in /home/somebody/x", encoding="utf-8")

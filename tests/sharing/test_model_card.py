@@ -3,7 +3,7 @@
 from config.load import build_config
 from config.schema import Config
 from tools.evaluation.rows import EvaluationReport, Row
-from tools.sharing.model_card import CardFacts, copy_rows, write_card
+from tools.sharing.model_card import CardFacts, copy_rows, unescape, write_card
 
 
 def make_config() -> Config:
@@ -39,6 +39,12 @@ def test_what_was_not_computed_is_said_once_with_its_reason() -> None:
     card = write_card(make_config(), make_facts(), make_report(*missing, warnings=("few | images",)))
     assert card.count("FID") == 1
     assert "* FID: not computed: no &lt;b&gt;weights&lt;/b&gt;" in card and "few \\| images" in card
+
+
+def test_a_name_is_found_again_in_what_markdown_needs_before_its_signs() -> None:
+    name = r"P_7 [left] <O'Neil> \ a|b"
+    card = write_card(make_config(), make_facts(), make_report(warnings=(name,)))
+    assert name not in card and name in unescape(card)
 
 
 def test_the_verdict_on_copies_is_shown_apart_or_its_absence_said() -> None:

@@ -1,5 +1,7 @@
 """The README.md of a release, a model card: what it is, how it was made, its numbers with n, and its limits."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,7 @@ same name (MIT licence, which covers the software and not these images).
 
 To be chosen by the owner of the training images; until one is written here, none is given.
 """
+_MARKDOWN = "\\`*_|[]"  # signs that Markdown acts upon; the backslash first, since it is what is put before them
 FIXED_TEXT = (_USE, _LIMITS, _CITATION)
 
 
@@ -72,6 +75,11 @@ def copy_rows(evaluation: EvaluationReport | None) -> list[Row]:
     """The rows that say whether synthetic images are copies of training images, whatever test made them."""
     rows = [] if evaluation is None else evaluation.rows
     return [row for row in rows if any(word in f"{row.metric} {row.comparison}".lower() for word in _COPY_WORDS)]
+
+
+def unescape(text: str) -> str:
+    """The card as it reads once Markdown and HTML have acted on what `_escape` wrote."""
+    return html.unescape(re.sub(rf"\\([{re.escape(_MARKDOWN)}])", r"\1", text))
 
 
 def _describe_training(config: Config, facts: CardFacts, evaluation: EvaluationReport | None) -> str:
@@ -149,6 +157,7 @@ def _count(value: Any) -> str:
 
 def _escape(text: str) -> str:
     """Text as text: nothing that Markdown, or HTML within it, would act upon."""
-    for character in "\\`*_|[]":
+    for character in _MARKDOWN:
         text = text.replace(character, f"\\{character}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+

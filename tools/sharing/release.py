@@ -7,6 +7,7 @@ leaks.py. The folder appears under its name only after the search has found noth
 import base64
 import binascii
 import csv
+import html
 import io
 import json
 import re
@@ -265,6 +266,7 @@ def _check_texts(draft: Path, names: Sequence[str], secrets: Secrets) -> None:
 
 
 def _read_all_text(path: Path) -> str:
+    """The texts of a file as a person reads them, without what its format puts before their signs: O&#x27;Neil, P\\_7."""
     if path.suffix == ".png":
         return "\n".join(f"{key} {value}" for key, value in read_png_text(path).items())
     if path.suffix == ".xlsx":
@@ -272,7 +274,24 @@ def _read_all_text(path: Path) -> str:
         cells = [str(cell) for sheet in book for line in sheet.iter_rows(values_only=True) for cell in line]
         about = [str(value) for value in (book.properties.creator, book.properties.lastModifiedBy, book.properties.title)]
         return "\n".join([*cells, *about])
-    return path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".html":
+        return f"{text}\n{html.unescape(text)}"
+    if path.suffix == ".md":
+        return f"{text}\n{model_card.unescape(text)}"
+    if path.suffix == ".json":
+        return "\n".join([text, *_texts_in(json.loads(text))])
+    return text
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.items() for part in item for text in _texts_in(part))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _texts_in(item))
 
 
 def _check_pixels(draft: Path, names: Sequence[str], real_keys: frozenset[str], *, show_progress: bool) -> None:
