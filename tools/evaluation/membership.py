@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from config.errors import UserError, name_some
+from tools.evaluation.accuracy import weighted_area
 from tools.evaluation.checks import as_groups
 
 FALSE_POSITIVE_RATES = (0.01, 0.05)
@@ -94,9 +94,8 @@ def _group_means(losses: np.ndarray, groups: Sequence[str], name: str) -> np.nda
 
 def _area(members: np.ndarray, held_out: np.ndarray) -> float:
     """Chance that a member's loss is below another's, ties counting half."""
-    ranks = rankdata(np.concatenate([members, held_out]))[len(members):]
-    above = ranks.sum() - len(held_out) * (len(held_out) + 1) / 2
-    return float(above / (len(members) * len(held_out)))
+    member = np.repeat([True, False], (len(members), len(held_out)))
+    return float(weighted_area(member, -np.concatenate([members, held_out]), np.ones((1, len(member))))[0])
 
 
 def _true_positive_rate(members: np.ndarray, held_out: np.ndarray, rate: float) -> float:

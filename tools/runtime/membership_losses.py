@@ -6,6 +6,7 @@ tools/evaluation/membership.py's.
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from tools.runtime.trained_model import TrainedModel
 from tools.runtime.training import DiffusionLoss, latent_shape, read_batch
 
 NUM_TIMESTEPS = 16  # evenly over the time axis: an audit does not know at which noise a model remembers
-_CANARY, _FIRST = "canary_", "_000"
+_CANARY = re.compile(r"canary_\d{6,}_(\d{3,})")  # the number of the image and of the repeat
 _COLUMNS = ("IMAGE_NAME", "label", "group", "split")
 
 
@@ -58,7 +59,7 @@ def denoising_losses(config: Config, model: TrainedModel, split: str, device: to
     else:
         source = EncodedLatents(config, split, open_codec(config, device=device))
     records = [(position, record) for position, record in enumerate(open_images(config, split).records)
-               if not is_canary(record) or record.path.stem.endswith(_FIRST)]
+               if (canary := _CANARY.fullmatch(record.path.stem)) is None or int(canary.group(1)) == 0]
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device)
     steps = (np.arange(NUM_TIMESTEPS) + 0.5) / NUM_TIMESTEPS * config.diffusion_params.num_timesteps
     timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(config)
@@ -111,7 +112,7 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
         elif record.group not in planted:
             planted.add(record.group)
             for repeat in range(repeats):
-                add(record, f"{_CANARY}{number:06d}_{repeat:03d}", "train")
+                add(record, f"canary_{number:06d}_{repeat:03d}", "train")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*_COLUMNS, *conditions])
@@ -131,4 +132,4 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
 
 def is_canary(record: ImageRecord) -> bool:
     """Whether `plant_canaries` wrote this image as a canary."""
-    return record.path.name.startswith(_CANARY)
+    return _CANARY.fullmatch(record.path.stem) is not None
