@@ -34,9 +34,9 @@ def written(tmp_path: Path) -> SampleWriter:
 def test_what_is_written_is_found_again(written: SampleWriter) -> None:
     assert written.is_written(REQUESTS)
     lines = (written.output / "manifest.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "IMAGE_NAME,label,class_name,seed,sampler,steps,guidance_scale,checkpoint_sha256"
-    assert lines[1] == "class0_000000.png,0,bad,0,dpm-solver++,20,1,abc"
-    assert lines[3] == 'class1_000000.png,1,"good, ""very""",0,dpm-solver++,20,1,abc'
+    assert lines[0] == "IMAGE_NAME,label,class_name,seed,sampler,steps,guidance_scale,checkpoint_sha256,rejected_copies"
+    assert lines[1] == "class0_000000.png,0,bad,0,dpm-solver++,20,1,abc,"
+    assert lines[3] == 'class1_000000.png,1,"good, ""very""",0,dpm-solver++,20,1,abc,'
     assert sorted(path.name for path in written.output.iterdir()) == [
         "grid_class0.png", "grid_class1.png", "images", "manifest.csv"]
 
@@ -80,6 +80,15 @@ def test_foreign_images_are_refused(written: SampleWriter) -> None:
     write_png(written.output / "images" / "class0_000002.png", PIXELS[0])
     with pytest.raises(UserError, match=r"images that were not asked for now: class0_000002\.png; give another --output"):
         written.check_folder()
+
+
+def test_an_older_manifest_goes_before_the_images_that_it_names(written: SampleWriter) -> None:
+    written.reject([REQUESTS[0], REQUESTS[2]], [REQUESTS[1]])
+    assert not (written.output / "manifest.csv").exists() and not written.path(REQUESTS[1]).exists()
+    written.write_manifest()
+    lines = (written.output / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["class0_000000.png", "class1_000000.png"]
+    assert [line.rsplit(",", 1)[1] for line in lines[1:]] == ["1", "0"]
 
 
 def test_marks_say_that_an_image_shows_no_patient(written: SampleWriter) -> None:

@@ -91,6 +91,7 @@ class SampleWriter:
         folder = self.output / REJECTED_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         write_patient_note(folder, "The near-copies of training images in this folder")
+        (self.output / MANIFEST_NAME).unlink(missing_ok=True)  # an older one may name images that go now
         for request in rejected:
             self.path(request).replace(folder / self.path(request).name)
 
