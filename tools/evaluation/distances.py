@@ -13,7 +13,12 @@ from tools.evaluation.exhibits import add_feature_exhibit
 from tools.evaluation.features import Features, cached_features, encode_images
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.image_set import ImageSet, count_labels
-from tools.evaluation.kernel import kernel_distance, kernel_interval, kernel_permutation_test
+from tools.evaluation.kernel import (
+    MAX_PERMUTED_IMAGES,
+    kernel_distance,
+    kernel_interval,
+    kernel_permutation_test,
+)
 from tools.evaluation.neighbours import NeighbourCounts, count_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
 from tools.evaluation.resampling import bootstrap_interval, cap_by_group, subsample_range
@@ -133,8 +138,7 @@ def _add_comparison(
         report.warn(f"kernel distances and neighbour scores need {2 * NEIGHBOURS} images a class; some classes have fewer")
         return
     first, second = (_capped(features) for features in (compared.first, compared.second))
-    cap = f"capped at {MAX_PAIRWISE_IMAGES} images a side, whole groups" if max(
-        len(compared.first.values), len(compared.second.values)) > MAX_PAIRWISE_IMAGES else ""
+    cap = _describe_cap(compared, MAX_PAIRWISE_IMAGES)
     _add_kernel(report, name, settings, compared, first, second, comparable, cap)
     if compared.with_neighbours:
         suffix = "[FID features]" if encoder.literature_comparable else encoder.metric_name("FD").removeprefix("FD")
@@ -178,6 +182,7 @@ def _add_kernel(
         note=_join("interval: 95% bootstrap over groups" if interval else "", cap)))
     if compared.resamples:
         p_value = kernel_permutation_test(*arrays, permutations=settings.bootstrap_repeats, seed=SEED)
+        cap = _describe_cap(compared, MAX_PERMUTED_IMAGES)
         report.rows.append(compared.row(f"p of {name}", p_value, note=_join(
             f"share of {settings.bootstrap_repeats} exchanges of whole groups that are at least as far apart", cap)))
 
@@ -220,6 +225,12 @@ def _capped(features: Features) -> Features:
     if len(features.values) <= MAX_PAIRWISE_IMAGES:
         return features
     return features.select(cap_by_group(features.groups, limit=MAX_PAIRWISE_IMAGES, seed=SEED))
+
+
+def _describe_cap(compared: _Comparison, limit: int) -> str:
+    """What a row says where a side has more images than were used."""
+    larger = max(len(compared.first.values), len(compared.second.values))
+    return f"capped at {limit} images a side, whole groups" if larger > limit else ""
 
 
 def _score(counts: NeighbourCounts, name: str) -> float:

@@ -10,6 +10,7 @@ from tools.evaluation.resampling import cap_by_group
 
 _BLOCK_ROWS = 512  # rows of the kernel matrix held at once
 _MAX_IMAGES = 5000  # a side, for statistics that are quadratic in the number of images
+MAX_PERMUTED_IMAGES = _MAX_IMAGES // 2  # a side: a permutation test holds both sides at once
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -77,7 +78,7 @@ def kernel_permutation_test(
     groups_y: Sequence[str],
     *,
     permutations: int = 1000,
-    limit: int = _MAX_IMAGES // 2,
+    limit: int = MAX_PERMUTED_IMAGES,
     seed: int,
 ) -> float:
     """p value of the kernel distance under the hypothesis that both sides are drawn from one distribution.
