@@ -86,11 +86,15 @@ class CopyAudit:
         return float(binom.sf(self.flagged.sum() - 1, len(self.flagged), self.threshold.level))
 
     @property
-    def control_exceeded(self) -> bool:
-        """Whether more of the control lies under tau than chance explains (95% of the beta-binomial distribution)."""
+    def control_limit(self) -> int:
+        """Control groups under tau up to which chance explains them: 95% of the beta-binomial distribution."""
         rank, groups = self.threshold.rank, self.threshold.num_groups
-        limit = betabinom.ppf(0.95, self.num_control, rank, groups + 1 - rank)
-        return int(self.control_share * self.num_control + 1e-9) > limit
+        return int(betabinom.ppf(0.95, self.num_control, rank, groups + 1 - rank))
+
+    @property
+    def control_exceeded(self) -> bool:
+        """Whether more of the control lies under tau than chance explains."""
+        return int(self.control_share * self.num_control + 1e-9) > self.control_limit
 
     @property
     def num_events(self) -> int:
@@ -255,8 +259,8 @@ def memorisation_rows(audit: CopyAudit) -> list[Row]:
     """The share under tau of synthetic images and of the control."""
     metric = f"near-copies[{audit.space}]"
     threshold, num_synthetic = audit.threshold, len(audit.flagged)
-    limit = float(binom.ppf(0.95, audit.num_control, threshold.level)) / audit.num_control
-    control = f"of {audit.num_control} held-out groups that did not set tau; the 95% binomial limit is {limit:.3g}"
+    limit = audit.control_limit / audit.num_control
+    control = f"of {audit.num_control} held-out groups that did not set tau; chance explains up to {limit:.3g} (95%)"
     return [
         Row(metric, OVERALL, "copies", audit.share, n_real=threshold.num_groups, n_synthetic=num_synthetic,
             note=f"{audit.verdict}; binomial p = {audit.binomial_p:.2g}"),
