@@ -163,7 +163,7 @@ def test_real_images_given_as_synthetic_are_refused(classifiers: Workspace, tmp_
     lines = ["IMAGE_NAME,label", *(f"{r.path.name},{r.label}" for r in records if r.split == "train")]
     (tmp_path / "images").symlink_to(classifiers.phantoms / "images", target_is_directory=True)
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="138 of the images given as synthetic are real images of this data set"):
+    with pytest.raises(UserError, match="found 138 that are real images of this data set"):
         run_evaluation(classifiers, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -174,13 +174,15 @@ def test_copies_of_real_images_are_refused_by_their_content(
     records = read_records(classifiers.phantoms / "annotations.csv", classifiers.phantoms / "images",
                            class_names=CLASS_NAMES, label_column="blastocyst", group_column="PATIENT_ID",
                            split_column="SPLIT")
-    for record in records:
-        folder = tmp_path / "copies" / CLASS_NAMES[record.label]
-        folder.mkdir(parents=True, exist_ok=True)
-        if record.split == "train":
-            shutil.copy(record.path, folder)
-    with pytest.raises(UserError, match="138 of the files given as synthetic are copies of real images"):
-        run_evaluation(classifiers, tmp_path / "copies", tmp_path / "out")
+    for split in ("train", "val"):  # val is neither trained on nor compared with here
+        for record in records:
+            folder = tmp_path / split / CLASS_NAMES[record.label]
+            folder.mkdir(parents=True, exist_ok=True)
+            if record.split == split:
+                shutil.copy(record.path, folder / f"renamed_{record.path.name}")
+        count = sum(record.split == split for record in records)
+        with pytest.raises(UserError, match=f"found {count} that are real images of this data set"):
+            run_evaluation(classifiers, tmp_path / split, tmp_path / "out")
 
 
 def test_a_file_that_is_no_study_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:

@@ -446,7 +446,7 @@ def test_real_images_given_as_synthetic_are_refused(
             shutil.copy(trained.images / f"i{index:02d}.png", tmp_path / "synthetic" / name)
     arguments = ["--config", str(trained.config), "--synthetic", str(tmp_path / "synthetic")]
     arguments += ["--output", str(tmp_path / "out")]
-    check(lambda: evaluate.main(arguments), "copies of real images", capsys)
+    check(lambda: evaluate.main(arguments), "that are real images of this data set", capsys)
 
 
 def test_a_feature_cache_that_is_a_pickle_is_never_loaded(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from config.errors import UserError
+from config.errors import UserError, name_some
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.image_folder import IMAGE_SUFFIXES
@@ -89,13 +89,12 @@ def evaluate_folder(
     params, quiet = config.evaluation_params, not config.logging_params.progress_bar
     synthetic_images = open_synthetic(config, synthetic)
     real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
-    refuse_real_folder(synthetic_images, [*real_images.records, *train_images.records])
+    refuse_real_images(synthetic_images.records, open_images(config, None).records)
     folder = find_autoencoder(config)
     codec = open_codec(config, device=device)
     read = [read_set(name, images, quiet) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = _as_gray_if_all(read)
-    refuse_real_files(made, [real, train])
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
@@ -367,22 +366,18 @@ def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: E
                         "judge them by another encoder")
 
 
-def refuse_real_folder(synthetic: LabelledImages, records: Sequence[ImageRecord]) -> None:
-    """Real images evaluated as synthetic ones would score perfectly."""
-    real = {record.path.resolve() for record in records}
-    shared = [record.image_id for record in synthetic.records if record.path.resolve() in real]
-    if shared:
-        raise UserError(f"{len(shared)} of the images given as synthetic are real images of this data set (such as "
-                        f"{shared[0]}); give the folder of the synthetic ones")
+def refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord]) -> None:
+    """Refuse real files, of whatever split, given as synthetic ones: by place or, copied and renamed, by their bytes.
 
-
-def refuse_real_files(synthetic: ImageSet, real: Sequence[ImageSet]) -> None:
-    """Copies of real files under other names are found by their bytes: as synthetic images they would look perfect."""
-    known = {digest for images in real for digest in images.sha256}
-    copies = [image_id for image_id, digest in zip(synthetic.ids, synthetic.sha256, strict=True) if digest in known]
+    As synthetic images they would look perfect. Only files of a size that both sides have are read.
+    """
+    places, sizes = {record.path.resolve() for record in real}, {record.path.stat().st_size for record in made}
+    contents = {hash_file(record.path) for record in real if record.path.stat().st_size in sizes}
+    copies = [record.image_id for record in made
+              if record.path.resolve() in places or hash_file(record.path) in contents]
     if copies:
-        raise UserError(f"{len(copies)} of the files given as synthetic are copies of real images of this data set (such "
-                        f"as {copies[0]}); give the folder of the synthetic ones")
+        raise UserError(f"expected synthetic images, found {len(copies)} that are real images of this data set: "
+                        f"{name_some(copies)}; give the folder of the synthetic ones")
 
 
 def _read_checkpoint_hash(folder: Path) -> str | None:

@@ -25,8 +25,7 @@ from tools.runtime.assessment import (
     INTERNAL_FOLDER,
     open_synthetic,
     read_set,
-    refuse_real_files,
-    refuse_real_folder,
+    refuse_real_images,
 )
 from tools.runtime.conditions import read_fixed_levels
 from tools.runtime.data import open_images, transform_identity
@@ -52,14 +51,13 @@ def run_morphometry(
     split = config.evaluation_params.real_split
     listed = {"real": open_images(config, split), "train": open_images(config, "train")}
     made = open_synthetic(config, synthetic)
-    refuse_real_folder(made, [record for images in listed.values() for record in images.records])
+    refuse_real_images(made.records, open_images(config, None).records)
     by_hand = None
     if manual is not None:
         known = [record.image_id for images in listed.values() for record in images.records]
         by_hand = read_manual(manual, known, um_per_px=table.um_per_px)
     pixels = {"synthetic": read_set("synthetic", made, quiet),
               **{name: read_set(name, images, quiet) for name, images in listed.items()}}
-    refuse_real_files(pixels["synthetic"], [pixels["real"], pixels["train"]])
     if num_flips > 0:
         pixels["class_flips"] = draw_flips(config, checkpoint, num_flips, device)
     measured = {name: measure_set(images, quiet) for name, images in pixels.items()}

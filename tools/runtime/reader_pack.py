@@ -23,11 +23,12 @@ from dataset.annotations import ImageRecord
 from dataset.images import from_uint8, is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.order import generator
+from dataset.patient_note import NOTE_NAME
 from dataset.storage import hash_bytes, hash_file, hash_json, write_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from tools.evaluation.image_set import count_labels
 from tools.evaluation.reader_answers import CONFIDENCE_SCALE, REAL, ROUND_TRIP, SCHEMA, SYNTHETIC, TASKS, KeyItem
-from tools.runtime.assessment import open_synthetic
+from tools.runtime.assessment import open_synthetic, refuse_real_images
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
 from tools.runtime.generation import count_per_class
 
@@ -104,7 +105,7 @@ def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, 
     write_json(key_folder / KEY_NAME, pack.key)
     write_text(key_folder / "KEEP_SEALED.txt", _KEY_NOTE)
     key_sha256 = hash_file(key_folder / KEY_NAME)
-    write_text(output / "PATIENT_DATA.txt", _PATIENT_NOTE)
+    write_text(output / NOTE_NAME, _PATIENT_NOTE)
     write_text(output / PAGE_NAME, render_page({"key_sha256": key_sha256, **pack.page}))
     return pack, key_sha256
 
@@ -118,7 +119,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     request.check()
     notes: list[str] = []
     real_images, made_images = open_images(config, config.evaluation_params.real_split), open_synthetic(config, synthetic)
-    _refuse_real_images(made_images.records, open_images(config, None).records)
+    refuse_real_images(made_images.records, open_images(config, None).records)
     arms = _choose_images(config, real_images.records, made_images.records, request, notes)
     codec = open_codec(config, device=device) if request.num_round_trip else None
     images = [_Image(arm, record, _prepare(source, position, codec if arm == ROUND_TRIP else None))
@@ -291,15 +292,6 @@ def _note_resized(images: Sequence[_Image], size_px: int, notes: list[str]) -> N
     if others:
         notes.append(f"synthetic images of {name_some(others)} px are resized to {size_px}: readers may tell them by the "
                      "interpolation; set image_size to the size at which they are made")
-
-
-def _refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord]) -> None:
-    """Real files given as synthetic ones, by place or by content, would make the study worthless."""
-    paths, contents = {record.path.resolve() for record in real}, {hash_file(record.path) for record in real}
-    copies = [record.image_id for record in made if record.path.resolve() in paths or hash_file(record.path) in contents]
-    if copies:
-        raise UserError(f"--synthetic: expected synthetic images, found {len(copies)} that are real images of this data "
-                        f"set: {name_some(copies)}; give the folder of the synthetic ones")
 
 
 def _refuse_equal_pixels(images: Sequence[_Image], encoded: Sequence[bytes]) -> None:
