@@ -9,7 +9,7 @@ _RULE = "store, share and delete them by the same rules as those images."
 
 
 def write_patient_note(folder: Path, subject: str) -> None:
-    """Write `folder`/PATIENT_DATA.txt: "`subject` derive from patients' images: ..."; a standing note is left alone."""
+    """Write `folder`/PATIENT_DATA.txt: "`subject` derive from patients' images: ..."; the same note is not written again."""
     path = Path(folder) / NOTE_NAME
     text = f"{subject} derive from patients' images: {_RULE}\n"
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.load import load_config
-from dataset.storage import write_text
+from dataset.patient_note import write_patient_note
 from tools.inspection.clean_table import write_clean_table
 from tools.inspection.dataset_inspection import inspect_dataset
 from tools.inspection.dataset_page import format_screen, write_page, write_workbook
 from tools.runtime.command import run_command
-
-_NOTE = "check.html shows patients' images, and both files name them: store, share and delete them by the same rules.\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inspection = inspect_dataset(config)
     print(format_screen(inspection, params))
     output = arguments.output or Path(config.train_params.task_name) / "dataset_check"
-    write_text(output / "PATIENT_DATA.txt", _NOTE)
+    write_patient_note(output, "The pictures and the names in this folder")
     write_workbook(inspection, params, output / "check.xlsx")
     write_page(inspection, params, output / "check.html")
     print(f"\n{output / 'check.xlsx'}: every finding\n{output / 'check.html'}: with the images; it shows patients' images")

@@ -13,7 +13,6 @@ from dataset.storage import hash_file, read_json
 
 SCHEMA = 1
 REAL, SYNTHETIC, ROUND_TRIP = "real", "synthetic", "round_trip"
-ARMS = (REAL, SYNTHETIC, ROUND_TRIP)
 TASKS = ("realism", "outcome", "both")
 CONFIDENCE_SCALE = (
     "certainly real", "probably real", "possibly real", "possibly synthetic", "probably synthetic", "certainly synthetic",
