@@ -160,4 +160,3 @@ def _escape(text: str) -> str:
     for character in _MARKDOWN:
         text = text.replace(character, f"\\{character}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
-
