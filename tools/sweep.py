@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
-from config.load import config_to_yaml, load_config
+from config.load import load_config
 from config.schema import SAMPLERS, Config
 from dataset.storage import hash_file, read_json, write_json
 from tools.runtime import sweeping
@@ -76,7 +76,7 @@ def _evaluate_point(
 ) -> dict[str, Any]:
     """The point's evaluation.json, from an earlier run of the same sweep where there is one."""
     done = folder / "point.json"
-    key = sweeping.sweep_key([{**point.settings(checkpoint_sha256), "split": split}], config_to_yaml(config))
+    key = sweeping.point_key(point.settings(checkpoint_sha256), config, split)
     if not done.is_file() or read_json(done)["key"] != key:
         overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}"]
         command = [sys.executable, str(_SCRIPT), "--config", arguments.config, "--checkpoint", str(point.checkpoint),

@@ -26,6 +26,7 @@ NEIGHBOURS = 50  # training groups after the nearest one whose mean distance is 
 FEWEST_NEIGHBOURS = 3  # below it the scale of r is noise
 LEVEL, LEVEL_OF_SMALL_SETS, SMALL_SET = 0.01, 0.05, 200  # of tau; a small set has fewer held-out groups than SMALL_SET
 PIXEL_SIDE_PX = 16  # at it re-encoding and the autoencoder's blur cost little, and different cells still differ
+COPYING_FOUND = "copying found"  # how a verdict begins that found copies, and so the note of its row
 # p value under which the count of flagged images is no chance. Such a verdict is worth a false alarm in a hundred.
 DECISIVE_P = 0.01
 # An image whose r is under this share of the smallest held-out r is a copy by itself. Where the number of images within
@@ -129,7 +130,7 @@ class CopyAudit:
         if not self.copying_found:
             return f"no copying detected at tau: {counts} (p = {self.p_value:.2g})"
         clear = f", {self.num_clear} of them beyond doubt" if self.num_clear else ""
-        return f"copying found: {counts} (p = {self.p_value:.2g}){clear}; {self.num_training_hit} training images hit"
+        return f"{COPYING_FOUND}: {counts} (p = {self.p_value:.2g}){clear}; {self.num_training_hit} training images hit"
 
     def lowest(self, count: int = _MOST_LISTED) -> list[tuple[int, int, int, float]]:
         """The pairs to look at: (synthetic, nearest, second, r), by ascending r."""

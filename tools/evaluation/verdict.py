@@ -7,13 +7,13 @@ overlap, which is stricter than a test at 5%: a verdict should not turn on noise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tools.evaluation.memorisation import COPYING_FOUND
 from tools.evaluation.rows import OVERALL, Row
 
 HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = "holds", "caution", "fails", "not tested", "studied"
 GOOD, CLASS, COPIES, USEFUL = "Are they good?", "Do they show their class?", "Are they copies?", "Are they useful?"
 QUESTIONS = (GOOD, CLASS, COPIES, USEFUL)
 MOST_HEADLINES = 8
-_COPYING_FOUND = "copying found"  # how the note of a row begins whose test found copies
 _TOLD_APART_AUC = 0.75  # of the two-sample test: from here on three pairs in four are told apart
 _FAINT_AUC = 0.7  # up to here published classifiers of oocytes get: the label is barely visible
 _KERNEL_NAMES = ("KID", "KD[")
@@ -261,7 +261,7 @@ def _judge_copies(rows: Rows) -> list[Sentence]:
     sentences = []
     for row in rows.all:
         if row.comparison == "copies" and row.value is not None:
-            found = row.note.startswith(_COPYING_FOUND)
+            found = row.note.startswith(COPYING_FOUND)
             if row is rows.copies or found:
                 text = row.note.split("; binomial p")[0]
                 text = f"{text[:1].upper()}{text[1:]} [{_space(row)}]."

@@ -16,8 +16,12 @@ matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot
 
 from config.errors import UserError
+from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import atomic_path, hash_json
+from dataset.storage import atomic_path, hash_file, hash_json
+from models.classifier import WEIGHTS_FILE
+from tools.evaluation.memorisation import COPYING_FOUND
+from tools.runtime.data import latents_identity, open_images
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
 RULE = (
@@ -72,7 +76,7 @@ class PointResult:
         if self.distance is None:
             return "no kernel distance"
         if self.copying:
-            return "copying found"
+            return COPYING_FOUND
         if self.class_share is not None and self.class_share < LEAST_CLASS_SHARE:
             return f"class AUC {self.class_share:.2f} of that on real images"
         return None
@@ -118,7 +122,7 @@ def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config
     return PointResult(
         point=point, num_evaluations=count_evaluations(point, config), distance=None if gap is None else gap["value"],
         interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
-        copying=any(row["note"].startswith("copying found") for row in copies),
+        copying=any(row["note"].startswith(COPYING_FOUND) for row in copies),
         class_share=None if made is None or real is None or not real["value"] else made["value"] / real["value"],
         curves={name: row["value"] for name, row in found.items() if row is not None},
     )
@@ -140,9 +144,13 @@ def choose(results: Sequence[PointResult]) -> PointResult:
     return min(tied, key=lambda result: (result.num_evaluations, result.point.guidance_scale, result.distance))
 
 
-def sweep_key(settings: Sequence[Mapping[str, Any]], config_text: str) -> str:
-    """Hash of all that the sweep's numbers depend on."""
-    return hash_json({"points": list(settings), "config": config_text})
+def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
+    """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, VAE and classifiers."""
+    images = {name: latents_identity(config, open_images(config, name), name) for name in ("train", split)}
+    folders = (config.evaluation_params.classifier_path, config.evaluation_params.judge_path)
+    weights = [Path(folder) / WEIGHTS_FILE for folder in folders if folder is not None]
+    return hash_json({"settings": settings, "split": split, "config": config_to_dict(config), "images": images,
+                      "classifiers": [hash_file(path) for path in weights if path.is_file()]})
 
 
 def format_results(results: Sequence[PointResult]) -> str:
