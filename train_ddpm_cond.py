@@ -23,6 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
+from dataset.latents import Share
 from dataset.order import SampleOrder, draw_step
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints, estimate
@@ -81,8 +82,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                         "dataset_params.params.val_from_train, or choose selection_metric: last")
     if accelerator.is_main_process:
         run.check_resumable(config)
-    with accelerator.main_process_first():
-        data = open_training_data(config, device, has_val=has_val)
+    data = open_training_data(config, device, has_val=has_val, share=share_work(accelerator))
     steps_per_epoch, num_steps = estimate.count_steps(config, len(data.train.labels))
     order = SampleOrder(data.train.labels, seed=params.seed, balance=params.balanced_sampling)
 
@@ -158,7 +158,7 @@ def make_accelerator(config: Config) -> Accelerator:
     on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     if train.mixed_precision == "fp16" and on_cpu:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
-    # Other processes wait while the first one encodes the images, which can take hours.
+    # Processes wait for the slowest one's images to be encoded, and for the first one's validation.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
@@ -210,6 +210,15 @@ def save(
     values["data_identity"] = data_identity
     checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
     checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)
+
+
+def share_work(accelerator: Accelerator) -> Share:
+    """This process's part of the work that is not training."""
+    def agree(value: bool) -> bool:
+        votes = accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum")
+        return int(votes) == accelerator.num_processes
+
+    return Share(accelerator.process_index, accelerator.num_processes, agree)
 
 
 def agree_to_stop(accelerator: Accelerator, stop: bool) -> bool:

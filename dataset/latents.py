@@ -4,8 +4,11 @@ It is keyed by content (VAE, preprocessing, file bytes, labels, conditions), nev
 images and is to be kept like them. Encoding is handed in as a function, so nothing here knows the VAE.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +19,15 @@ import torch
 from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
+from dataset.storage import disk_errors, hash_file, hash_json, locked, make_folder, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
 _FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
 _GRAY_TOLERANCE = 2 * 2 / 255  # two of 255 gray levels, on the range [-1, 1]
+
+_PROGRESS = "progress*.json"
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Report = Callable[[int, int], None]
@@ -126,30 +131,76 @@ def describe_stale_caches(folder: Path, *, split: str, identity: dict[str, Any])
     return lines
 
 
+@dataclass(frozen=True)
+class Share:
+    """This process's part of a work that several do: number `index` of `count`.
+
+    `agree` waits for all processes and says whether it was called with True in every one.
+    """
+
+    index: int = 0
+    count: int = 1
+    agree: Callable[[bool], bool] = bool
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+
+ALONE = Share()
+
+
 def build_latent_cache(
     folder: Path, images: LabelledImages, *, split: str, identity: dict[str, Any], encode: Encode, batch_size: int,
-    report: Report | None = None,
+    report: Report | None = None, share: Share = ALONE,
 ) -> LatentCache:
-    """Encode every image in every view and write the cache; a killed run goes on at its last flushed batch.
+    """Encode every image in every view and write the cache; a killed run goes on at its last flushed batches.
 
     `encode` maps float32 images (b, c, H, W) in [-1, 1] to raw posterior (mean, std); `report(done, total)` is called
-    with the number of images. Batches always hold the same images, so a resumed cache equals an uninterrupted one.
+    with the number of images. Batches always hold the same images, so a resumed cache equals an uninterrupted one, and
+    processes that share the work, which all call this, write the bytes that one of them would, each its own rows.
 
     Raises:
-        UserError: latents that are not finite in float16, or an image that cannot be read.
+        UserError: latents that are not finite in float16, an image that cannot be read, a disk that is full or not
+            writable, or another command that builds the same cache.
     """
     path = _cache_folder(folder, split, identity)
-    make_folder(path)
-    write_patient_note(path, "The latents in this folder")
+    if share.is_first:
+        make_folder(path)
+    lock = locked(path / ".lock", purpose="the build of a latent cache", refusal=lambda holder: (
+        f"{path} is being written by {holder}; wait for it, then run the same command again"))
+    with lock if share.is_first else nullcontext():
+        share.agree(True)  # from here on no other command can finish or alter the cache
+        if open_latent_cache(folder, split=split, identity=identity) is None:
+            _encode_share(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, share=share)
+            if share.is_first:
+                _finish(path, images, split=split, identity=identity)
+        share.agree(True)
+        if share.is_first:
+            (path / ".lock").unlink(missing_ok=True)
+    cache = open_latent_cache(folder, split=split, identity=identity)
+    assert cache is not None
+    return cache
+
+
+def _encode_share(
+    path: Path, images: LabelledImages, *, identity: dict[str, Any], encode: Encode, batch_size: int,
+    report: Report | None, share: Share,
+) -> None:
+    """Encode this process's contiguous part of the batches that are not done yet; returns when all have done theirs."""
     symmetries, total = identity["symmetries"], len(images)
-    state = _read_progress(path, identity)
+    if share.is_first:
+        write_patient_note(path, "The latents in this folder")
+        _merge_progress(path, identity, total)
+    share.agree(True)
+    before = _read_progress(path / "progress.json", identity, total)
+    missing = [start for start in range(0, total, batch_size) if not before.done[start:start + batch_size].all()]
+    mine = np.array_split(missing, share.count)[share.index].tolist()
+    progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
     arrays: list[np.memmap] | None = None
-    done = state["done"]
-    gray = state["gray"]
-    for number, start in enumerate(range(done, total, batch_size)):
+    for number, start in enumerate(mine):
         stop = min(start + batch_size, total)
         pixels = torch.stack([images[i][0] for i in range(start, stop)])
-        gray = gray and is_gray_batch(pixels)
         views = [encode(apply_symmetry(pixels, name)) for name in symmetries]
         moments = [torch.stack([view[i] for view in views], dim=1).cpu().half().numpy() for i in (0, 1)]
         if not all(np.isfinite(values).all() for values in moments):
@@ -161,47 +212,87 @@ def build_latent_cache(
             arrays = [_open_partial(path / f"{name}.partial", (total, *moments[0].shape[1:])) for name in _ARRAYS]
         for array, values in zip(arrays, moments, strict=True):
             array[start:stop] = values
-        if number % _FLUSH_BATCHES == _FLUSH_BATCHES - 1 or stop == total:
-            for array in arrays:
-                array.flush()
-            write_json(path / "progress.json", {"identity": identity, "done": stop, "gray": gray})
+        progress.done[start:stop] = True
+        progress.gray = progress.gray and is_gray_batch(pixels)
+        if number % _FLUSH_BATCHES == _FLUSH_BATCHES - 1 or start == mine[-1]:
+            with disk_errors(path):
+                for array in arrays:
+                    array.flush()
+            own = "progress.json" if share.count == 1 else f"progress-{share.index}.json"
+            write_json(path / own, progress.to_json(identity))
         if report is not None:
-            report(stop, total)
-    del arrays
+            report(total - min(total, (len(mine) - number - 1) * batch_size * share.count), total)
+    share.agree(True)
+
+
+def _finish(path: Path, images: LabelledImages, *, split: str, identity: dict[str, Any]) -> None:
+    """Give the arrays their names and write the index, which makes the cache a finished one."""
+    _merge_progress(path, identity, len(images))
+    progress = _read_progress(path / "progress.json", identity, len(images))
     for name in _ARRAYS:
         partial = path / f"{name}.partial"
         if partial.exists():
             partial.replace(path / name)
+    if not progress.done.all():
+        raise UserError(f"{path}: was removed or altered while its latents were written; run the same command again")
     conditions = [list(record.conditions) for record in images.records]
     write_json(path / "index.json", {
         **({"conditions": conditions} if any(conditions) else {}),
         "identity": identity,
         "split": split,
-        "gray": gray,
+        "gray": progress.gray,
         "labels": [record.label for record in images.records],
         "image_ids": [record.image_id for record in images.records],
         "groups": [record.group for record in images.records],
         "sha256": {name: hash_file(path / name) for name in _ARRAYS},
     })
     (path / "progress.json").unlink(missing_ok=True)
-    cache = open_latent_cache(folder, split=split, identity=identity)
-    assert cache is not None
-    return cache
 
 
 def _cache_folder(folder: Path, split: str, identity: dict[str, Any]) -> Path:
     return folder / f"{split}-{hash_json(identity)[:16]}"
 
 
-def _read_progress(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Where a killed build stopped; from the start where there is no usable trace of one."""
-    fresh = {"done": 0, "gray": True}
+@dataclass
+class _Progress:
+    """Which images are on the disk, bool (N,), and whether those are all gray."""
+
+    done: np.ndarray
+    gray: bool
+
+    def to_json(self, identity: dict[str, Any]) -> dict[str, Any]:
+        edges = np.flatnonzero(np.diff(self.done, prepend=False, append=False))
+        return {"identity": identity, "done": edges.reshape(-1, 2).tolist(), "gray": self.gray}
+
+
+def _read_progress(path: Path, identity: dict[str, Any], total: int) -> _Progress:
+    """What a killed build left; nothing done where there is no usable trace of one."""
+    progress = _Progress(np.zeros(total, dtype=bool), gray=True)
     try:
-        state = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return fresh
-    complete = all(_is_whole_array(path / f"{name}.partial") or _is_whole_array(path / name) for name in _ARRAYS)
-    return state if state["identity"] == identity and complete else fresh
+        return progress
+    folder = path.parent
+    complete = all(_is_whole_array(folder / f"{name}.partial") or _is_whole_array(folder / name) for name in _ARRAYS)
+    if state["identity"] != identity or not complete:
+        return progress
+    spans = [[0, state["done"]]] if isinstance(state["done"], int) else state["done"]  # version 0.1 built from the front
+    for start, stop in spans:
+        progress.done[start:stop] = True
+    progress.gray = state["gray"]
+    return progress
+
+
+def _merge_progress(path: Path, identity: dict[str, Any], total: int) -> None:
+    """Gather what all processes left into progress.json, so that any number of them can go on."""
+    merged, files = _Progress(np.zeros(total, dtype=bool), gray=True), sorted(path.glob(_PROGRESS))
+    for file in files:
+        part = _read_progress(file, identity, total)
+        merged = _Progress(merged.done | part.done, gray=merged.gray and part.gray)
+    write_json(path / "progress.json", merged.to_json(identity))
+    for file in files:
+        if file.name != "progress.json":
+            file.unlink()
 
 
 def _is_whole_array(path: Path) -> bool:
@@ -213,12 +304,24 @@ def _is_whole_array(path: Path) -> bool:
 
 
 def _open_partial(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array under construction: the one that a killed run left, or a new one."""
-    if path.exists():
-        try:
-            array = np.lib.format.open_memmap(path, mode="r+")
-            if array.shape == shape and array.dtype == np.float16:
-                return array
-        except ValueError:
-            pass  # killed before its header was written
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    """The array under construction: the one that is there, or a new one; its bytes on the disk are reserved.
+
+    Without that a full disk would end the process by a signal at the first write to a page.
+    """
+    size = 128 + 2 * int(np.prod(shape))  # the library's header and float16
+    with disk_errors(path, wanted_bytes=size), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of several processes the first one makes it
+        array = _open_if_fits(path, shape)
+        if array is None:
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _open_if_fits(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r+")
+    except (ValueError, EOFError):
+        return None  # killed before its header was written
+    return array if array.shape == shape and array.dtype == np.float16 else None

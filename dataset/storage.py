@@ -1,15 +1,19 @@
-"""Writing files so that no half file ever has a final name, and naming content by its hash. Knows no format of ours."""
+"""Writing files so that no half file ever has a final name, locks, and naming content by its hash.
+
+Knows no format of ours.
+"""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from config.errors import UserError
 
@@ -20,11 +24,29 @@ _DISK_ERRNOS = (
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def disk_errors(path: Path, *, wanted_bytes: int | None = None) -> Iterator[None]:
+    """Turn what the disk refuses within the block into a user's error; other errors of the system stay bugs.
+
+    Raises:
+        UserError: the disk is full, read-only or not writable, or the folder is gone, naming the path, the bytes wanted
+            (where they are known) and the bytes free.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_ERRNOS:
+            wanted = "" if wanted_bytes is None else f"{wanted_bytes:,} bytes were wanted"
+            raise UserError(_describe_disk_error(error, Path(path), wanted)) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, wanted_bytes: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, otherwise remove it.
 
     Raises:
-        UserError: the disk is full, read-only or not writable, naming the path, the bytes written and the bytes free.
+        UserError: the disk is full, read-only or not writable, naming the path, the bytes wanted (or written, where it
+            is not known how many were wanted) and the bytes free.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -41,7 +63,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync_folder(path.parent)
     except OSError as error:
         if error.errno in _DISK_ERRNOS:
-            raise UserError(_describe_disk_error(error, path, temporary)) from error
+            written = temporary.stat().st_size if temporary is not None and temporary.exists() else 0
+            amount = f"{written:,} bytes were written" if wanted_bytes is None else f"{wanted_bytes:,} bytes were wanted"
+            raise UserError(_describe_disk_error(error, path, amount)) from error
         raise
     finally:
         if temporary is not None:
@@ -61,9 +85,43 @@ def make_folder(folder: Path) -> None:
                         "access") from error
 
 
+@contextlib.contextmanager
+def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterator[None]:
+    """Hold the lock file `path` for this process; the lock goes with the process, however it ends.
+
+    The file says who holds it (`purpose`). The holder may remove the file, which gives way to a new lock.
+
+    Raises:
+        UserError: another process holds it: `refusal(holder)`; or the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            with disk_errors(path):
+                handle = path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                handle.seek(0)
+                holder = handle.read().strip() or "another command"
+                handle.close()
+                raise UserError(refusal(holder)) from error
+            if _is_same_file(path, handle.fileno()):
+                break
+            handle.close()  # it was removed by its last holder after it was opened here
+        stack.callback(_close_quietly, handle)
+        with disk_errors(path):
+            handle.truncate(0)
+            handle.write(f"{purpose} (process {os.getpid()})")
+            handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, wanted_bytes=len(data)) as temporary:
         temporary.write_bytes(data)
 
 
@@ -106,6 +164,19 @@ def hash_json(value: Any) -> str:
     return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False).encode("ascii"))
 
 
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _close_quietly(handle: IO[str]) -> None:
+    """Close a file whose unwritten rest does not matter, on a full disk too."""
+    with contextlib.suppress(OSError):
+        handle.close()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -126,14 +197,9 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _describe_disk_error(error: OSError, path: Path, temporary: Path | None) -> str:
+def _describe_disk_error(error: OSError, path: Path, amount: str) -> str:
     existing = next((folder for folder in [path.parent, *path.parent.parents] if folder.exists()), None)
     free = "unknown" if existing is None else f"{shutil.disk_usage(existing).free:,} bytes"
-    written = 0
-    if temporary is not None and temporary.exists():
-        written = temporary.stat().st_size
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return (
-        f"{path}: could not be written ({reason}): {written:,} bytes were written, {free} free; "
-        "free space or choose another folder"
-    )
+    amount = f"{amount}, " if amount else ""
+    return f"{path}: could not be written ({reason}): {amount}{free} free; free space or choose another folder"

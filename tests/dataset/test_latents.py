@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from dataset.annotations import ImageRecord
 from dataset.image_bank import ImageBank
 from dataset.latents import (
     LatentCache,
+    Share,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
@@ -150,6 +155,109 @@ def test_a_resumed_build_equals_an_uninterrupted_one_byte_for_byte(
     build(tmp_path / "cut", images)
     assert read_tree(tmp_path / "cut") == read_tree(tmp_path / "whole")
     assert images.reads == (23 if fails_at < 16 else 23 - 16)
+
+
+def build_together(folder: Path, images: PixelFiles, count: int, *, encode: Callable = encode, **changes: object) -> None:
+    """Build with `count` threads in the place of processes; one that fails ends the others, as a launcher does."""
+    barrier = threading.Barrier(count)
+    votes: list[bool] = []
+
+    def agree(value: bool) -> bool:
+        votes.append(value)
+        barrier.wait(timeout=30)
+        result = all(votes[-count:])
+        barrier.wait(timeout=30)
+        return result
+
+    def work(index: int) -> None:
+        try:
+            build(folder, images, share=Share(index, count, agree), encode=encode, **changes)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work, index) for index in range(count)]
+        errors = [future.exception() for future in futures]
+    for error in sorted(filter(None, errors), key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])  # 12 batches: with 20 some have none
+def test_processes_that_share_a_build_write_the_bytes_of_one(tmp_path: Path, images: PixelFiles, count: int) -> None:
+    build(tmp_path / "whole", images)
+    seen: list[tuple[int, tuple[bytes, ...]]] = []
+
+    def noting(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((threading.get_ident(), tuple(image.numpy().tobytes() for image in pixels)))
+        return encode(pixels)
+
+    build_together(tmp_path / "shared", images, count, encode=noting)
+    assert read_tree(tmp_path / "shared") == read_tree(tmp_path / "whole")
+    batches = [members for _, members in seen]
+    assert len(batches) == len(set(batches)) == 2 * 12  # every batch in both views, none twice
+    assert len({thread for thread, _ in seen}) > 1
+
+
+@pytest.mark.parametrize(("first", "then"), [(3, 2), (2, 1), (1, 3), (4, 4)])
+def test_a_shared_build_that_was_killed_goes_on_in_any_number_of_processes(
+    tmp_path: Path, first: int, then: int
+) -> None:
+    images = PixelFiles(tmp_path / "images", count=95)
+    build(tmp_path / "whole", images)
+    last = images[len(images) - 1][0]
+
+    def failing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.equal(pixels[-1], last):
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_together(tmp_path / "cut", images, first, encode=failing)
+    images.reads = 0
+    build_together(tmp_path / "cut", images, then)
+    assert read_tree(tmp_path / "cut") == read_tree(tmp_path / "whole")
+    assert 0 < images.reads < 95  # some of it was kept, none of it is missing
+
+
+def test_a_second_build_of_the_same_cache_says_who_writes_it(tmp_path: Path, images: PixelFiles) -> None:
+    def meanwhile(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with pytest.raises(UserError, match=rf"is being written by the build of a latent cache \(process {os.getpid()}\)"):
+            build(tmp_path / "cache", images)
+        build(tmp_path / "cache", images, split="val", batch_size=23)  # another one is nobody's business
+        return encode(pixels)
+
+    build(tmp_path / "whole", images)
+    build(tmp_path / "whole", images, split="val", batch_size=23)
+    build(tmp_path / "cache", images, encode=meanwhile, batch_size=23)
+    assert read_tree(tmp_path / "cache") == read_tree(tmp_path / "whole")
+
+
+def test_a_build_of_version_0_1_goes_on(tmp_path: Path, images: PixelFiles) -> None:
+    build(tmp_path / "cache", images)
+    whole = read_tree(tmp_path / "cache")
+    folder = next((tmp_path / "cache").iterdir())
+    (folder / "index.json").unlink()
+    for name in ("mean.npy", "std.npy"):
+        (folder / name).rename(folder / f"{name}.partial")
+    (folder / "progress.json").write_text(json.dumps({"identity": identify(images), "done": 16, "gray": True}))
+    images.reads = 0
+    build(tmp_path / "cache", images)
+    assert images.reads == 7 and read_tree(tmp_path / "cache") == whole
+
+
+def test_a_folder_that_goes_away_during_the_build_is_one_line(tmp_path: Path, images: PixelFiles) -> None:
+    def removing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.equal(pixels[0], images[20][0]):
+            for path in (tmp_path / "cache").glob("*/*"):
+                path.unlink()
+        return encode(pixels)
+
+    with pytest.raises(UserError, match="was removed or altered while its latents were written; run the same command again"):
+        build(tmp_path / "cache", images, encode=removing)
+    build(tmp_path / "cache", images)
+    build(tmp_path / "whole", images)
+    assert read_tree(tmp_path / "cache") == read_tree(tmp_path / "whole")
 
 
 def test_a_partial_array_that_was_damaged_is_built_from_the_start(tmp_path: Path, images: PixelFiles) -> None:

@@ -46,6 +46,31 @@ def test_disk_errors_name_file_bytes_and_space(tmp_path, code):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bytes_that_were_wanted_are_said_where_they_are_known(tmp_path):
+    for writing in (storage.atomic_path(tmp_path / "a.bin", wanted_bytes=12_345),
+                    storage.disk_errors(tmp_path / "a.bin", wanted_bytes=12_345)):
+        told = r"a\.bin: .*No space left.*: 12,345 bytes were wanted, [\d,]+ bytes free"
+        with pytest.raises(UserError, match=told), writing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_lock_says_who_holds_it_and_may_be_removed_by_its_holder(tmp_path):
+    path = tmp_path / ".lock"
+
+    def lock(purpose):
+        return storage.locked(path, purpose=purpose, refusal=lambda holder: f"held by {holder}")
+
+    with lock("first"):
+        with pytest.raises(UserError, match=rf"held by first \(process {os.getpid()}\)"), lock("second"):
+            pass
+        path.unlink()
+        with lock("third"):  # another file
+            assert "third" in path.read_text()
+    with lock("fourth"):
+        assert "fourth" in path.read_text()
+    assert path.read_text() == ""
+
+
 def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "a").write_text("file")
     with pytest.raises(UserError, match="Not a directory"):

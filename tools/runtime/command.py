@@ -1,6 +1,7 @@
 """How a command ends: exit codes and one-line errors, the same for every script. Knows nothing of what they do."""
 
 import ctypes
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,13 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
     except UserError as error:
         message = " ".join(str(error).splitlines())
         print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        # Files that libraries write do not go through dataset.storage; these three are never a bug.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}could not be written ({error.strerror}); free space or choose another folder", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,8 +10,10 @@ import torch
 from config.errors import UserError
 from config.schema import Config
 from dataset.latents import (
+    ALONE,
     LabelledImages,
     LatentCache,
+    Share,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
@@ -94,10 +96,12 @@ def open_codec(
     return codec.to(device)
 
 
-def prepare_latents(config: Config, split: str, *, device: torch.device | str = "cpu") -> LatentCache:
+def prepare_latents(
+    config: Config, split: str, *, device: torch.device | str = "cpu", share: Share = ALONE
+) -> LatentCache:
     """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
 
-    Validation and test hold the identity view only.
+    Validation and test hold the identity view only. Processes that share the work all call this.
 
     Raises:
         UserError: a damaged cache, an image that cannot be read, latents of another size than declared.
@@ -106,15 +110,17 @@ def prepare_latents(config: Config, split: str, *, device: torch.device | str = 
     folder = Path(config.dataset_params.directory_latents)
     identity = latents_identity(config, images, split)
     cache = open_latent_cache(folder, split=split, identity=identity)
-    if cache is None:
-        for line in describe_stale_caches(folder, split=split, identity=identity):
+    if not share.agree(cache is not None):
+        for line in describe_stale_caches(folder, split=split, identity=identity) if share.is_first else ():
             print(f"{line}: building a new one")
         codec = open_codec(config, device=device)
-        with Progress(f"encoding {split}", len(images), enabled=config.logging_params.progress_bar) as progress:
+        with Progress(f"encoding {split}", len(images),
+                      enabled=config.logging_params.progress_bar and share.is_first) as progress:
             cache = build_latent_cache(
                 folder, images, split=split, identity=identity, encode=codec.encode,
-                batch_size=config.autoencoder_params.batch_size, report=progress.report,
+                batch_size=config.autoencoder_params.batch_size, report=progress.report, share=share,
             )
+    assert cache is not None
     _check_latent_shape(config, cache.mean.shape[2:])
     return cache
 

@@ -9,7 +9,7 @@ import torch
 
 from config.schema import Config
 from dataset.image_bank import ImageBank
-from dataset.latents import LatentCache, is_gray_batch, stack_conditions
+from dataset.latents import ALONE, LatentCache, Share, is_gray_batch, stack_conditions
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
@@ -79,13 +79,16 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(config: Config, device: torch.device, *, has_val: bool) -> TrainingData:
-    """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly."""
+def open_training_data(config: Config, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
+    """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
+
+    Processes that train together share the encoding of a cache that is not there yet.
+    """
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
     if config.dataset_params.load_latents:
-        train = prepare_latents(config, "train", device=device)
-        val = prepare_latents(config, "val", device=device) if has_val else None
+        train = prepare_latents(config, "train", device=device, share=share)
+        val = prepare_latents(config, "val", device=device, share=share) if has_val else None
         statistics = LatentStatistics.measure(train.moments(), gray=train.gray)
         codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
     else:

@@ -1,8 +1,6 @@
 """The folder of a run, <task_name>: where its files lie, who owns it, and whether a config may go on in it."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +13,14 @@ from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
 from dataset.patient_note import write_patient_note
-from dataset.storage import write_text
+from dataset.storage import locked, write_text
 
 # Keys that a resumed run may change, because they do not alter what the steps done so far computed.
 _HARMLESS = (
     "train_params.epochs", "train_params.max_steps", "train_params.num_samples", "train_params.resume_training",
     "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
     "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
-    "dataset_params.params.covariate_columns",
+    "dataset_params.params.covariate_columns", "dataset_params.params.um_per_px",
     "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "evaluation_params", "logging_params",
 )
 
@@ -79,31 +77,21 @@ class RunDirectory:
 
 
 @contextmanager
-def owned(root: Path, purpose: str) -> Iterator[RunDirectory]:
-    """Hold the run directory for one command; the lock goes with the process, however it ends.
+def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> Iterator[RunDirectory]:
+    """Hold the folder that one command writes to; the lock goes with the process, however it ends.
+
+    `key` is what names the folder, for the advice to give another.
 
     Raises:
         UserError: another command holds it, saying which.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handle = (root / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{root}: the run directory cannot be written ({error.strerror})") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "another command"
-            raise UserError(f"{root} is in use by {holder}; wait for it, or give another train_params.task_name") from error
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{purpose} (process {os.getpid()})")
-        handle.flush()
+    with locked(root / ".lock", purpose=purpose,
+                refusal=lambda holder: f"{root} is in use by {holder}; wait for it, or give another {key}"):
         yield RunDirectory(root)
-        handle.seek(0)
-        handle.truncate()
 
 
 def _with_new_keys(old: Any) -> Any:

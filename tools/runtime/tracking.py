@@ -4,6 +4,7 @@ Rows of metrics.jsonl hold no clock and no host, so that equal runs write equal 
 timings and synthetic images; it is never given a real image.
 """
 
+import errno
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import write_text
+from dataset.storage import disk_errors, write_text
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "extra")
 
@@ -87,12 +88,22 @@ class Tracker:
         self._mirror = mirror
         kept = [line for line in _read_whole_lines(path) if _step_of(line, path) <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with disk_errors(path):
+            self._file = path.open("ab", buffering=0)  # nothing is left to be written when it is closed
 
     def log(self, row: dict[str, Any], *, timings: dict[str, float] | None = None) -> None:
-        """Append one row, which has a "step", and mirror it; `timings` go to wandb only."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Append one row, which has a "step", and mirror it; `timings` go to wandb only.
+
+        Raises:
+            UserError: the disk is full or not writable, or the run directory is gone.
+        """
+        data = (json.dumps(row) + "\n").encode()
+        with disk_errors(self._path, wanted_bytes=len(data)):
+            if not self._path.exists():
+                raise FileNotFoundError(errno.ENOENT, "removed during the run")
+            while data:  # a disk that fills takes a part and refuses the next
+                data = data[self._file.write(data):]
         values = {key: value for key, value in row.items() if key != "step"}
         self._mirror.log({**values, **(timings or {})}, step=row["step"])
 
@@ -102,8 +113,8 @@ class Tracker:
 
     def sync_to_disk(self) -> None:
         """Make the rows so far durable; called before a checkpoint that relies on them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with disk_errors(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the log and end the mirror."""
