@@ -27,6 +27,7 @@ def test_the_config_that_is_recorded_is_the_one_that_is_read_back(
 @pytest.mark.parametrize(("section", "key", "value", "told"), [
     ("train_params", "ldm_lr", 0.1, r"train_params\.ldm_lr was 0\.003, is 0\.1"),
     ("train_params", "seed", 3, r"train_params\.seed was 1111, is 3"),
+    ("dataset_params", "symmetry_conditioning", True, r"symmetry_conditioning was false, is true"),
     ("diffusion_params", "prediction_type", "epsilon", r'diffusion_params\.prediction_type was "v", is "epsilon"'),
     ("dataset_params", "symmetries", ["identity"], r'symmetries was \["identity", "mirror"\], is \["identity"\]'),
     ("autoencoder_params", "pretrained", "other", r'autoencoder_params\.pretrained was "vae", is "other"'),
@@ -44,8 +45,12 @@ def test_what_changes_the_steps_is_refused(
     ("train_params", {"epochs": 7, "num_samples": 9, "checkpoint_interval_steps": 3, "keep_last_checkpoints": 1}),
     ("train_params", {"max_steps": 17}), ("train_params", {"resume_training": False}),
     ("dataset_params", {"directory_latents": "elsewhere", "directory_inception_features": "there"}),
+    ("dataset_params", {"params": {"csv_file": "table.csv", "root_dir": "images", "im_channels": 1, "image_size": 32,
+                                   "um_per_px": 0.3, "covariate_columns": ["CLINIC"]}}),
+    ("dataset_params", {"lpips_path": "weights.pth"}),
     ("autoencoder_params", {"batch_size": 3, "training": {"lr": 0.5}}),
-    ("sample_params", {"num_steps": 5}), ("evaluation_params", {"max_pairs": 5}),
+    ("sample_params", {"num_steps": 5}),
+    ("evaluation_params", {"max_pairs": 5, "encoders": ["vae"], "squeezenet_preset": "imagenet-min64"}),
     ("logging_params", {"wandb_mode": "offline"}),
 ])
 def test_what_does_not_change_them_passes(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,18 +80,26 @@ class RunDirectory:
 def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> Iterator[RunDirectory]:
     """Hold the folder that one command writes to; the lock goes with the process, however it ends.
 
+    A command that is refused before it writes leaves no new folder behind.
     `key` is what names the folder, for the advice to give another.
 
     Raises:
         UserError: another command holds it, saying which.
     """
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{root}: the run directory cannot be written ({error.strerror})") from error
     with locked(root / ".lock", purpose=purpose,
                 refusal=lambda holder: f"{root} is in use by {holder}; wait for it, or give another {key}"):
-        yield RunDirectory(root)
+        try:
+            yield RunDirectory(root)
+        finally:
+            with suppress(OSError):  # a folder that is gone, or not empty
+                (root / ".lock").unlink()
+                if is_new:
+                    root.rmdir()
 
 
 def _with_new_keys(old: Any) -> Any:
