@@ -11,6 +11,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
 from tools.runtime.progress import Progress
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
-from tools.runtime.run_directory import RunDirectory
+from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.trained_model import TrainedModel, load_trained_model
 
 NUM_REPORT_FLIPS = 6  # noises that the report shows under every label
@@ -58,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = run.samples(config)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while the first process evaluates
     accelerator = Accelerator(kwargs_handlers=[patience])
-    draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
-    if not arguments.no_metrics and accelerator.is_main_process:
-        assess(config, output, output, device=accelerator.device,
-               flips=draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device))
+    lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
+    with lock:
+        draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
+        if not arguments.no_metrics and accelerator.is_main_process:
+            assess(config, output, output, device=accelerator.device,
+                   flips=draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device))
     accelerator.wait_for_everyone()
 
 

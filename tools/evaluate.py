@@ -9,6 +9,7 @@ import torch
 from config.load import load_config
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
+from tools.runtime.run_directory import owned
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    assess(config, arguments.synthetic, arguments.output, device=device,
-           reject_copies=arguments.reject_copies, study=arguments.augmentation_study)
+    with owned(arguments.output, "tools.evaluate", key="--output"):
+        assess(config, arguments.synthetic, arguments.output, device=device,
+               reject_copies=arguments.reject_copies, study=arguments.augmentation_study)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ not the one whose features measure their distance.
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from models.classifier import Classifier
 from tools.evaluation.accuracy import balanced_accuracy
 from tools.runtime.classifier_training import (
     ClassifierRecipe,
+    UnfinishedTraining,
     class_probabilities,
     classifier_shape,
     count_classifier_steps,
@@ -30,8 +32,10 @@ from tools.runtime.classifier_training import (
 )
 from tools.runtime.command import run_command
 from tools.runtime.data import has_split, open_images, transform_identity
+from tools.runtime.run_directory import owned
 
 _ROLES = {"encoder": ("classifier_path", 1), "judge": ("judge_path", 2)}  # config key, and what is added to the seed
+_STATE_FOLDER = "training_state"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +66,17 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
     if _read_identity(output) == identity:
         print(f"{output} holds the {role} of these images already")
         return output
-    network = _fit(config, images, seed=config.train_params.seed + seed_offset, epochs=epochs, title=role)
+    with owned(output, "tools.train_encoder", key=f"evaluation_params.{key}"):
+        _train_and_save(config, images, output, role=role, identity=identity,
+                        seed=config.train_params.seed + seed_offset, epochs=epochs)
+    return output
+
+
+def _train_and_save(
+    config: Config, images: LabelledImages, output: Path, *, role: str, identity: str, seed: int, epochs: int
+) -> None:
+    state = UnfinishedTraining(output / _STATE_FOLDER, identity)
+    network = _fit(config, images, state, seed=seed, epochs=epochs, title=role)
     files = network.to_files()
     scores = {split: _score(network, open_images(config, split)) for split in ("train", "val") if has_split(config, split)}
     write_patient_note(output, "The weights in this folder")
@@ -76,16 +90,18 @@ def train_encoder(config: Config, *, role: str, epochs: int) -> Path:
     for split, score in scores.items():
         area = "not computed, a class is absent" if score["auc"] is None else f"{score['auc']:.3f}"
         print(f"{role} on {split}: balanced accuracy {score['balanced_accuracy']:.3f}, AUC {area}")
+    shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}")
-    return output
 
 
-def _fit(config: Config, images: LabelledImages, *, seed: int, epochs: int, title: str) -> Classifier:
+def _fit(
+    config: Config, images: LabelledImages, state: UnfinishedTraining, *, seed: int, epochs: int, title: str
+) -> Classifier:
     recipe = ClassifierRecipe(seed=seed, num_steps=count_classifier_steps(epochs, len(images)),
                               symmetries=config.dataset_params.plain_symmetries)
     labels = np.array([record.label for record in images.records])
     return train_classifier(classifier_shape(config), ImageBank(images).batch, labels, recipe, title=title,
-                            show_progress=config.logging_params.progress_bar)
+                            show_progress=config.logging_params.progress_bar, state=state)
 
 
 def _score(network: Classifier, images: LabelledImages) -> dict[str, float | None]:

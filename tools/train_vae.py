@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from safetensors.torch import save as format_safetensors
 
 from config.errors import UserError
 from config.load import load_config
@@ -24,7 +25,7 @@ from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
 from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json, write_json
+from dataset.storage import hash_file, hash_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
 from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from models.ema import ExponentialMovingAverage
@@ -34,6 +35,7 @@ from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import has_split, open_codec, open_images, transform_identity
 from tools.runtime.progress import Progress
+from tools.runtime.run_directory import owned
 from tools.runtime.training import lr_factor
 
 _CHECKPOINT_SECONDS = 60.0
@@ -58,6 +60,13 @@ def train_vae(config: Config) -> Path:
     if (output / "training.json").exists():
         print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
         return output
+    with owned(output, "tools.train_vae", key="autoencoder_params.training.output"):
+        _train_and_save(config, output)
+    return output
+
+
+def _train_and_save(config: Config, output: Path) -> None:
+    params = config.autoencoder_params.training
     images = open_images(config, "train")
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
@@ -100,7 +109,6 @@ def train_vae(config: Config) -> Path:
     shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
           f"use it with autoencoder_params.pretrained: {output}")
-    return output
 
 
 def measure_round_trip(config: Config, folder: Path) -> float:
@@ -183,9 +191,9 @@ class _VaeTrainer:
     def finish(self, output: Path) -> None:
         """Save the averaged weights in half precision, rounded once, as a diffusers folder."""
         self.vae.load_state_dict(self.ema.state_dict(), strict=True)
-        self.vae.cpu().half().save_pretrained(output, safe_serialization=True)
-        _drop_provenance(output / "config.json")
-        (output / "diffusion_pytorch_model.safetensors").chmod(0o644)
+        weights = {name: tensor.contiguous() for name, tensor in self.vae.cpu().half().state_dict().items()}
+        write_bytes(output / "diffusion_pytorch_model.safetensors", format_safetensors(weights, {"format": "pt"}))
+        write_json(output / "config.json", _drop_provenance(json.loads(self.vae.to_json_string())))
 
     def save_state(self, folder: Path, identity: str, step: int, seconds: float) -> None:
         tensors = {}
@@ -257,10 +265,9 @@ def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: 
     return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1e4).detach()
 
 
-def _drop_provenance(path: Path) -> None:
-    """Remove the library version, so that equal trainings give equal bytes."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"})
+def _drop_provenance(config: dict[str, Any]) -> dict[str, Any]:
+    """The library's config without its version, so that equal trainings give equal bytes."""
+    return {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import tile_images, write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import write_text
+from dataset.storage import make_folder, write_text
 from tools.runtime.generation import ImageRequest
 
 MANIFEST_NAME = "manifest.csv"
@@ -89,7 +89,7 @@ class SampleWriter:
         self.requests = accepted
         self._rejected = Counter(request.label for request in rejected)
         folder = self.output / REJECTED_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_patient_note(folder, "The near-copies of training images in this folder")
         (self.output / MANIFEST_NAME).unlink(missing_ok=True)  # an older one may name images that go now
         for request in rejected:
