@@ -1,6 +1,11 @@
 """The in-domain classifiers: they learn the phantoms, are not made twice, and the two roles are two networks."""
 
 import json
+import os
+import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,8 @@ from workspace import Workspace
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
 from tools import train_encoder
+from tools.runtime.command import run_command
+from tools.runtime.run_directory import owned
 
 
 def read_record(folder: Path) -> dict:
@@ -49,6 +56,60 @@ def test_a_rerun_does_nothing_and_a_damaged_folder_is_made_again(
     (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-1] + b"x")
     train_encoder.main(arguments)
     assert (tmp_path / WEIGHTS_FILE).read_bytes() == weights
+
+
+def train_until_signal(arguments: list[str], state: Path) -> int:
+    """Train in this process, interrupt it once a further state is there, and return the exit code."""
+    before = set(state.glob("resume-*"))
+
+    def send() -> None:
+        deadline = time.monotonic() + 90
+        while not set(state.glob("resume-*")) - before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    with pytest.raises(SystemExit) as ending:
+        run_command(lambda: train_encoder.main(arguments))
+    sender.join()
+    assert isinstance(ending.value.code, int)
+    return ending.value.code
+
+
+def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
+    classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_encoder, "_CHECKPOINT_SECONDS", 0.0)
+    output = tmp_path / "encoder"
+    arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={output}"), "--epochs", "12"]
+    state = output / "training_state"
+    assert train_until_signal(arguments, state) == 130
+    assert "run the same command to go on" in capsys.readouterr().err
+    shutil.copytree(state, tmp_path / "older")
+    assert train_until_signal(arguments, state) == 130
+    assert "going on at step" in capsys.readouterr().out
+    shutil.rmtree(state)
+    (tmp_path / "older").rename(state)  # as if it had been killed before it wrote a further state
+    refusal = pytest.raises(UserError, match=r"is in use by another training .*classifier_path")
+    with owned(output, "another training"), refusal:
+        train_encoder.main(arguments)
+    train_encoder.main(arguments)
+    assert "going on at step" in capsys.readouterr().out
+    for name in (CONFIG_FILE, WEIGHTS_FILE, "training.json"):
+        assert (output / name).read_bytes() == (classifiers.root / "encoder" / name).read_bytes()
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        path.name for path in (classifiers.root / "encoder").iterdir())
+
+
+def test_the_state_of_another_training_is_not_gone_on_from(
+    classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_encoder, "_CHECKPOINT_SECONDS", 0.0)
+    arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs"]
+    assert train_until_signal([*arguments, "12"], tmp_path / "training_state") == 130
+    train_encoder.main([*arguments, "1"])
+    assert "going on" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:

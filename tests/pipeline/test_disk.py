@@ -1,0 +1,117 @@
+"""Disks that are full or read-only and folders that go away: one line with the path, and what was good stays good."""
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from workspace import Workspace, forget_accelerator
+
+import sample_ddpm_class_cond
+import train_ddpm_cond
+from config.errors import UserError
+from tools import cache_latents, evaluate, train_encoder
+from tools.runtime import checkpoints
+from tools.runtime.run_directory import owned
+
+FULL = r"{}.*: could not be written \(No space left on device\): .*[\d,]+ bytes free; free space or choose another folder"
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A memory file system on a folder, where this process may mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small or read-only file system needs the right to mount one")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, *, leave_bytes: int) -> Path:
+    """Fill a small file system but for so many bytes."""
+    filler = folder / "filler"
+    filler.write_bytes(bytes(max(shutil.disk_usage(folder).free - leave_bytes, 0)))
+    return filler
+
+
+def test_a_run_whose_disk_fills_keeps_its_last_checkpoint_and_goes_on(workspace: Workspace, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=8m"):
+        run = tmp_path / "disk" / "run"
+        settings = (f"train_params.task_name={run}", "train_params.checkpoint_interval_steps=1")
+        train_ddpm_cond.main(workspace.arguments(*settings, "train_params.max_steps=2"))
+        forget_accelerator()
+        before = checkpoints.list_resume_checkpoints(run / "checkpoints")
+        filler = fill(tmp_path / "disk", leave_bytes=100_000)  # less than a checkpoint
+        with pytest.raises(UserError, match=FULL.format("resume-00000003")):
+            train_ddpm_cond.main(workspace.arguments(*settings, "train_params.max_steps=4"))
+        forget_accelerator()
+        assert checkpoints.list_resume_checkpoints(run / "checkpoints") == before
+        assert checkpoints.read_checkpoint(before[0])[1]["step"] == 2
+        filler.unlink()
+        train_ddpm_cond.main(workspace.arguments(*settings, "train_params.max_steps=4"))
+        assert checkpoints.read_checkpoint(checkpoints.resume_path(run / "checkpoints", 4))[1]["step"] == 4
+
+
+def test_a_disk_too_small_for_the_latents_is_one_line_before_any_is_encoded(workspace: Workspace, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=128k"), pytest.raises(UserError, match=FULL.format(r"(mean|std)\.npy\.partial")):
+        cache_latents.main(workspace.arguments(f"dataset_params.directory_latents={tmp_path / 'disk'}"))
+
+
+def test_images_that_do_not_fit_are_one_line(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=16k"), pytest.raises(UserError, match=FULL.format(r"\.png")):
+        sample_ddpm_class_cond.main([*workspace.arguments(), "--no-metrics", "--output", str(tmp_path / "disk")])
+    assert reference.is_dir()
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "cache", "encoder"])
+def test_a_read_only_folder_is_one_line(workspace: Workspace, reference: Path, tmp_path: Path, command: str) -> None:
+    disk = tmp_path / "disk"
+    commands: dict[str, Callable[[], None]] = {
+        "train": lambda: train_ddpm_cond.main(workspace.arguments(f"train_params.task_name={disk}")),
+        "sample": lambda: sample_ddpm_class_cond.main([*workspace.arguments(), "--output", str(disk)]),
+        "evaluate": lambda: evaluate.main([*workspace.arguments(), "--synthetic", str(tmp_path), "--output", str(disk)]),
+        "cache": lambda: cache_latents.main(workspace.arguments(f"dataset_params.directory_latents={disk}")),
+        "encoder": lambda: train_encoder.main(workspace.arguments(f"evaluation_params.classifier_path={disk}")),
+    }
+    with mounted(disk, "ro"), pytest.raises(UserError, match=f"{disk}.*Read-only file system"):
+        commands[command]()
+    assert reference.is_dir()
+
+
+def test_a_run_whose_folder_goes_away_is_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def remove() -> None:
+        deadline = time.monotonic() + 90
+        while not checkpoints.list_resume_checkpoints(run / "checkpoints") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        run.rename(tmp_path / "moved")
+
+    remover = threading.Thread(target=remove, daemon=True)
+    remover.start()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: could not be written \(No such file or directory\)"):
+        train_ddpm_cond.main(workspace.arguments(f"train_params.task_name={run}", "train_params.max_steps=100000",
+                                                 "train_params.checkpoint_interval_steps=5"))
+    remover.join()
+    assert checkpoints.read_newest_checkpoint(tmp_path / "moved" / "checkpoints") is not None
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_second_command_on_the_same_output_says_who_holds_it(
+    workspace: Workspace, reference: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = [*workspace.arguments(), "--output", str(tmp_path)]
+    refusal = pytest.raises(UserError, match=rf"{tmp_path} is in use by the first \(process {os.getpid()}\).*--output")
+    with owned(tmp_path, "the first"), refusal:
+        if command == "sample":
+            sample_ddpm_class_cond.main(arguments)
+        else:
+            evaluate.main([*arguments, "--synthetic", str(reference)])
