@@ -41,6 +41,7 @@ from tools.runtime.training import (
     lr_factor,
     make_unet,
     read_batch,
+    timestep_draws,
     train_step,
 )
 from tools.runtime.validation import Validator
@@ -91,7 +92,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     optimizer = torch.optim.AdamW(network.parameters(), lr=params.ldm_lr, betas=params.adam_betas,
                                   weight_decay=params.weight_decay)
     model, optimizer = accelerator.prepare(network, optimizer)
-    state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer)
+    state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length), optimizer)
     resume(state, run, config, accelerator, data_identity=data.identity)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
@@ -107,6 +108,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     share = params.ldm_batch_size // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     sees_view = config.dataset_params.symmetry_conditioning
+    timesteps = timestep_draws(config.diffusion_params)
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
     started, first_step = time.monotonic(), state.step
 
@@ -116,8 +118,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
         while state.step < num_steps:
             step = state.step
             draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(config.dataset_params.symmetries),
-                              latent_shape=latent_shape(config), num_timesteps=config.diffusion_params.num_timesteps,
-                              num_conditions=len(unknown))
+                              latent_shape=latent_shape(config), timesteps=timesteps, num_conditions=len(unknown))
             lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
             loss, norm = train_step(state, draws.slice(mine.start, mine.stop),

@@ -12,8 +12,9 @@ from typing import Any
 from config.errors import UserError
 
 CONDITION_TYPES = ("class", "context_class")
-SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc")
-PREDICTION_TYPES = ("epsilon", "v", "x0")
+SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc", "euler", "heun")
+FLOW_SAMPLERS = ("euler", "heun", "ddim")  # need neither betas nor a variance that is preserved
+PREDICTION_TYPES = ("epsilon", "v", "x0", "velocity")
 CONDITION_KINDS = ("nominal", "ordinal")
 MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the conditions follow
     "IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
@@ -107,6 +108,10 @@ class DatasetParams:
     z_channels: int = _key(4, doc="channels of the latents", at_least=1)
     latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
     lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head")
+    standardise_latents: bool = _key(
+        True, doc="True: latents are brought to zero mean and unit variance per channel; False: they are trained on as the "
+                  "VAE gives them, as in the published recipe"
+    )
     target: str = _key("dataset.Embryo_loader.Embryo_loader", doc="data set class, as module.Class")
     directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features")
     directory_latents: str = _key("runs/latents", doc="folder of the latent caches")
@@ -149,6 +154,10 @@ class TrainParams:
         at_least=0, at_most=1,
     )
     ema_decay: float = _key(0.9995, doc="decay of the weights' moving average; 0 is none", at_least=0, below=1)
+    ema_relative_length: float | None = _key(
+        None, doc="width of the average as a share of the steps so far, instead of ema_decay, so that it grows with the "
+                  "training: 0.05 to 0.2 are usual", at_least=0.01, at_most=0.28,
+    )
     lr_schedule: str = _key("cosine", doc="learning rate after the warm-up", choices=("constant", "cosine", "linear"))
     warmup_steps: int = _key(100, doc="steps over which the learning rate rises from 0", at_least=0)
     weight_decay: float = _key(0.0, doc="AdamW's weight decay", at_least=0)
@@ -171,8 +180,17 @@ class DiffusionParams:
     num_timesteps: int = _key(1000, doc="steps of the forward process", at_least=2)
     beta_start: float = _key(0.0015, doc="noise variance of the first step", above=0, below=1)
     beta_end: float = _key(0.0195, doc="noise variance of the last step", above=0, below=1)
-    schedule: str = _key("scaled_linear", doc="how beta grows", choices=("linear", "scaled_linear", "cosine"))
-    prediction_type: str = _key("v", doc="what the network predicts", choices=PREDICTION_TYPES)
+    schedule: str = _key("scaled_linear", doc="how beta grows; rectified_flow has no betas and mixes latent and noise "
+                         "linearly", choices=("linear", "scaled_linear", "cosine", "rectified_flow"))
+    prediction_type: str = _key("v", doc="what the network predicts; velocity goes with rectified_flow",
+                                choices=PREDICTION_TYPES)
+    timestep_sampling: str = _key(
+        "stratified", doc="how training draws timesteps; stratified: evenly, one in each of as many equal parts of the time "
+                          "axis as the batch has images; uniform: evenly and independently; logit_normal: stratified, more "
+                          "often in the middle", choices=("stratified", "uniform", "logit_normal")
+    )
+    logit_mean: float = _key(0.0, doc="mean of logit(t/T) of logit_normal")
+    logit_std: float = _key(1.0, doc="standard deviation of logit(t/T) of logit_normal", above=0)
     loss_weighting: str = _key("uniform", doc="weight of a timestep's loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = _key(5.0, doc="gamma of min_snr", above=0)
 
@@ -230,6 +248,10 @@ class SampleParams:
     sampler: str = _key("dpm-solver++", doc="how the reverse process is solved", choices=SAMPLERS)
     num_steps: int = _key(20, doc="steps of the sampler", at_least=1)
     guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
+    guide_checkpoint: str | None = _key(
+        None, doc="weights of a weaker model, such as an early or smaller one of the same kind, that take the place of "
+                  "uncond (autoguidance)"
+    )
     guidance_interval: tuple[float, ...] = _key(
         (0.0, 1.0), doc="part of the time axis t/T in which guidance acts", at_least=0, at_most=1
     )
@@ -398,9 +420,23 @@ def _contradictions(config: Config) -> list[str]:
     require(sample.num_steps <= config.diffusion_params.num_timesteps,
             f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
             f"{config.diffusion_params.num_timesteps}")
-    require(sample.guidance_scale == 1 or train.label_dropout > 0,
+    diffusion = config.diffusion_params
+    flow = diffusion.schedule == "rectified_flow"
+    require(flow == (diffusion.prediction_type == "velocity"),
+            f"diffusion_params.schedule {diffusion.schedule} does not go with prediction_type {diffusion.prediction_type}: "
+            "rectified_flow and velocity go together")
+    require(not flow or diffusion.loss_weighting == "uniform",
+            "diffusion_params.loss_weighting min_snr does not go with schedule rectified_flow; choose uniform")
+    require(not flow or sample.sampler in FLOW_SAMPLERS,
+            f"sample_params.sampler {sample.sampler} does not go with diffusion_params.schedule rectified_flow; choose "
+            f"{' or '.join(FLOW_SAMPLERS)}")
+    require(sample.guidance_scale == 1 or train.label_dropout > 0 or sample.guide_checkpoint is not None,
             f"sample_params.guidance_scale {sample.guidance_scale} needs a trained null label: set "
-            "train_params.label_dropout above 0, or guidance_scale to 1")
+            "train_params.label_dropout above 0, or guidance_scale to 1, or give guide_checkpoint")
+    require(sample.guide_checkpoint is None or sample.guidance_scale != 1,
+            "sample_params.guide_checkpoint acts with a guidance_scale other than 1 only; raise it, or give no guide")
+    require(train.ema_relative_length is None or train.ema_decay > 0,
+            "train_params.ema_relative_length is given and ema_decay 0 says no average; remove one of them")
     require(len(sample.guidance_interval) == 2 and sample.guidance_interval[0] <= sample.guidance_interval[-1],
             f"sample_params.guidance_interval: expected [low, high], found {list(sample.guidance_interval)}")
     require(sample.per_class is None or sample.num_images is None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit, ndtri
 
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
@@ -82,28 +83,48 @@ class SampleOrder:
         return np.concatenate([*stream, members[:0]])[first[1]:first[1] + quota]
 
 
+@dataclass(frozen=True)
+class TimestepDraws:
+    """How a batch's timesteps are drawn: `stratified`, `uniform` (independent) or `logit_normal`.
+
+    Stratified draws are uniform, one in each of B equal strata of [0, T) in random order, so that a batch covers the whole
+    time axis (Kingma 2021, appendix I.1, with independent offsets). logit_normal carries these over to t/T with a normal
+    logit of mean `logit_mean` and standard deviation `logit_std` (Esser 2024, section 3.1).
+    """
+
+    num_timesteps: int
+    sampling: str = "stratified"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+
+    def draw(self, seed: int, step: int, batch_size: int) -> torch.Tensor:
+        """int64 (B,) timesteps in [0, T) of this step."""
+        uniforms = generator(seed, "timestep", step).random(batch_size)
+        if self.sampling == "uniform":
+            fractions = uniforms
+        else:
+            fractions = (generator(seed, "strata", step).permutation(batch_size) + uniforms) / batch_size
+        if self.sampling == "logit_normal":
+            fractions = expit(self.logit_mean + self.logit_std * ndtri(fractions))
+        timesteps = np.minimum((fractions * self.num_timesteps).astype(np.int64), self.num_timesteps - 1)
+        return torch.from_numpy(timesteps)
+
+
 def draw_step(
     order: SampleOrder, step: int, *, batch_size: int, num_views: int, latent_shape: tuple[int, int, int],
-    num_timesteps: int, num_conditions: int = 0,
+    timesteps: TimestepDraws, num_conditions: int = 0,
 ) -> StepDraws:
-    """Everything that optimizer step `step` (from 0) draws for its global batch.
-
-    Timesteps are stratified: one uniform draw in each of `batch_size` equal strata of [0, T), in random order, so that
-    each is uniform and a batch covers the whole time axis (Kingma 2021, appendix I.1, with independent offsets).
-    """
+    """Everything that optimizer step `step` (from 0) draws for its global batch."""
     def rng(purpose: str) -> np.random.Generator:
         return generator(order.seed, purpose, step)
 
-    strata = rng("strata").permutation(batch_size)
-    fractions = (strata + rng("timestep").random(batch_size)) / batch_size
-    timesteps = np.minimum((fractions * num_timesteps).astype(np.int64), num_timesteps - 1)
     shape = (batch_size, *latent_shape)
     return StepDraws(
         positions=torch.from_numpy(order.positions(step * batch_size, batch_size)),
         views=torch.from_numpy(rng("view").integers(num_views, size=batch_size)),
         posterior_noise=normal(rng("posterior"), shape),
         noise=normal(rng("noise"), shape),
-        timesteps=torch.from_numpy(timesteps),
+        timesteps=timesteps.draw(order.seed, step, batch_size),
         drop_uniforms=torch.from_numpy(rng("label drop").random(batch_size, dtype=np.float32)),
         condition_uniforms=torch.from_numpy(rng("condition drop").random((batch_size, num_conditions), dtype=np.float32)),
     )

@@ -52,6 +52,10 @@ class LatentStatistics:
             )
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray)
 
+    def unscaled(self) -> "LatentStatistics":
+        """Statistics by which latents stay as the VAE gives them."""
+        return LatentStatistics(mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std), gray=self.gray)
+
 
 class LatentCodec:
     """Images in [-1, 1] <-> latents of zero mean and unit variance per channel.

@@ -1,5 +1,6 @@
 """The exponential moving average of a network's weights, which is what samples and is published."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -8,11 +9,14 @@ class ExponentialMovingAverage:
     """Average of parameters with a warm-up, so that early averages forget the initial weights.
 
     After update n the decay is min(decay, (1 + n) / (10 + n)). A decay of 0 is no average: the weights themselves.
-    Source: the warm-up of TensorFlow's ExponentialMovingAverage(num_updates).
+    With a `relative_length` the average weighs update t of n in proportion to t ** gamma instead, whose standard deviation
+    is that share of n: it lengthens with the training and forgets the initial weights at once.
+    Source: the warm-up of TensorFlow's ExponentialMovingAverage(num_updates); Karras 2024 (EDM2), section 3.1.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, relative_length: float | None = None) -> None:
         self.decay = decay
+        self._gamma = None if relative_length is None else power_of_length(relative_length)
         self.num_updates = 0
         self.average = {name: value.detach().clone() for name, value in module.named_parameters()}
 
@@ -21,6 +25,8 @@ class ExponentialMovingAverage:
         """Move the average towards the module's present parameters."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        if self._gamma is not None:
+            decay = (1 - 1 / self.num_updates) ** (self._gamma + 1)
         parameters = dict(module.named_parameters())
         torch._foreach_lerp_(
             list(self.average.values()), [parameters[name].detach() for name in self.average], 1.0 - decay
@@ -38,3 +44,13 @@ class ExponentialMovingAverage:
         for name, value in average.items():
             self.average[name].copy_(value)
         self.num_updates = num_updates
+
+
+def power_of_length(relative_length: float) -> float:
+    """gamma of the profile t ** gamma on [0, 1] whose standard deviation is `relative_length`, in (0, 0.288].
+
+    Solves (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2 = relative_length. Source: Karras 2024 (EDM2), algorithm 2.
+    """
+    inverse = relative_length**-2
+    roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
+    return float(roots.real.max())

@@ -56,6 +56,22 @@ def guided_prediction(
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
+def autoguided_prediction(
+    network: Network, guide: Network, x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor, *,
+    guidance_scale: float, conditions: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """guide + w (network - guide), both told the class: away from the errors of a weaker model, not towards the class.
+
+    Arguments as those of `guided_prediction`; w = 1 is one plain call. Source: Karras 2024 (autoguidance), eq. 1.
+    """
+    further = () if conditions is None else (conditions,)
+    prediction = network(x_t, timesteps, labels, *further)
+    if guidance_scale == 1.0:
+        return prediction
+    weaker = guide(x_t, timesteps, labels, *further)
+    return weaker + guidance_scale * (prediction - weaker)
+
+
 def scale_at(timestep: int, *, num_timesteps: int, guidance_scale: float, interval: tuple[float, float]) -> float:
     """The guidance scale inside `interval` of the time axis t / (T - 1), 1 outside it. Source: Kynkäänniemi 2024."""
     position = timestep / (num_timesteps - 1)

@@ -1,16 +1,18 @@
 """Samplers: pure functions from noise and a denoiser to clean latents.
 
 A denoiser takes (x_t, t) and returns its estimate of x_0 for the whole batch at one integer timestep; guidance and
-prediction type are already inside it. ddpm and ddim are written here; dpm-solver++ and unipc are diffusers'.
+prediction type are already inside it. ddpm, ddim, euler and heun are written here; dpm-solver++ and unipc are diffusers'.
+ddpm, dpm-solver++ and unipc need a NoiseSchedule; the others run any forward process.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from scheduler.linear_noise_scheduler import NoiseSchedule
+from scheduler.linear_noise_scheduler import ForwardProcess, NoiseSchedule
 from scheduler.objectives import epsilon_from_x0
 
 Denoiser = Callable[[torch.Tensor, int], torch.Tensor]
@@ -42,7 +44,7 @@ def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def sample(
-    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int,
+    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int,
     draw_noise: DrawNoise,
 ) -> torch.Tensor:
     """Run the named sampler from unit normal noise x_T (B, C, h, w) to x_0.
@@ -50,10 +52,14 @@ def sample(
     `draw_noise` gives fresh unit normal noise of the same shape, once for each step of ddpm but the last; the other
     samplers are deterministic and never call it.
     """
-    if sampler == "ddpm":
-        return sample_ddpm(denoiser, x_T, schedule=schedule, num_steps=num_steps, draw_noise=draw_noise)
+    if sampler in ("euler", "heun"):
+        return sample_straight(denoiser, x_T, schedule=schedule, num_steps=num_steps, corrected=sampler == "heun")
     if sampler == "ddim":
         return sample_ddim(denoiser, x_T, schedule=schedule, num_steps=num_steps)
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"sampler {sampler!r} needs a schedule of betas")
+    if sampler == "ddpm":
+        return sample_ddpm(denoiser, x_T, schedule=schedule, num_steps=num_steps, draw_noise=draw_noise)
     if sampler in ("dpm-solver++", "unipc"):
         timesteps = quadratic_timesteps(schedule.num_timesteps, num_steps)
         return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, timesteps=timesteps)
@@ -84,7 +90,7 @@ def sample_ddpm(
 
 
 def sample_ddim(
-    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int
 ) -> torch.Tensor:
     """Deterministic DDIM (eta = 0). Source: Song 2021, eq. 12."""
     x = x_T
@@ -100,6 +106,34 @@ def sample_ddim(
         to = torch.full((1,), previous, device=x.device)
         x = schedule.signal_level(to) * x_0 + schedule.noise_level(to) * epsilon
     raise ValueError("num_steps must be at least 1")
+
+
+def sample_straight(
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int, corrected: bool
+) -> torch.Tensor:
+    """Follow the probability flow in the coordinates in which it is a rectified flow: Euler's steps, or Heun's.
+
+    With y = x / (a + s) and t = s / (a + s) any forward process reads y = (1 - t) x_0 + t noise, whose velocity is
+    (y - E[x_0]) / t. Euler's method in them is ddim. Heun's averages the velocities at both ends of a step (`corrected`),
+    two evaluations each, and ends with one of Euler's, since nothing can be evaluated at t = 0.
+
+    Source: Liu 2023, section 2.2; Karras 2022, algorithm 1, for the last step.
+    """
+    timesteps = trailing_timesteps(schedule.num_timesteps, num_steps)
+    scales = schedule.signal_levels + schedule.noise_levels
+    times = schedule.noise_levels / scales
+
+    def velocity(y: torch.Tensor, timestep: int) -> torch.Tensor:
+        return (y - denoiser(y * float(scales[timestep]), timestep)) / float(times[timestep])
+
+    y = x_T / float(scales[timesteps[0]])
+    for timestep, following in pairwise(timesteps):
+        step = float(times[following] - times[timestep])
+        slope = velocity(y, timestep)
+        if corrected:
+            slope = (slope + velocity(y + step * slope, following)) / 2
+        y = y + step * slope
+    return denoiser(y * float(scales[timesteps[-1]]), timesteps[-1])
 
 
 def _make_solver(sampler: str, betas: np.ndarray) -> Any:

@@ -65,7 +65,7 @@ def test_minimal_config_has_the_documented_defaults() -> None:
         config.train_params.seed = 2
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda path: path.name)
 def test_every_config_of_the_repository_loads_and_round_trips(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert load_text(tmp_path, config_to_yaml(config)) == config
@@ -121,7 +121,7 @@ def test_resolved_yaml_round_trips_values_that_yaml_could_misread(tmp_path: Path
     ({"dataset_params__params__conditions": {"HATCHED": [False, True]}},
      "conditions.HATCHED.levels: expected a list, each text, found [False, True]; YAML reads on, off, yes and no as"),
     ({"dataset_params__params__covariate_columns": "DATE"}, "covariate_columns: expected a list, each text, found 'DATE'"),
-    ({"sample_params__sampler": "dpm"}, "expected ddpm | ddim | dpm-solver++ | unipc, found 'dpm'"),
+    ({"sample_params__sampler": "dpm"}, "expected ddpm | ddim | dpm-solver++ | unipc | euler | heun, found 'dpm'"),
     ({"logging_params__wandb_mode": False}, "YAML reads off and no as False: quote the value or write disabled"),
     ({"train_params__mixed_precision": False}, "expected no | fp16 | bf16, found False; YAML reads off and no as False"),
 ])
@@ -182,6 +182,14 @@ SPLITS_GIVEN_TWICE = {"dataset_params__params__split_column": "SPLIT",
     ({"diffusion_params__beta_start": 0.5}, "beta_start must be below beta_end"),
     ({"sample_params__num_steps": 1001}, "num_steps 1001 is above diffusion_params.num_timesteps 1000"),
     ({"sample_params__guidance_scale": 2, "train_params__label_dropout": 0}, "needs a trained null label"),
+    ({"diffusion_params__schedule": "rectified_flow"}, "rectified_flow and velocity go together"),
+    ({"diffusion_params__prediction_type": "velocity"}, "rectified_flow and velocity go together"),
+    ({"diffusion_params__schedule": "rectified_flow", "diffusion_params__prediction_type": "velocity"},
+     "sampler dpm-solver++ does not go with diffusion_params.schedule rectified_flow; choose euler or heun or ddim"),
+    ({"diffusion_params__schedule": "rectified_flow", "diffusion_params__prediction_type": "velocity",
+      "sample_params__sampler": "heun", "diffusion_params__loss_weighting": "min_snr"}, "choose uniform"),
+    ({"sample_params__guide_checkpoint": "a.safetensors"}, "acts with a guidance_scale other than 1 only"),
+    ({"train_params__ema_decay": 0, "train_params__ema_relative_length": 0.1}, "remove one of them"),
     ({"sample_params__guidance_interval": [0.8, 0.2]}, "expected [low, high], found [0.8, 0.2]"),
     ({"sample_params__guidance_interval": []}, "expected [low, high], found []"),
     ({"sample_params__per_class": 2, "sample_params__num_images": 4}, "exclude each other"),

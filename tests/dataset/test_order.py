@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dataset.order import SampleOrder, StepDraws, draw_step, generator, normal
+from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
 
 LABELS = [0] * 13 + [1] * 29 + [2] * 5
 FIELDS = ("positions", "views", "posterior_noise", "noise", "timesteps", "drop_uniforms", "condition_uniforms")
 
 
 def draw(step: int, *, seed: int = 3, batch_size: int = 8, num_timesteps: int = 1000, num_views: int = 2,
-         num_conditions: int = 2) -> StepDraws:
+         num_conditions: int = 2, timesteps: TimestepDraws | None = None) -> StepDraws:
     order = SampleOrder(LABELS, seed=seed)
     return draw_step(order, step, batch_size=batch_size, num_views=num_views, latent_shape=(2, 3, 3),
-                     num_timesteps=num_timesteps, num_conditions=num_conditions)
+                     timesteps=timesteps or TimestepDraws(num_timesteps), num_conditions=num_conditions)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,7 +100,7 @@ def test_conditions_have_draws_of_their_own_and_alter_no_other() -> None:
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
 def test_whether_a_label_is_dropped_does_not_depend_on_its_class_at_any_balance(balance: float) -> None:
     order = SampleOrder([0] * 90 + [1] * 10, seed=2, balance=balance)
-    draws = [draw_step(order, step, batch_size=50, num_views=1, latent_shape=(1, 1, 1), num_timesteps=10)
+    draws = [draw_step(order, step, batch_size=50, num_views=1, latent_shape=(1, 1, 1), timesteps=TimestepDraws(10))
              for step in range(400)]
     labels = torch.from_numpy(order.labels)[torch.cat([d.positions for d in draws])]
     dropped = torch.cat([d.drop_uniforms for d in draws]) < 0.2
@@ -108,7 +108,7 @@ def test_whether_a_label_is_dropped_does_not_depend_on_its_class_at_any_balance(
         count = int((labels == label).sum())
         assert dropped[labels == label].float().mean().item() == pytest.approx(0.2, abs=4 * (0.16 / count) ** 0.5)
     plain = [draw_step(SampleOrder(order.labels, seed=2), step, batch_size=50, num_views=1, latent_shape=(1, 1, 1),
-                       num_timesteps=10) for step in range(5)]
+                       timesteps=TimestepDraws(10)) for step in range(5)]
     assert all(torch.equal(a.drop_uniforms, b.drop_uniforms) for a, b in zip(plain, draws[:5], strict=True))
 
 
@@ -170,3 +170,21 @@ def test_draws_stay_the_same_from_version_to_version() -> None:
     """Figures that pin the stream: a change makes every seed mean another image and belongs in the changelog."""
     assert generator(0, "sample", 1, 2).integers(1 << 32, size=3).tolist() == [3310625963, 1099122956, 2998820003]
     assert SampleOrder([0, 1, 0, 1, 1], seed=9).positions(0, 5).tolist() == [1, 2, 0, 3, 4]
+
+
+def test_independent_timesteps_are_uniform_and_may_share_a_stratum() -> None:
+    drawn = TimestepDraws(1000, "uniform")
+    timesteps = np.stack([draw(step, batch_size=8, timesteps=drawn).timesteps.numpy() for step in range(400)])
+    assert stats.kstest((timesteps.ravel() + 0.5) / 1000, "uniform").pvalue > 1e-3
+    sharing = np.mean([len(np.unique(row // 125)) < 8 for row in timesteps])
+    assert sharing > 0.95  # 1 - 8! / 8^8 = 0.998 for independent draws, 0 for stratified ones
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.5)])
+def test_logit_normal_timesteps_have_a_normal_logit(mean: float, std: float) -> None:
+    drawn = TimestepDraws(100_000, "logit_normal", logit_mean=mean, logit_std=std)
+    timesteps = np.concatenate([draw(step, timesteps=drawn).timesteps.numpy() for step in range(400)])
+    fractions = (timesteps + 0.5) / 100_000
+    logits = np.log(fractions / (1 - fractions))
+    assert stats.kstest((logits - mean) / std, "norm").pvalue > 1e-3
+    assert logits.mean() == pytest.approx(mean, abs=0.02) and logits.std() == pytest.approx(std, rel=0.03)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.ema import ExponentialMovingAverage
+from models.ema import ExponentialMovingAverage, power_of_length
 
 
 def linear(value: float) -> nn.Linear:
@@ -65,3 +65,20 @@ def test_restored_average_goes_on_as_if_never_stored() -> None:
     assert all(torch.equal(whole.state_dict()[name], restored.state_dict()[name]) for name in stored)
     with pytest.raises(ValueError, match="other parameters than the network"):
         restored.load_state_dict({"weight": stored["weight"]}, 1)
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.25])
+def test_a_relative_length_weighs_updates_by_a_power_whose_width_is_that_length(length: float) -> None:
+    """Of weights that are the number of their update, the average is n (g + 1) / (g + 2), and of its squares n^2 (g + 1) /
+    (g + 3): their difference is the width."""
+    gamma, count = power_of_length(length), 4000
+    averages = []
+    for power in (1, 2):
+        module = linear(99.0).double()  # forgotten at the first update
+        ema = ExponentialMovingAverage(module, 0.9, length)
+        for n in range(1, count + 1):
+            set_to(module, float(n) ** power)
+            ema.update(module)
+        averages.append(float(ema.state_dict()["bias"][0]))
+    assert averages[0] / count == pytest.approx((gamma + 1) / (gamma + 2), rel=2e-3)
+    assert (averages[1] - averages[0] ** 2) ** 0.5 / count == pytest.approx(length, rel=1e-2)

@@ -20,7 +20,7 @@ import train_ddpm_cond
 from config.errors import UserError
 from config.load import config_to_dict
 from dataset.decoding import decode_image, read_png_text
-from dataset.order import SampleOrder, draw_step
+from dataset.order import SampleOrder, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from tools.runtime import checkpoints
 from tools.runtime.command import run_command
@@ -194,7 +194,7 @@ def test_encoding_on_the_fly_gives_the_latents_of_the_cache(workspace: Workspace
     encoded = EncodedLatents(config, "train", codec)
     assert np.array_equal(encoded.labels, cache.labels)
     draws = draw_step(SampleOrder(cache.labels, seed=5), 3, batch_size=24, num_views=2, latent_shape=latent_shape(config),
-                      num_timesteps=1000)
+                      timesteps=TimestepDraws(1000))
     assert draws.views.unique().tolist() == [0, 1]
     arguments = (draws.positions, draws.views, draws.posterior_noise)
     torch.testing.assert_close(encoded.draw(*arguments), cache.draw(*arguments), rtol=2e-3, atol=2e-3)  # float16's rounding

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from config.errors import UserError
 from config.schema import Config
-from dataset.order import SampleOrder, StepDraws, draw_step
+from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
 from models.ema import ExponentialMovingAverage
 from tools.runtime.training import (
     MOST_BAD_STEPS,
@@ -46,7 +46,7 @@ class Trainer:
 
     def step(self, *, bad: float | None = None) -> tuple[float, float]:
         draws = draw_step(self.order, self.state.step, batch_size=self.config.train_params.ldm_batch_size, num_views=1,
-                          latent_shape=latent_shape(self.config), num_timesteps=1000)
+                          latent_shape=latent_shape(self.config), timesteps=TimestepDraws(1000))
 
         def read(part: StepDraws) -> Batch:
             latents = self.latents[part.positions].clone()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scheduler.guidance import drop_conditions, drop_labels, guided_prediction, scale_at
+from scheduler.guidance import autoguided_prediction, drop_conditions, drop_labels, guided_prediction, scale_at
 
 NULL = 2
 
@@ -117,3 +117,19 @@ def test_labels_are_dropped_at_the_probability_in_every_class() -> None:
         assert share == pytest.approx(0.2, abs=4 * (0.2 * 0.8 / 20_000) ** 0.5)
     kept = dropped != NULL
     assert torch.equal(dropped[kept], labels[kept])
+
+
+def test_autoguidance_extrapolates_from_the_guide_and_a_scale_of_one_does_not_ask_it(
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    network, guide = CountingNetwork(), CountingNetwork()
+
+    def weaker(x: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return 0.5 * guide(x, timesteps, labels)
+
+    strong = network(*inputs)
+    for scale, factor in ((0.0, 0.5), (0.5, 0.75), (3.0, 2.0)):  # half + w (whole - half)
+        found = autoguided_prediction(network, weaker, *inputs, guidance_scale=scale)
+        torch.testing.assert_close(found, factor * strong)
+    assert guide.labels == [inputs[2].tolist()] * 3  # the guide is told the class, not the null
+    assert torch.equal(autoguided_prediction(network, weaker, *inputs, guidance_scale=1.0), strong) and len(guide.rows) == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scheduler.linear_noise_scheduler import NoiseSchedule, make_noise_schedule
+from scheduler.linear_noise_scheduler import NoiseSchedule, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import epsilon_from_x0, loss_weights, make_target, predict_x0
 
 TYPES = ("epsilon", "v", "x0")
@@ -112,3 +112,19 @@ def test_weights_follow_any_schedule_of_the_class() -> None:
     schedule = NoiseSchedule(betas=np.array([0.5, 0.5]), alphas_cumprod=np.array([0.5, 0.25]))  # SNR 1 and 1/3
     weights = loss_weights(schedule, "x0", weighting="min_snr", min_snr_gamma=0.5)
     np.testing.assert_allclose(weights, np.array([0.5, 1 / 3]) / (5 / 12))
+
+
+def test_velocity_is_the_derivative_of_the_straight_path_and_leads_back() -> None:
+    d, schedule = draw(), make_flow_schedule(1000)
+    timesteps = torch.tensor([0, 1, 100, 500, 900, 999])
+    levels = {"signal_level": schedule.signal_level(timesteps), "noise_level": schedule.noise_level(timesteps)}
+    x_t = schedule.add_noise(d["x_0"], d["noise"], timesteps)
+    target = make_target("velocity", x_0=d["x_0"], noise=d["noise"], **levels)
+    earlier = schedule.add_noise(d["x_0"], d["noise"], timesteps.clamp_min(1) - 1)
+    moved = (x_t - earlier)[1:] * 1000  # over one thousandth of the time
+    torch.testing.assert_close(target[1:], moved, atol=2e-3, rtol=0)
+    x_0 = predict_x0("velocity", prediction=target, x_t=x_t, **levels)
+    torch.testing.assert_close(x_0, d["x_0"], atol=1e-5, rtol=0)  # finite at pure noise too, unlike epsilon's
+    assert (loss_weights(schedule, "velocity", weighting="uniform", min_snr_gamma=5.0) == 1).all()
+    with pytest.raises(ValueError, match="weighting 'min_snr'"):
+        loss_weights(schedule, "velocity", weighting="min_snr", min_snr_gamma=5.0)

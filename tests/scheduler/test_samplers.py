@@ -2,17 +2,18 @@
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from scheduler.linear_noise_scheduler import NoiseSchedule, make_noise_schedule
+from scheduler.linear_noise_scheduler import NoiseSchedule, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import epsilon_from_x0, make_target, predict_x0
 from scheduler.samplers import Denoiser, quadratic_timesteps, sample, sample_with_solver, trailing_timesteps
 
-SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc")
+SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc", "euler", "heun")
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 THEIR_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195}
@@ -151,8 +152,11 @@ def test_every_sampler_asks_for_exactly_its_timesteps(sampler: str, num_steps: i
         return torch.zeros_like(x)
 
     sample(sampler, denoiser, start(), schedule=schedule_of("scaled_linear"), num_steps=num_steps, draw_noise=start)
-    spacing = trailing_timesteps if sampler in ("ddpm", "ddim") else quadratic_timesteps
-    assert asked == spacing(1000, num_steps)
+    spacing = quadratic_timesteps if sampler in ("dpm-solver++", "unipc") else trailing_timesteps
+    expected = spacing(1000, num_steps)
+    if sampler == "heun":  # each step asks at both of its ends, the last one at its beginning
+        expected = [t for pair in pairwise(expected) for t in pair] + expected[-1:]
+    assert asked == expected
 
 
 @pytest.mark.parametrize(("sampler", "solver"), [
@@ -232,5 +236,64 @@ def test_twenty_steps_keep_the_spread_of_fine_detail(sampler: str, std: float) -
 
 
 def test_unknown_samplers_are_errors() -> None:
-    with pytest.raises(ValueError, match="sampler 'euler'"):
-        sample("euler", lambda x, _: x, start(), schedule=schedule_of("linear"), num_steps=2, draw_noise=start)
+    with pytest.raises(ValueError, match="sampler 'leapfrog'"):
+        sample("leapfrog", lambda x, _: x, start(), schedule=schedule_of("linear"), num_steps=2, draw_noise=start)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 40])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_euler_is_ddim_under_every_schedule(name: str, num_steps: int) -> None:
+    schedule = schedule_of(name)
+    denoiser = denoiser_of("v", schedule)
+    runs = [sample(sampler, denoiser, start(), schedule=schedule, num_steps=num_steps, draw_noise=refuse_noise)
+            for sampler in ("euler", "ddim")]
+    torch.testing.assert_close(*runs, atol=2e-5, rtol=0)
+
+
+def flow_of_a_gaussian(sampler: str, num_steps: int, std: float) -> float:
+    """Largest error on arriving at t = 0.2 along a rectified flow of x_0 ~ N(MU, std^2) under its exact denoiser.
+
+    x_t ~ N((1 - t) MU, (1 - t)^2 std^2 + t^2), and the flow keeps every point's quantile.
+    """
+    schedule = make_flow_schedule(1000)
+    states: dict[int, torch.Tensor] = {}
+
+    def moments(time: float) -> tuple[float, float]:
+        return (1 - time) * MU, (1 - time) ** 2 * std**2 + time**2
+
+    def denoiser(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        states[timestep] = x  # heun comes twice, the second time with the corrected state
+        time = float(schedule.times[timestep])
+        mean, variance = moments(time)
+        return MU + (1 - time) * std**2 / variance * (x - mean)
+
+    noise = start().double()
+    sample(sampler, denoiser, noise, schedule=schedule, num_steps=num_steps, draw_noise=refuse_noise)
+    mean, variance = moments(0.2)
+    return float((states[199] - (mean + noise * variance**0.5)).abs().max())
+
+
+@pytest.mark.parametrize(("sampler", "lowest", "highest"), [("euler", 1.8, 2.2), ("heun", 3.5, 5.0)])
+def test_euler_and_heun_meet_the_rectified_flow_of_a_gaussian_at_their_order(
+    sampler: str, lowest: float, highest: float
+) -> None:
+    errors = [flow_of_a_gaussian(sampler, num_steps, S) for num_steps in (10, 20, 40)]
+    assert all(lowest < errors[i] / errors[i + 1] < highest for i in range(2)), errors
+    assert errors[-1] < 0.05
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim"])
+def test_a_single_step_of_a_rectified_flow_ends_at_the_mean(sampler: str) -> None:
+    """At t = 1 there is noise alone, so that the best guess is the mean; a one-point distribution is hit in any steps."""
+    schedule = make_flow_schedule(100)
+    point = start(3)
+    for num_steps in (1, 4, 100):
+        found = sample(sampler, lambda _, __: point, start(), schedule=schedule, num_steps=num_steps,
+                       draw_noise=refuse_noise)
+        torch.testing.assert_close(found, point, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm-solver++", "unipc"])
+def test_samplers_of_betas_refuse_a_flow(sampler: str) -> None:
+    with pytest.raises(ValueError, match="needs a schedule of betas"):
+        sample(sampler, lambda x, _: x, start(), schedule=make_flow_schedule(10), num_steps=2, draw_noise=start)

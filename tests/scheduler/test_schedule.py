@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from config.errors import UserError
-from scheduler.linear_noise_scheduler import make_noise_schedule
+from scheduler.linear_noise_scheduler import make_flow_schedule, make_noise_schedule
 
 DIFFUSERS_NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
@@ -45,3 +45,14 @@ def test_levels_and_forward_process_follow_the_closed_form() -> None:
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(UserError, match="expected linear, scaled_linear or cosine, found 'sigmoid'"):
         make_noise_schedule("sigmoid", num_timesteps=10, beta_start=0.1, beta_end=0.2)
+
+
+def test_the_straight_path_goes_from_the_latent_to_noise_at_constant_speed() -> None:
+    schedule = make_flow_schedule(1000)
+    timesteps = torch.tensor([0, 249, 499, 999])
+    rng = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(4, 3, 5, 5, generator=rng), torch.randn(4, 3, 5, 5, generator=rng)
+    x_t = schedule.add_noise(x_0, noise, timesteps)
+    time = torch.tensor([0.001, 0.25, 0.5, 1.0]).view(-1, 1, 1, 1)
+    torch.testing.assert_close(x_t, torch.lerp(x_0, noise, time))
+    assert torch.equal(x_t[-1], noise[-1]) and schedule.num_timesteps == 1000

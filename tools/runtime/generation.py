@@ -17,8 +17,8 @@ from dataset.images import to_uint8
 from dataset.latents import stack_conditions
 from dataset.order import generator, normal
 from models.autoencoder import LatentCodec
-from scheduler.guidance import guided_prediction, scale_at
-from scheduler.linear_noise_scheduler import NoiseSchedule
+from scheduler.guidance import autoguided_prediction, guided_prediction, scale_at
+from scheduler.linear_noise_scheduler import ForwardProcess
 from scheduler.objectives import predict_x0
 from scheduler.samplers import sample
 from tools.runtime.conditions import ConditionPrior, join_view
@@ -47,17 +47,19 @@ class ImageRequest:
 class Denoising:
     """A trained network with all that is needed to run the reverse process with it.
 
-    `null_levels` are the nulls of the further conditions; a network that sees the view is told the identity.
+    `null_levels` are the nulls of the further conditions; a network that sees the view is told the identity. `guide` is a
+    weaker network of the same inputs, which then stands for the unconditional half of guidance.
     """
 
     network: nn.Module
-    schedule: NoiseSchedule
+    schedule: ForwardProcess
     prediction_type: str
     null_label: int
     latent_shape: tuple[int, int, int]
     device: torch.device
     null_levels: tuple[int, ...] = ()
     sees_view: bool = False
+    guide: nn.Module | None = None
 
     def join_conditions(self, levels: Sequence[tuple[int, ...]]) -> torch.Tensor | None:
         """The network's conditions for rows of levels, in the identity view; None where it takes none."""
@@ -124,8 +126,12 @@ def draw_latents(
         timesteps = torch.full((len(padded),), timestep, device=denoising.device)
         scale = scale_at(timestep, num_timesteps=denoising.schedule.num_timesteps,
                          guidance_scale=params.guidance_scale, interval=interval)
-        prediction = guided_prediction(network, x_t, timesteps, labels, null_label=denoising.null_label,
-                                       guidance_scale=scale, conditions=conditions, null_conditions=null_conditions)
+        if denoising.guide is not None:
+            prediction = autoguided_prediction(network, denoising.guide.eval(), x_t, timesteps, labels, guidance_scale=scale,
+                                               conditions=conditions)
+        else:
+            prediction = guided_prediction(network, x_t, timesteps, labels, null_label=denoising.null_label,
+                                           guidance_scale=scale, conditions=conditions, null_conditions=null_conditions)
         return predict_x0(denoising.prediction_type, prediction=prediction.float(), x_t=x_t,
                           signal_level=denoising.schedule.signal_level(timesteps),
                           noise_level=denoising.schedule.noise_level(timesteps))

@@ -89,11 +89,16 @@ def open_training_data(config: Config, device: torch.device, *, has_val: bool, s
     if config.dataset_params.load_latents:
         train = prepare_latents(config, "train", device=device, share=share)
         val = prepare_latents(config, "val", device=device, share=share) if has_val else None
-        statistics = LatentStatistics.measure(train.moments(), gray=train.gray)
+        statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.gray))
         codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
     else:
         codec = open_codec(config, device=device)
         train = EncodedLatents(config, "train", codec)
         val = EncodedLatents(config, "val", codec) if has_val else None
-        codec.statistics = LatentStatistics.measure(train.moments(), gray=train.all_gray())
+        codec.statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.all_gray()))
     return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))
+
+
+def _scale(config: Config, measured: LatentStatistics) -> LatentStatistics:
+    """The scale that the config asks for; it is measured in any case, since a VAE that encodes nothing shows there."""
+    return measured if config.dataset_params.standardise_latents else measured.unscaled()

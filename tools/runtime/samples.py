@@ -15,7 +15,7 @@ from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import tile_images, write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import make_folder, write_text
+from dataset.storage import hash_file, make_folder, write_text
 from tools.runtime.generation import ImageRequest
 
 MANIFEST_NAME = "manifest.csv"
@@ -44,6 +44,8 @@ class SampleWriter:
         }
         # The interval alters the pixels too; it is told apart by the mark, not by a column.
         self._marks = {**self._common, "guidance_interval": str(list(params.guidance_interval))}
+        if params.guide_checkpoint is not None:
+            self._marks["guide_sha256"] = hash_file(Path(params.guide_checkpoint))
 
     def path(self, request: ImageRequest) -> Path:
         return self.output / IMAGE_FOLDER / f"class{request.label}_{request.index:06d}.png"

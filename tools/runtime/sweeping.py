@@ -99,10 +99,12 @@ def list_points(
 
 
 def count_evaluations(point: SweepPoint, config: Config) -> float:
-    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps."""
+    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps, and
+    heun two evaluations in every step but the last."""
     low, high = config.sample_params.guidance_interval[:2]
     share = 0.0 if point.guidance_scale == 1 else high - low
-    return point.num_steps * (1.0 + share)
+    steps = 2 * point.num_steps - 1 if point.sampler == "heun" else point.num_steps
+    return steps * (1.0 + share)
 
 
 def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config) -> PointResult:

@@ -18,7 +18,7 @@ from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import disk_errors, write_text
 
-_PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "extra")
+_PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
 
 
 class WandbMirror:

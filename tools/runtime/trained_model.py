@@ -12,6 +12,7 @@ from config.errors import UserError
 from config.load import build_config, config_to_dict
 from config.schema import Config
 from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
+from models.unet import UNet
 from tools.runtime.checkpoints import read_checkpoint, select_tensors
 from tools.runtime.conditions import ConditionPrior, null_levels
 from tools.runtime.data import find_autoencoder, open_codec
@@ -81,8 +82,10 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     stored = values["latent_statistics"]
     statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"])
     codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    guide = None if config.sample_params.guide_checkpoint is None else _load_guide(
+        config, Path(config.sample_params.guide_checkpoint), trained=trained, statistics=statistics, device=device)
     denoising = Denoising(
-        network=network, schedule=make_schedule(trained.diffusion_params),
+        network=network, guide=guide, schedule=make_schedule(trained.diffusion_params),
         prediction_type=trained.diffusion_params.prediction_type, null_label=trained.num_classes,
         latent_shape=latent_shape(trained), device=device, null_levels=null_levels(trained),
         sees_view=trained.dataset_params.symmetry_conditioning,
@@ -90,3 +93,33 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     counts = values["class_counts"]
     prior = ConditionPrior.from_values(values.get("condition_counts", [[[[], count]] for count in counts]))
     return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, counts, prior)
+
+
+def _load_guide(
+    config: Config, checkpoint: Path, *, trained: Config, statistics: LatentStatistics, device: torch.device
+) -> UNet:
+    """The averaged weights of a weaker model, which may have another shape but must speak of the same latents and classes.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one of another process, data, conditions or scale.
+    """
+    tensors, values = read_weights(config, checkpoint)
+    weaker = build_config(values["config"], source=str(checkpoint))
+    key = f"sample_params.guide_checkpoint: {checkpoint}"
+    for name, of in (("diffusion_params", lambda c: (c.diffusion_params.schedule, c.diffusion_params.prediction_type,
+                                                     c.diffusion_params.num_timesteps, c.diffusion_params.beta_start,
+                                                     c.diffusion_params.beta_end)),
+                     ("class_names", lambda c: c.dataset_params.params.class_names),
+                     ("conditions", lambda c: c.dataset_params.params.conditions),
+                     ("symmetry_conditioning", lambda c: c.dataset_params.symmetry_conditioning),
+                     ("latents", latent_shape)):
+        if of(weaker) != of(trained):
+            raise UserError(f"{key} was trained with other {name} than the model that it is to guide; expected an early or "
+                            "smaller model of the same kind")
+    stored = values["latent_statistics"]
+    if (tuple(stored["mean"]), tuple(stored["std"])) != (statistics.mean, statistics.std):
+        raise UserError(f"{key} was trained on latents of another scale than the model that it is to guide; expected a "
+                        "model of the same images and autoencoder")
+    network = make_unet(weaker)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)

@@ -12,12 +12,12 @@ from torch import nn
 
 from config.errors import UserError
 from config.schema import Config, DiffusionParams
-from dataset.order import StepDraws, generator, normal
+from dataset.order import StepDraws, TimestepDraws, generator, normal
 from models.autoencoder import LatentCodec
 from models.ema import ExponentialMovingAverage
 from models.unet import UNet, UNetShape
 from scheduler.guidance import drop_conditions, drop_labels
-from scheduler.linear_noise_scheduler import NoiseSchedule, make_noise_schedule
+from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
 from tools.runtime import checkpoints
 from tools.runtime.conditions import condition_shapes, join_view
@@ -125,10 +125,17 @@ def latent_shape(config: Config) -> tuple[int, int, int]:
     return data.z_channels, data.latent_size, data.latent_size
 
 
-def make_schedule(params: DiffusionParams) -> NoiseSchedule:
-    """The config's noise schedule."""
+def make_schedule(params: DiffusionParams) -> ForwardProcess:
+    """The config's forward process."""
+    if params.schedule == "rectified_flow":
+        return make_flow_schedule(params.num_timesteps)
     return make_noise_schedule(params.schedule, num_timesteps=params.num_timesteps, beta_start=params.beta_start,
                                beta_end=params.beta_end)
+
+
+def timestep_draws(params: DiffusionParams) -> TimestepDraws:
+    """How training draws timesteps."""
+    return TimestepDraws(params.num_timesteps, params.timestep_sampling, params.logit_mean, params.logit_std)
 
 
 class DiffusionLoss:

@@ -1,6 +1,7 @@
 """Validation during training: the held-out loss of the averaged weights, the preview picture, and the best weights."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,6 +70,8 @@ class Validator:
 
     def _write_preview(self, state: TrainState, tracker: Tracker) -> None:
         train, sample = self.config.train_params, self.config.sample_params
+        if sample.guide_checkpoint is not None:  # a guide belongs to the finished model
+            sample = replace(sample, guide_checkpoint=None, guidance_scale=1.0)
         counts = generation.count_per_class(train.num_samples, [1] * self.config.num_classes)
         denoising = generation.Denoising(
             network=self.averaged, schedule=make_schedule(self.config.diffusion_params),
