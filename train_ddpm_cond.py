@@ -25,6 +25,7 @@ from config.load import config_to_yaml, load_config
 from config.schema import Config
 from dataset.latents import Share
 from dataset.order import SampleOrder, draw_step
+from dataset.storage import write_json
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints, estimate
 from tools.runtime.command import Interrupted, deferred_signals, run_command
@@ -145,6 +146,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
     if tracker is not None:
         minutes = (time.monotonic() - started) / 60
+        write_json(run.timing, {"images_per_second": rate, "steps": state.step - first_step})
         print(f"trained to step {state.step} in {minutes:.1f} min ({rate:.0f} images/s); best weights "
               f"(step {state.best_step}) in {run.checkpoints / params.ldm_ckpt_name}")
 

@@ -267,6 +267,21 @@ class SampleParams:
 
 
 @dataclass(frozen=True)
+class GanParams:
+    """`gan_params`: the baseline GAN that `python -m tools.train_gan` trains."""
+
+    output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples")
+    max_steps: int = _key(20000, doc="steps of generator and discriminator", at_least=1)
+    batch_size: int = _key(16, doc="images per step", at_least=1)
+    width: int = _key(32, doc="channels at the finest level, doubled towards 4 px up to 256; a multiple of 8", at_least=8)
+    lr: float = _key(2e-4, doc="learning rate of both networks", above=0)
+    r1_weight: float = _key(1.0, doc="weight of the penalty on the discriminator's gradient", at_least=0)
+    ema_decay: float = _key(0.999, doc="decay of the generator's moving average", at_least=0, below=1)
+    augment: bool = _key(True, doc="differentiable augmentation of what the discriminator sees: brightness, contrast, "
+                                   "shift, cutout; flips and turns are dataset_params.symmetries")
+
+
+@dataclass(frozen=True)
 class EvaluationParams:
     """`evaluation_params`: which evidence is computed."""
 
@@ -314,6 +329,7 @@ class Config:
     diffusion_params: DiffusionParams = _key(DiffusionParams(), doc="the forward process and the objective")
     unet_params: UNetParams = _key(UNetParams(), doc="the shape of the network")
     sample_params: SampleParams = _key(SampleParams(), doc="what is drawn")
+    gan_params: GanParams = _key(GanParams(), doc="the baseline GAN")
     evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed")
     logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged")
 
@@ -445,6 +461,7 @@ def _contradictions(config: Config) -> list[str]:
     require(len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
     require(evaluation.judge_path is None or evaluation.judge_path != evaluation.classifier_path,
             "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
+    require(config.gan_params.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {config.gan_params.width}")
     training = config.autoencoder_params.training
     require(training.perceptual_weight == 0 or data.lpips_path is not None,
             "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")

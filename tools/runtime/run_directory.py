@@ -21,7 +21,8 @@ _HARMLESS = (
     "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
     "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
     "dataset_params.params.covariate_columns", "dataset_params.params.um_per_px",
-    "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "evaluation_params", "logging_params",
+    "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "gan_params", "evaluation_params",
+    "logging_params",
 )
 
 
@@ -38,6 +39,11 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """How fast the last training here was; apart from the log, which holds no clock."""
+        return self.root / "timing.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -82,6 +82,16 @@ class PointResult:
         return None
 
 
+@dataclass(frozen=True)
+class EvaluationCurves:
+    """What a choice reads of an evaluation: the numbers plotted, the headline distance's interval, copying, class signal."""
+
+    curves: Mapping[str, float]
+    interval: tuple[float, float] | None
+    copying: bool
+    class_share: float | None
+
+
 def list_points(
     checkpoints: Sequence[Path], samplers: Sequence[str], steps: Sequence[int], guidance: Sequence[float]
 ) -> list[SweepPoint]:
@@ -107,8 +117,8 @@ def count_evaluations(point: SweepPoint, config: Config) -> float:
     return steps * (1.0 + share)
 
 
-def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config) -> PointResult:
-    """Read what the rule and the curves need from an evaluation.json; the first encoder's rows are the headline."""
+def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
+    """Read an evaluation.json; the first encoder's rows are the headline."""
     rows = [row for row in evaluation["rows"] if row["class"] == "all"]
 
     def find(family: str, comparison: str) -> dict[str, Any] | None:
@@ -121,12 +131,20 @@ def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config
     found = {name: find(*key) for name, key in wanted.items()}
     gap, made, real = found["KD model gap"], found["class AUC"], find("class AUC", "held_out")
     copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
-    return PointResult(
-        point=point, num_evaluations=count_evaluations(point, config), distance=None if gap is None else gap["value"],
+    return EvaluationCurves(
+        curves={name: row["value"] for name, row in found.items() if row is not None},
         interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
         copying=any(row["note"].startswith(COPYING_FOUND) for row in copies),
         class_share=None if made is None or real is None or not real["value"] else made["value"] / real["value"],
-        curves={name: row["value"] for name, row in found.items() if row is not None},
+    )
+
+
+def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config) -> PointResult:
+    """What the rule and the curves need from a point's evaluation.json."""
+    read = read_curves(evaluation)
+    return PointResult(
+        point=point, num_evaluations=count_evaluations(point, config), distance=read.curves.get("KD model gap"),
+        interval=read.interval, copying=read.copying, class_share=read.class_share, curves=read.curves,
     )
 
 

@@ -1,0 +1,101 @@
+"""A study's declaration is checked in one line, its rounds halve, and its choice follows the stated rule."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from config.errors import UserError
+from tools.runtime.studying import ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
+
+GIVEN: dict[str, Any] = {
+    "base": "config/demo.yaml", "output": "runs/study", "screen_minutes": 2, "final_minutes": 10, "seeds": [1, 2],
+    "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}},
+}
+
+
+def load(folder: Path, **changes: Any) -> Study:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**GIVEN, **changes}), encoding="utf-8")
+    return load_study(path)
+
+
+def score(name: str, *distances: float, copying: bool = False, share: float | None = None) -> ArmScore:
+    return ArmScore(name, distances, {}, copying, share)
+
+
+def test_arms_are_those_named_and_every_combination_of_the_grid(tmp_path: Path) -> None:
+    grid = {"train_params.ema_decay": [0.99, 0.999], "diffusion_params.prediction_type": ["v", "x0"]}
+    study = load(tmp_path, grid=grid)
+    assert list(study.arms) == ["ours", "epsilon", "ema_decay_0.99-prediction_type_v", "ema_decay_0.99-prediction_type_x0",
+                                "ema_decay_0.999-prediction_type_v", "ema_decay_0.999-prediction_type_x0"]
+    assert study.arms["ema_decay_0.999-prediction_type_x0"] == {"train_params.ema_decay": 0.999,
+                                                                "diffusion_params.prediction_type": "x0"}
+    assert study.seeds == (1, 2) and study.finalists == 2 and study.arms["ours"] == {}
+
+
+@pytest.mark.parametrize(("changes", "wanted"), [
+    ({"minutes": 3}, "expected the keys arms, base, baseline,"),
+    ({"base": None}, "base: expected a path, found 'None'"),
+    ({"screen_minutes": 0}, "screen_minutes: expected minutes above 0, found '0'"),
+    ({"final_minutes": True}, "final_minutes: expected minutes above 0"),
+    ({"finalists": 1.5}, "finalists: expected a whole number"),
+    ({"seeds": [1, 1]}, "seeds: expected a list of different whole numbers"),
+    ({"seeds": 3}, "seeds: expected a list of different whole numbers, found '3'"),
+    ({"arms": {"one": {}}}, "arms: expected two arms or more"),
+    ({"arms": {"a/b": {}, "c": {}}}, "arms: expected names of letters"),
+    ({"arms": {"a": 3, "b": {}}}, "arms: expected names, each with config keys"),
+    ({"grid": {"train_params.ldm_lr": 3}}, "grid: expected a list of values for train_params.ldm_lr"),
+    ({"arms": {"a": {"train_params.seed": 3}, "b": {}}}, "train_params.seed: the study sets it itself"),
+    ({"overrides": {"train_params.max_steps": 3}}, "train_params.max_steps: the study sets it itself"),
+    ({"baseline": "paper"}, "baseline: expected one of ours, epsilon, found 'paper'"),
+])
+def test_a_study_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, **changes)
+    assert wanted in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_what_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which cannot be read"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError, match="which cannot be read"):
+        load_study(tmp_path / "broken.yaml")
+
+
+def test_each_round_halves_the_arms_and_doubles_the_minutes(tmp_path: Path) -> None:
+    nine = {f"arm{number}": {} for number in range(9)}
+    assert list_rounds(load(tmp_path, arms=nine)) == [(9, 2), (5, 4), (3, 8)]
+    assert list_rounds(load(tmp_path, arms=nine, finalists=9)) == []
+    assert list_rounds(load(tmp_path, finalists=1)) == [(2, 2)]
+
+
+def test_minutes_become_whole_steps() -> None:
+    assert steps_for(2, 0.5) == 240 and steps_for(1, 0.7) == 85 and steps_for(0.001, 10) == 1
+
+
+def test_the_least_mean_over_the_seeds_is_kept() -> None:
+    scores = [score("lucky", 0.1, 0.9), score("steady", 0.3, 0.4), score("worse", 0.5, 0.6)]
+    assert keep_best(scores, 2) == ["steady", "lucky"]
+    passed = [score("copies", 0.1, copying=True), score("no class", 0.1, share=0.89), score("none"), score("good", 0.9)]
+    assert keep_best(passed, 3) == ["good"]
+    with pytest.raises(UserError, match=r"no arm .* can be kept \(copies: copying found; no class: class AUC 0.89"):
+        keep_best(passed[:3], 1)
+
+
+def evaluation(distance: float | None, *, copies: str = "none found", made: float = 0.7) -> dict[str, Any]:
+    def row(metric: str, comparison: str, value: float | None, note: str = "") -> dict[str, Any]:
+        return {"metric": metric, "comparison": comparison, "value": value, "class": "all", "interval": None, "note": note}
+
+    return {"rows": [row("KD[classifier]", "model_gap", distance), row("class AUC", "synthetic", made),
+                     row("class AUC", "held_out", 0.8), row("near-copies[pixels]", "copies", 0.0, copies)]}
+
+
+def test_an_arm_is_read_as_the_mean_of_its_seeds_and_a_copy_in_one_of_them_counts() -> None:
+    read = score_arm("arm", [evaluation(0.2, made=0.8), evaluation(0.4, made=0.6)])
+    assert read.distances == (0.2, 0.4) and read.mean == pytest.approx(0.3) and not read.copying
+    assert read.class_share == pytest.approx(0.875) and read.curves["class AUC"] == pytest.approx(0.7)
+    assert score_arm("arm", [evaluation(0.2), evaluation(0.4, copies="copying found: 3")]).copying
+    assert score_arm("arm", [evaluation(0.2), evaluation(None)]).refusal() == "no kernel distance"

@@ -1,0 +1,81 @@
+"""Write training images under classical augmentation as a folder that can be evaluated: a reference for every generator.
+
+`python -m tools.evaluate` then says what costs no learning at all: an upper end in fidelity, and copies of patients' images,
+which the test for copies must find. The files carry no mark of synthetic images, since they are none.
+"""
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.load import load_config
+from config.schema import Config
+from dataset.augmentation import NUM_UNIFORMS, augment
+from dataset.image_bank import ImageBank
+from dataset.images import to_uint8, write_png
+from dataset.order import SampleOrder, generator
+from dataset.patient_note import write_patient_note
+from dataset.storage import make_folder, write_text
+from dataset.symmetries import apply_symmetry
+from tools.runtime.command import run_command
+from tools.runtime.data import open_images
+from tools.runtime.generation import count_per_class, list_requests
+from tools.runtime.progress import Progress
+from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
+
+# Mild, so that the images stay images of their class: shares of the range, of the contrast and of the side.
+_BRIGHTNESS, _CONTRAST, _SHIFT = 0.1, 0.1, 0.04
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.augment_real", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the images go; empty or absent")
+    arguments = parser.parse_args(argv)
+    write_augmented(load_config(arguments.config, arguments.set), arguments.output)
+
+
+def write_augmented(config: Config, output: Path) -> None:
+    """Training images of each class, all of them equally often, each in an allowed view and mildly changed."""
+    make_folder(output)
+    if any(output.iterdir()):
+        raise UserError(f"{output}: expected an empty folder or none, found files; give another --output, or remove them")
+    images, params = open_images(config, "train"), config.sample_params
+    labels = np.array([record.label for record in images.records])
+    members = [np.flatnonzero(labels == label) for label in range(config.num_classes)]
+    class_counts = [len(positions) for positions in members]
+    counts = ([params.per_class] * config.num_classes if params.per_class is not None
+              else count_per_class(params.num_images or len(images), class_counts))
+    orders = [SampleOrder([0] * count, seed=params.seed) for count in class_counts]
+    bank, symmetries = ImageBank(images), config.dataset_params.plain_symmetries
+    write_patient_note(output, "The images in this folder")
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["IMAGE_NAME", "label"])
+    requests = list_requests(counts)
+    with Progress("augmenting", len(requests), enabled=config.logging_params.progress_bar) as bar:
+        for done, request in enumerate(requests, start=1):
+            position = members[request.label][orders[request.label].positions(request.index, 1)[0]]
+            rng = generator(params.seed, "augment real", request.label, request.index)
+            view = apply_symmetry(bank.batch([position]), symmetries[int(rng.integers(len(symmetries)))])
+            changed = augment(view, torch.from_numpy(rng.random((1, NUM_UNIFORMS), dtype=np.float32)),
+                              brightness=_BRIGHTNESS, contrast=_CONTRAST, shift=_SHIFT, cutout=0.0, fill=None)
+            name = f"class{request.label}_{request.index:06d}.png"
+            write_png(output / IMAGE_FOLDER / name, to_uint8(changed.clamp(-1, 1)[0].permute(1, 2, 0)),
+                      text={"Note": "a training image under augmentation: internal use only"})
+            rows.writerow([name, request.label])
+            bar.update(done)
+    write_text(output / MANIFEST_NAME, table.getvalue())
+    print(f"{len(requests)} augmented training images, which show patients, in {output / IMAGE_FOLDER}; evaluate them with "
+          f"python -m tools.evaluate --synthetic {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

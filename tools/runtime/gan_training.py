@@ -1,0 +1,214 @@
+"""The baseline GAN's training step, checkpoints and drawing. The loop over steps is tools/train_gan.py's.
+
+Like all training here every draw is addressed by the step, so that a resumed training equals an unbroken one on a CPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.load import config_to_dict
+from config.schema import Config, SampleParams
+from dataset.augmentation import NUM_UNIFORMS, augment
+from dataset.image_bank import ImageBank
+from dataset.images import to_uint8
+from dataset.latents import LabelledImages
+from dataset.order import SampleOrder, generator, normal
+from dataset.storage import hash_file, hash_json
+from dataset.symmetries import apply_symmetry
+from models.ema import ExponentialMovingAverage
+from models.gan import (
+    LATENT_DIM,
+    Generator,
+    ProjectionDiscriminator,
+    critic_loss,
+    deception_loss,
+    gradient_penalty,
+    level_widths,
+)
+from tools.runtime import checkpoints
+from tools.runtime.data import transform_identity
+from tools.runtime.generation import ImageRequest
+
+WEIGHTS_NAME = "generator.safetensors"
+_ADAM_BETAS = (0.0, 0.99)  # Mescheder 2018, appendix D
+_PENALTY_INTERVAL_STEPS = 8  # a lazy penalty, weighted up by as much; Karras 2020 (StyleGAN2), section 3.1
+
+
+def network_widths(config: Config) -> tuple[int, ...]:
+    """Widths of both networks' levels.
+
+    Raises:
+        UserError: a side that no chain of doublings from 4 px reaches.
+    """
+    size = config.dataset_params.params.image_size
+    try:
+        return level_widths(size, width=config.gan_params.width)
+    except ValueError as error:
+        raise UserError(f"dataset_params.params.image_size: the GAN draws 4 px times a power of two, such as 64 or 128, "
+                        f"found {size}") from error
+
+
+def make_generator(config: Config) -> Generator:
+    """The generator with weights drawn from train_params.seed."""
+    torch.manual_seed(config.train_params.seed)
+    return Generator(im_channels=config.dataset_params.params.im_channels, num_classes=config.num_classes,
+                     widths=network_widths(config))
+
+
+def training_identity(config: Config, images: LabelledImages) -> str:
+    """Hash of all that the steps depend on but their number."""
+    params = {key: value for key, value in config_to_dict(config.gan_params).items() if key not in ("output", "max_steps")}
+    return hash_json({
+        "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
+        "symmetries": list(config.dataset_params.plain_symmetries),
+        "images": [[hash_file(record.path), record.label] for record in images.records],
+    })
+
+
+class GanTrainer:
+    """Both networks with their optimizers and the generator's average."""
+
+    def __init__(self, config: Config, images: LabelledImages, device: torch.device) -> None:
+        self.config, self.params, self.device = config, config.gan_params, device
+        self.generator = make_generator(config).to(device)
+        self.critic = ProjectionDiscriminator(im_channels=config.dataset_params.params.im_channels,
+                                              num_classes=config.num_classes, widths=network_widths(config)).to(device)
+        self.ema = ExponentialMovingAverage(self.generator, self.params.ema_decay)
+        self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS)
+                           for name, network in (("generator", self.generator), ("critic", self.critic))}
+        self.bank = ImageBank(images)
+        self.order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
+        self.labels = torch.from_numpy(self.order.labels)
+        self.class_counts = np.bincount(self.order.labels, minlength=config.num_classes).tolist()
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One step of the discriminator and one of the generator; returns both losses and the penalty, if there was one.
+
+        Raises:
+            UserError: a loss that is not finite.
+        """
+        real, labels = self._draw_real(step)
+        losses = {"critic_loss": self._train_critic(real, labels, step)}
+        self.critic.requires_grad_(False)
+        fake = self.generator(self._noise(step, 1), labels)
+        deception = deception_loss(self.critic(self._augment(fake, step, 2), labels))
+        self._descend("generator", deception)
+        self.critic.requires_grad_(True)
+        self.ema.update(self.generator)
+        losses["generator_loss"] = float(deception.detach())
+        if not np.isfinite(list(losses.values())).all():
+            raise UserError(f"step {step}: the GAN's loss is not finite; its last checkpoint is intact, but the same steps "
+                            "would diverge again: start anew with a lower gan_params.lr or a higher r1_weight")
+        return losses
+
+    def _train_critic(self, real: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+        with torch.no_grad():
+            fake = self.generator(self._noise(step, 0), labels)
+        penalised = self.params.r1_weight > 0 and step % _PENALTY_INTERVAL_STEPS == 0
+        real.requires_grad_(penalised)
+        real_logits = self.critic(self._augment(real, step, 0), labels)
+        loss = critic_loss(real_logits, self.critic(self._augment(fake, step, 1), labels))
+        total = loss
+        if penalised:
+            total = loss + self.params.r1_weight * _PENALTY_INTERVAL_STEPS * gradient_penalty(real_logits, real)
+        self._descend("critic", total)
+        return float(loss.detach())
+
+    def _descend(self, name: str, loss: torch.Tensor) -> None:
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[name].step()
+
+    def _draw_real(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The step's real images, each in one of the views that the optics allow, and their labels."""
+        size, symmetries = self.params.batch_size, self.config.dataset_params.plain_symmetries
+        positions = self.order.positions(step * size, size)
+        views = generator(self.order.seed, "gan view", step).integers(len(symmetries), size=size)
+        pixels = torch.stack([apply_symmetry(image, symmetries[view])
+                              for image, view in zip(self.bank.batch(positions), views, strict=True)])
+        return pixels.to(self.device), self.labels[positions].to(self.device)
+
+    def _noise(self, step: int, part: int) -> torch.Tensor:
+        rng = generator(self.order.seed, "gan noise", step, part)
+        return normal(rng, (self.params.batch_size, LATENT_DIM)).to(self.device)
+
+    def _augment(self, images: torch.Tensor, step: int, part: int) -> torch.Tensor:
+        if not self.params.augment:
+            return images
+        rng = generator(self.order.seed, "gan augmentation", step, part)
+        return augment(images, torch.from_numpy(rng.random((len(images), NUM_UNIFORMS), dtype=np.float32)))
+
+    def save(self, folder: Path, identity: str, step: int) -> None:
+        """Write the resume checkpoint of this step and remove older ones."""
+        tensors = checkpoints.prefix_tensors(self.generator.state_dict(), "generator")
+        tensors |= checkpoints.prefix_tensors(self.critic.state_dict(), "critic")
+        tensors |= checkpoints.prefix_tensors(self.ema.state_dict(), "ema")
+        for name, optimizer in self.optimizers.items():
+            tensors |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), f"of_{name}")
+        values = {"identity": identity, "step": step, "num_updates": self.ema.num_updates}
+        checkpoints.write_checkpoint(checkpoints.resume_path(folder, step), tensors, values)
+        checkpoints.prune_resume_checkpoints(folder, keep=1)
+
+    def resume(self, folder: Path, identity: str) -> int:
+        """Put back the newest checkpoint and return its step; 0 where there is none.
+
+        Raises:
+            UserError: it belongs to another training.
+        """
+        found = checkpoints.read_newest_checkpoint(folder)
+        if found is None:
+            return 0
+        tensors, values, _ = found
+        if values["identity"] != identity:
+            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another "
+                            "gan_params.output")
+        self.generator.load_state_dict(checkpoints.select_tensors(tensors, "generator"))
+        self.critic.load_state_dict(checkpoints.select_tensors(tensors, "critic"))
+        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
+        for name, optimizer in self.optimizers.items():
+            checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, f"of_{name}"))
+        return int(values["step"])
+
+    def write_weights(self, path: Path, step: int) -> None:
+        """Write the averaged generator with what drawing from it needs."""
+        checkpoints.write_checkpoint(path, self.ema.state_dict(), {
+            "kind": "gan", "step": step, "class_counts": self.class_counts, "config": config_to_dict(self.config)})
+
+
+def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Generator, list[int]]:
+    """The averaged generator and the training images per class.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of other classes, size or width than the config's.
+    """
+    tensors, values = checkpoints.read_checkpoint(path)
+    network = make_generator(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    if values.get("kind") != "gan" or shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+        raise UserError(f"{path}: expected a GAN of {config.num_classes} classes at dataset_params.params.image_size "
+                        f"{config.dataset_params.params.image_size} and gan_params.width {config.gan_params.width}, found "
+                        "another; give the config that it was trained with")
+    network.load_state_dict(tensors, strict=False)  # the averages are of all parameters, checked above
+    return network.to(device).eval().requires_grad_(False), values["class_counts"]
+
+
+def describe_samples(params: SampleParams) -> SampleParams:
+    """Sampling parameters as the manifest of a GAN's images tells them: one pass, no guidance."""
+    return replace(params, sampler="gan", num_steps=1, guidance_scale=1.0, guidance_interval=(0.0, 1.0),
+                   guide_checkpoint=None)
+
+
+@torch.inference_mode()
+def draw_gan_images(
+    network: Generator, requests: Sequence[ImageRequest], *, seed: int, device: torch.device
+) -> np.ndarray:
+    """uint8 images (B, H, W, C); the noise of image i of class c is a function of (seed, c, i)."""
+    noise = torch.stack([normal(generator(seed, "gan sample", *request.noise_address), (LATENT_DIM,))
+                         for request in requests])
+    labels = torch.tensor([request.label for request in requests], device=device)
+    return to_uint8(network(noise.to(device), labels).cpu().permute(0, 2, 3, 1))

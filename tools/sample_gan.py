@@ -1,0 +1,54 @@
+"""Draw labelled images from the baseline GAN: images/ and manifest.csv, as the sampling script writes them."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config.load import load_config
+from config.schema import Config
+from dataset.storage import hash_file
+from tools.runtime import generation, samples
+from tools.runtime.command import run_command
+from tools.runtime.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
+from tools.runtime.progress import Progress
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.sample_gan", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default <gan_params.output>/samples")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    draw(config, arguments.output or Path(config.gan_params.output) / "samples")
+
+
+def draw(config: Config, output: Path) -> None:
+    """Draw every requested image that is not there yet, then grids and the manifest."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights, params = Path(config.gan_params.output) / WEIGHTS_NAME, describe_samples(config.sample_params)
+    network, class_counts = load_generator(config, weights, device)
+    total = params.num_images or sum(class_counts)
+    counts = ([params.per_class] * config.num_classes if params.per_class is not None
+              else generation.count_per_class(total, class_counts))
+    requests = generation.list_requests(counts)
+    writer = samples.SampleWriter(output, requests, params=params, class_names=config.dataset_params.params.class_names,
+                                  checkpoint_sha256=hash_file(weights))
+    writer.check_folder()
+    done = 0
+    with Progress("sampling", len(requests), enabled=config.logging_params.progress_bar) as bar:
+        for batch in generation.split_into_batches(requests, params.batch_size):
+            if not writer.is_written(batch):
+                writer.write_batch(batch, draw_gan_images(network, batch, seed=params.seed, device=device))
+            done += len(batch)
+            bar.update(done)
+    writer.write_grids()
+    writer.write_manifest()
+    print(f"{len(requests)} synthetic images in {output / 'images'}; evaluate them with python -m tools.evaluate "
+          f"--synthetic {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

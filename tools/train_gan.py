@@ -1,0 +1,83 @@
+"""Train the baseline GAN on the training images; running the command again goes on where it stopped.
+
+What it is: `gan_params`. Its images are drawn by `python -m tools.sample_gan` and evaluated by `python -m tools.evaluate`.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config.load import load_config
+from config.schema import Config
+from dataset.images import tile_images, write_png
+from dataset.patient_note import write_patient_note
+from dataset.storage import make_folder, write_text
+from models.unet import count_parameters
+from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.data import open_images
+from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
+from tools.runtime.generation import list_requests
+from tools.runtime.progress import Progress
+
+_STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
+_PREVIEW_IMAGES = 8  # a class
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_gan", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="YAML config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    arguments = parser.parse_args(argv)
+    train_gan(load_config(arguments.config, arguments.set))
+
+
+def train_gan(config: Config) -> None:
+    """Train until gan_params.max_steps and write the averaged generator."""
+    params = config.gan_params
+    output, device = Path(params.output), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = open_images(config, "train")
+    trainer = GanTrainer(config, images, device)
+    identity = training_identity(config, images)
+    make_folder(output)
+    write_patient_note(output, "The weights in this folder")
+    step = trainer.resume(output / _STATE_FOLDER, identity)
+    if step >= params.max_steps:
+        print(f"{output}: all {params.max_steps} steps are done; weights in {output / WEIGHTS_NAME}")
+        return
+    print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
+          f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
+    _cut_log(output / _LOG_NAME, step)
+    with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
+            Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
+        while step < params.max_steps:
+            losses = trainer.train_step(step)
+            step += 1
+            bar.update(step, f"critic {losses['critic_loss']:.3f} generator {losses['generator_loss']:.3f}")
+            last = step == params.max_steps
+            if step % config.logging_params.interval_steps == 0 or last:
+                log.write(json.dumps({"step": step, **losses}) + "\n")
+                log.flush()
+            if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
+                trainer.save(output / _STATE_FOLDER, identity, step)
+            if stop and not last:
+                raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
+    trainer.write_weights(output / WEIGHTS_NAME, step)
+    network, _ = load_generator(config, output / WEIGHTS_NAME, device)
+    requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
+    pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)
+    write_png(output / _PREVIEW_NAME, tile_images(pixels, num_columns=_PREVIEW_IMAGES), text={"Synthetic": "GAN preview"})
+    print(f"trained to step {step}; weights in {output / WEIGHTS_NAME}")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop rows after `step`, and half a row: a killed training may have logged beyond its last checkpoint."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+
+if __name__ == "__main__":
+    run_command(main)
