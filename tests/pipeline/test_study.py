@@ -20,7 +20,8 @@ def declare(workspace: Workspace, folder: Path, **changes: object) -> Path:
         "overrides": {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
                       "sample_params.num_images": 30, "evaluation_params.max_pairs": 10,
                       "dataset_params.directory_inception_features": str(folder / "features")},
-        "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}}, **changes}), encoding="utf-8")
+        "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}}, **changes},
+        sort_keys=False), encoding="utf-8")
     return path
 
 

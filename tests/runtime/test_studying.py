@@ -17,7 +17,7 @@ GIVEN: dict[str, Any] = {
 
 def load(folder: Path, **changes: Any) -> Study:
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**GIVEN, **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**GIVEN, **changes}, sort_keys=False), encoding="utf-8")
     return load_study(path)
 
 
