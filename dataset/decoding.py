@@ -5,6 +5,7 @@ Owns file formats: what is whole, what is refused, which decoder reads it. Geome
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _FORMAT_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TI
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0", b"MM\0*"), "BMP": (b"BM",)}
 _COPY_AGAIN = "copy the file again from its source"
+_WARNINGS_LOCK = threading.Lock()  # images are decoded on several threads, and the filters of warnings are the process's
 
 
 class ImageError(UserError):
@@ -329,8 +331,8 @@ _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _
 def _open_pillow(data: bytes, kind: str) -> Image.Image:
     """A fully decoded image; a warning counts as damage, but for TIFF, where microscopes write odd tags."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore" if kind == "TIFF" else "error", UserWarning)
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.filterwarnings("ignore" if kind == "TIFF" else "error", category=UserWarning, module="PIL")
             image = Image.open(io.BytesIO(data), formats=(kind,))
             image.load()
             return image

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ import torch
 from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
+from dataset.prefetch import read_ahead
 from dataset.storage import disk_errors, hash_file, hash_json, locked, make_folder, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
@@ -198,9 +200,10 @@ def _encode_share(
     mine = np.array_split(missing, share.count)[share.index].tolist()
     progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
     arrays: list[np.memmap] | None = None
+    upcoming = read_ahead(lambda i: images[i][0], [i for start in mine for i in range(start, min(start + batch_size, total))])
     for number, start in enumerate(mine):
         stop = min(start + batch_size, total)
-        pixels = torch.stack([images[i][0] for i in range(start, stop)])
+        pixels = torch.stack(list(islice(upcoming, stop - start)))
         views = [encode(apply_symmetry(pixels, name)) for name in symmetries]
         moments = [torch.stack([view[i] for view in views], dim=1).cpu().half().numpy() for i in (0, 1)]
         if not all(np.isfinite(values).all() for values in moments):

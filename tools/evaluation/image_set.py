@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataset.prefetch import read_ahead
+
 CHUNK_IMAGES = 256  # decoded at once where not all are held
 
 
@@ -23,10 +25,10 @@ class ReadOnDemand:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return np.stack([self._read(int(row)) for row in self._rows[rows]])
+        return np.stack(list(read_ahead(self._read, self._rows[rows].tolist())))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self._read(int(row)) for row in self._rows)
+        return read_ahead(self._read, self._rows.tolist())
 
     def select(self, rows: np.ndarray) -> "ReadOnDemand":
         """The images at these positions, still undecoded."""

@@ -19,6 +19,7 @@ from dataset.image_folder import IMAGE_SUFFIXES
 from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
+from dataset.prefetch import read_ahead
 from dataset.storage import hash_file, hash_json, read_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
@@ -270,8 +271,8 @@ def read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
     if held:
         pixels = np.empty((len(images), *shape), dtype=np.uint8)
         with Progress(f"reading {name}", len(images), enabled=not quiet) as bar:
-            for index in range(len(images)):
-                pixels[index] = read(index)
+            for index, image in enumerate(read_ahead(read, range(len(images)))):
+                pixels[index] = image
                 bar.update(index + 1)
     else:
         pixels = ReadOnDemand(read, np.arange(len(images)), shape)
