@@ -116,12 +116,8 @@ def draw_missing(
     done = len(requests) - sum(map(len, missing)) * accelerator.num_processes
     with Progress("sampling", len(requests), initial=max(done, 0), enabled=config.logging_params.progress_bar
                   and accelerator.is_main_process) as bar:
-        for batch in missing:
-            pixels = generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
-                                            batch_size=params.batch_size)
-            writer.write_batch(batch, pixels)
-            done += len(batch) * accelerator.num_processes
-            bar.update(min(done, len(requests)))
+        samples.draw_and_write(model.denoising, model.codec, writer, missing, params=params, report=lambda count: bar.update(
+            min(done + count * accelerator.num_processes, len(requests))))
     accelerator.wait_for_everyone()
 
 

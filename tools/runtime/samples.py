@@ -1,14 +1,16 @@
-"""A folder of synthetic images: file names, the marks inside the PNGs, grids and the manifest."""
+"""A folder of synthetic images: file names, the marks inside the PNGs, grids, the manifest, and filling it."""
 
 import csv
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from config.errors import UserError, name_some
 from config.schema import MANIFEST_COLUMNS, SampleParams
@@ -16,7 +18,15 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.images import tile_images, write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, make_folder, write_text
-from tools.runtime.generation import ImageRequest
+from models.autoencoder import LatentCodec
+from tools.runtime.background import InOrder
+from tools.runtime.generation import (
+    Denoising,
+    ImageRequest,
+    draw_images,
+    draw_latents,
+    latents_to_pixels,
+)
 
 MANIFEST_NAME = "manifest.csv"
 IMAGE_FOLDER = "images"
@@ -141,3 +151,33 @@ class SampleWriter:
             return read_png_text(self.path(request)) == self._text(request)
         except UserError:
             return False  # damaged: it is drawn again
+
+
+def draw_and_write(
+    denoising: Denoising, codec: LatentCodec, writer: SampleWriter, batches: Sequence[Sequence[ImageRequest]], *,
+    params: SampleParams, report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Draw batches; each is decoded and written on another thread while the next is drawn.
+
+    Files are byte for byte those of `draw_and_write_in_turn`. `report` gets the count of images drawn.
+    """
+    def finish(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
+        writer.write_batch(batch, latents_to_pixels(codec, latents))
+
+    count = 0
+    with InOrder() as behind:
+        for batch in batches:
+            latents = draw_latents(denoising, batch, params=params, seed=params.seed, batch_size=params.batch_size)
+            behind.add(partial(finish, batch, latents))
+            count += len(batch)
+            report(count)
+
+
+def draw_and_write_in_turn(
+    denoising: Denoising, codec: LatentCodec, writer: SampleWriter, batches: Sequence[Sequence[ImageRequest]], *,
+    params: SampleParams,
+) -> None:
+    """The same one after the other, which the benchmark and a test hold `draw_and_write` against."""
+    for batch in batches:
+        writer.write_batch(batch, draw_images(denoising, codec, batch, params=params, seed=params.seed,
+                                              batch_size=params.batch_size))
