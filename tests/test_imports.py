@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEAVES = ("config", "dataset", "models", "scheduler")
 # Each may import those after it.
-LIBRARIES = ("tools.sharing", "tools.inspection", "tools.runtime", "tools.evaluation")
+LIBRARIES = ("tools.benchmarks", "tools.sharing", "tools.inspection", "tools.runtime", "tools.evaluation")
 SOURCES = sorted(
     [*ROOT.glob("*.py"), *(path for folder in (*LEAVES, "tools") for path in (ROOT / folder).rglob("*.py"))]
 )

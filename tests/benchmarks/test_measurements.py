@@ -1,0 +1,111 @@
+"""Every variant of the benchmark runs at a tiny size and measures what it says; how fast it is proves nothing here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+
+from config.errors import UserError
+from config.load import load_config
+from dataset.images import write_png
+from models.layers import CrossAttention, SelfAttention
+from tools.benchmarks import demo_step, latent_cache, paper_step, processes, reading, rivals, sampling, workers
+from tools.benchmarks.workers import Setup
+
+ROOT = Path(__file__).parents[2]
+NETWORK = {"channels": [32, 32], "attention": [False, True], "num_layers": 1, "num_heads": 2, "time_embedding_dim": 32,
+           "context_dim": 16, "norm_groups": 8}
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    monkeypatch.setattr(SelfAttention, "forward", SelfAttention.forward)  # put back what a variant replaces
+    monkeypatch.setattr(CrossAttention, "forward", CrossAttention.forward)
+    monkeypatch.chdir(ROOT)
+    paths = []
+    for name, latent_size, image_size in (("embryo", 8, 64), ("demo", 16, 64)):
+        raw = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text(encoding="utf-8"))
+        raw["unet_params"] = NETWORK
+        raw["dataset_params"]["latent_size"] = latent_size
+        raw["dataset_params"]["params"]["image_size"] = image_size
+        raw["train_params"]["ldm_batch_size"] = 4
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(yaml.safe_dump(raw), encoding="utf-8")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Setup(str(paths[0]), str(paths[1]), str(tmp_path), quick=True)
+
+
+def test_the_papers_step(setup: Setup) -> None:
+    for prepare in paper_step.VARIANTS.values():
+        numbers = prepare(setup)()
+        assert numbers["seconds"] > 0 and numbers["parameters"] > 1000
+    ours, theirs = (np.load(Path(setup.scratch) / f"paper_step_{name}.npy") for name in ("ours", "materialised"))
+    assert SelfAttention.forward is rivals.materialised_self_attention
+    assert np.abs(ours).max() > 0.01 and np.abs(ours - theirs).max() < 1e-5
+
+
+def test_the_demos_step_and_its_parts(setup: Setup) -> None:
+    ours, theirs = (prepare(setup)() for prepare in demo_step.VARIANTS.values())
+    assert ours["network_seconds"] > 0 and ours["update_seconds"] > 0
+    assert theirs["flops"] > 0 and ours["flops"] > 0
+    assert processes.prepare_training(setup)()["seconds"] > 0
+
+
+def test_cached_and_encoded_latents_are_the_same_numbers(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_cache, "_WIDTHS", (32, 32, 32, 32))
+    latent_cache.write_images(Path(setup.scratch), load_config(setup.paper_config))
+    cached, encoded = (prepare(setup)() for prepare in latent_cache.VARIANTS.values())
+    assert cached["encode_seconds"] > 0 and 0 < encoded["step_seconds"] < encoded["seconds"]
+    first, second = (np.load(Path(setup.scratch) / f"latent_cache_{name}.npy") for name in ("cached", "encoded"))
+    assert np.abs(first).max() > 0.1 and np.abs(first - second).max() < 5e-3
+
+
+def test_sampling_counts_forward_passes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_BATCH", 4)
+    for prepare in (sampling.prepare_overlapped, sampling.prepare_in_turn):
+        numbers = prepare(setup)()
+        assert 0 < numbers["network_seconds"] < numbers["seconds"]
+    first, second = (Path(setup.scratch) / f"sampling_{name}" / "images" for name in ("overlapped", "in_turn"))
+    assert len(list(first.iterdir())) == 8 and sampling.count_differing(first, second) == 0
+    (second / "class0_000003.png").write_bytes(b"")
+    assert sampling.count_differing(first, second) == 1
+
+
+def test_guidance_costs_two_rows_inside_its_interval_and_one_outside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_FEW", 1)
+    numbers = sampling.prepare_passes(setup)()
+    assert numbers["guided_rows"] == 2 and numbers["outside_rows"] == 1
+    assert numbers["thousand"] > 10 * numbers["few"]
+
+
+def test_reading_gives_the_same_pixels(setup: Setup) -> None:
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+        write_png(Path(setup.scratch) / "pictures" / f"{index}.png", pixels)
+    for prepare in (reading.prepare_plain, reading.prepare_ahead):
+        assert prepare(setup)()["seconds"] > 0
+    plain, ahead = (np.load(Path(setup.scratch) / f"reading_{name}.npy") for name in ("plain", "ahead"))
+    assert plain.tobytes() == ahead.tobytes() and plain.shape == (3, 3, 512, 512)
+    (series,) = reading.measure_linearity(Path(setup.scratch), (40,))
+    assert series[0] == 40 and series[1] > 0
+
+
+def test_what_eight_gpus_would_give_is_said_to_be_assumed(setup: Setup) -> None:
+    lines = processes.describe_on_paper(setup, parameters=65e6)
+    assert "gradients of 260 MB" in lines[0] and len(lines) == 3
+    assert all("assumed" in line for line in lines[1:])
+
+
+def test_a_worker_answers_and_one_that_fails_is_named(setup: Setup) -> None:
+    broken = Setup("missing.yaml", "missing.yaml", setup.scratch, quick=True)
+    with pytest.raises(UserError, match=r"demo_step/ours failed: error: .*missing\.yaml"):
+        workers.interleave([demo_step.OURS], broken, repeats=1)
+    numbers = workers.interleave([demo_step.OURS], setup, repeats=2)[demo_step.OURS]
+    assert numbers["seconds"] > 0 and numbers["peak_bytes"] > 50e6
+
+
+def test_medians_are_of_each_number() -> None:
+    assert workers.medians([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 9.0}, {"a": 2.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
