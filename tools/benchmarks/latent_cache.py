@@ -63,11 +63,11 @@ def write_images(folder: Path, config: Config) -> None:
 
     table = config.dataset_params.params
     rng = generator(0, "benchmark")
-    lines = [f"{table.image_column},{table.label_column}"]
+    lines = [f"{table.image_column},{table.label_column},SPLIT"]
     for index in range(_NUM_IMAGES):
         coarse = rng.integers(0, 256, (table.image_size // 8, table.image_size // 8, 3), dtype=np.uint8)
         write_png(folder / "images" / f"{index}.png", coarse.repeat(8, axis=0).repeat(8, axis=1))
-        lines.append(f"{index}.png,{index % config.num_classes}")
+        lines.append(f"{index}.png,{index % config.num_classes},train")
     write_text(folder / "table.csv", "\n".join(lines) + "\n")
     levels = config.dataset_params.params.image_size // config.dataset_params.latent_size
     widths = _WIDTHS[-levels.bit_length():]  # one halving between two levels
@@ -99,7 +99,7 @@ def _config(setup: Setup, *, load_latents: bool) -> Config:
     return load_config(setup.paper_config, [
         f"dataset_params.params.csv_file={folder / 'table.csv'}", f"dataset_params.params.root_dir={folder / 'images'}",
         "dataset_params.params.im_channels=3", "dataset_params.params.split_fractions=null",
-        "dataset_params.params.group_column=null", "dataset_params.params.split_column=null",
+        "dataset_params.params.group_column=null", "dataset_params.params.split_column=SPLIT",
         f"dataset_params.directory_latents={folder / 'latents'}", f"dataset_params.load_latents={str(load_latents).lower()}",
         "dataset_params.symmetries=[identity]", f"autoencoder_params.pretrained={folder / 'vae'}",
         "autoencoder_params.batch_size=1", "logging_params.progress_bar=false",
