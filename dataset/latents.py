@@ -200,7 +200,8 @@ def _encode_share(
     mine = np.array_split(missing, share.count)[share.index].tolist()
     progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
     arrays: list[np.memmap] | None = None
-    upcoming = read_ahead(lambda i: images[i][0], [i for start in mine for i in range(start, min(start + batch_size, total))])
+    positions = [i for start in mine for i in range(start, min(start + batch_size, total))]
+    upcoming = read_ahead(lambda i: images[i][0], positions)
     for number, start in enumerate(mine):
         stop = min(start + batch_size, total)
         pixels = torch.stack(list(islice(upcoming, stop - start)))

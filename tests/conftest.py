@@ -11,7 +11,8 @@ os.environ["WANDB_SILENT"] = "true"
 import pytest
 import torch
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Tests run in two processes (pyproject.toml), which would take each other's cores.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")
