@@ -6,7 +6,7 @@ import numpy as np
 
 from dataset.annotations import ImageRecord, Problem
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
-from tools.inspection.problems import ERROR, image_findings, row_findings, symmetry_findings
+from tools.inspection.problems import ERROR, image_findings, row_findings, symmetry_findings, unlisted_findings
 from tools.inspection.symmetries import SymmetryMeasurement, SymmetryTest
 
 RNG = np.random.default_rng(1)
@@ -125,3 +125,9 @@ def test_only_symmetries_of_the_config_that_are_broken_are_told():
     assert finding.kind == "symmetries" and "mirror (effect 1.3 standard deviations)" in finding.text
     assert "flip" not in finding.text and "recommended: [identity]" in finding.text
     assert symmetry_findings(measured, ("identity", "rotate_180")) == [] == symmetry_findings(None, ("identity", "mirror"))
+
+
+def test_images_without_a_row_are_counted_and_the_first_named():
+    finding, = unlisted_findings([f"i{n}.png" for n in range(1200)])
+    assert (finding.kind, finding.severity) == ("unlisted", "note")
+    assert finding.text.startswith("1,200: i0.png, i1.png") and unlisted_findings([]) == []

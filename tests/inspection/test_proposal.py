@@ -170,3 +170,15 @@ def test_the_public_sets_are_recognised(tmp_path, shared, capsys):
     assert not any("90" in name or "transpose" in name for name in config.dataset_params.symmetries)
     assert len({record.split for record in open_images(config, None).records}) == 3
     assert yaml.safe_load(text)["dataset_params"]["params"]["class_names"] == ["no_good_quality", "good_quality"]
+
+
+def test_columns_that_may_name_patients_and_files_without_a_row_are_told(tmp_path):
+    images = tmp_path / "images"
+    names = draw(images, 40, prefix="i")
+    rows = [f"{name},{n % 2},code{n // 4},{'AB'[n % 2]}" for n, name in enumerate(names[:36])]
+    write_rows(tmp_path / "sheet.csv", "file,label,Code,Clinic", rows)
+    config, text = run(tmp_path, tmp_path / "sheet.csv", images)
+    text = " ".join(text.replace("#", " ").split())
+    assert config.dataset_params.params.group_column is None
+    assert "If one of Code (9 values in 36 rows) names patients, set group_column to it; else add a column" in text
+    assert f"files: 4 of 40 images in the folder have no row (such as {sorted(names)[36]}" in text

@@ -3,15 +3,24 @@ in problems.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from config.schema import Config
 from dataset.annotations import AnnotationError, ImageRecord, Problem
 from dataset.decoding import ImageError
+from dataset.image_folder import ImageFolder
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.perceptual_hash import THUMBNAIL_PX
-from tools.inspection.problems import ERROR, Finding, image_findings, row_findings, symmetry_findings
+from tools.inspection.problems import (
+    ERROR,
+    Finding,
+    image_findings,
+    row_findings,
+    symmetry_findings,
+    unlisted_findings,
+)
 from tools.inspection.symmetry_sample import measure_sample
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
@@ -61,6 +70,10 @@ def inspect_dataset(config: Config) -> Inspection:
                               im_channels=table.im_channels, fit=table.fit)
     if not config.dataset_params.symmetry_conditioning:  # with it the network is told which view it sees
         findings += symmetry_findings(measured, config.dataset_params.symmetries)
+    if table.csv_file is not None and not problems:  # a faulty row may name any of them
+        named = {record.path for record in records}
+        files = ImageFolder.scan(table.root_dir).files
+        findings += unlisted_findings([name for name in sorted(files) if Path(table.root_dir) / name not in named])
     opened = {record.place for record in records}
     unopened = {place for problem in problems for places in problem.places for place in places} - opened
     return Inspection(records, statistics, findings, len(unopened))

@@ -100,8 +100,9 @@ def write_page(inspection: Inspection, params: TableParams, path: Path) -> None:
 
 def _summary(inspection: Inspection) -> str:
     counts = Counter(finding.severity for finding in inspection.findings)
-    groups = len({record.group for record in inspection.records})
-    text = f"{len(inspection.records):,} images in {groups:,} groups: {_count(counts[ERROR], 'error')}, "
+    known = not any(finding.kind == "ungrouped" for finding in inspection.findings)
+    groups = f"{len({record.group for record in inspection.records}):,} groups" if known else "no known groups"
+    text = f"{len(inspection.records):,} images in {groups}: {_count(counts[ERROR], 'error')}, "
     text += f"{_count(counts['warning'], 'warning')}, {_count(counts[NOTE], 'note')}"
     if inspection.num_unopened:
         text += f"; images of {inspection.num_unopened:,} faulty rows were not looked at: mend these rows and check again"

@@ -47,7 +47,9 @@ KINDS = {
     "planes": (NOTE, "pictures alike within one group", "expected of focal planes and frames of one embryo"),
     "gray": (NOTE, "gray stored as RGB", "im_channels: 1 reads them; a VAE of three channels takes them too"),
     "sizes": (NOTE, "several sizes", "each image is brought to image_size by itself"),
-    "ungrouped": (NOTE, "no group_column", "without it images of one patient can land on both sides of a split"),
+    "ungrouped": (WARNING, "no group_column", "images of one patient can land on both sides of a split, and every number "
+                  "is then too good: name the column of the patient or embryo"),
+    "unlisted": (NOTE, "images in the folder without a row", "add their rows, where the table should name them"),
 }
 
 
@@ -114,6 +116,11 @@ def image_findings(
         findings.append(_about("ungrouped", records, [], "each image counts as a patient of its own", name=False))
     order = {kind: place for place, kind in enumerate(KINDS)}
     return sorted(findings, key=lambda finding: (order[finding.kind], finding.images[:1]))
+
+
+def unlisted_findings(names: Sequence[str]) -> list[Finding]:
+    """Images of the folder that no row names."""
+    return [_about("unlisted", (), [], f"{len(names):,}: {name_some(list(names))}")] if names else []
 
 
 def symmetry_findings(measured: SymmetryMeasurement | None, symmetries: Sequence[str]) -> list[Finding]:

@@ -22,6 +22,7 @@ from tools.inspection.sheet import Sheet
 from tools.inspection.symmetry_sample import measure_sample
 
 _MOST_IMAGES = 200  # opened, spread evenly over the rows
+_MIN_GROUPS = 8  # values of a column from which on they may be patients
 _BARE_HEADERS = ("label", "labels", "class", "outcome", "target", "y")
 _DEFAULT_SYMMETRIES = ("identity", "mirror")  # where there are too few groups to measure them
 
@@ -96,7 +97,8 @@ def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> 
         images, note = _read_pixel_size(sheet, images)
         notes += note
     return Proposal(str(root), columns, images, val_from_train, fractions, has_val,
-                    (*_decide_group(columns), *decisions, *notes, *_decide_images(images)))
+                    (*_decide_group(columns, sheet), *decisions, *_decide_files(columns, folder, sheet), *notes,
+                     *_decide_images(images)))
 
 
 def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -> Columns:
@@ -249,14 +251,27 @@ def _propose_splits(columns: Columns) -> tuple[float, dict[str, float] | None, b
                                         "number of such a run says anything"]
 
 
-def _decide_group(columns: Columns) -> list[str]:
+def _decide_group(columns: Columns, sheet: Sheet | None) -> list[str]:
     if columns.group_column is None:
+        possible = [] if sheet is None else [
+            f"{_plain(name)} ({len(set(sheet.columns[name])):,} values in {sheet.num_rows:,} rows)"
+            for name in columns.covariate_columns if _MIN_GROUPS <= len(set(sheet.columns[name])) <= sheet.num_rows / 2]
+        instead = f"If one of {name_some(possible)} names patients, set group_column to it; else add" if possible else "Add"
         return ["group_column: NO COLUMN'S HEADER NAMES PATIENTS OR EMBRYOS. Images of one patient can land on both sides "
-                "of the split, and every number is then too good. Add a column such as PATIENT_ID and name it"]
+                f"of the split, and every number is then too good. {instead} a column such as PATIENT_ID and name it"]
     if "patient" in columns.group_column.lower():
         return []
     return [f"group_column: {_plain(columns.group_column)} was taken for its header; where several of its groups can come "
             "from one patient, add a column of patients and name that"]
+
+
+def _decide_files(columns: Columns, folder: ImageFolder, sheet: Sheet | None) -> list[str]:
+    named = {path.relative_to(folder.root).as_posix() for path in columns.files}
+    others = sorted(set(folder.files) - named)
+    if sheet is None or not others or len(columns.files) < sheet.num_rows:
+        return []
+    return [f"files: {len(others):,} of {len(folder.files):,} images in the folder have no row (such as "
+            f"{_plain(others[0])}); is a table missing?"]
 
 
 def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
