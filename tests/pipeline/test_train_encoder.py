@@ -15,6 +15,7 @@ from workspace import Workspace
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
 from tools import train_encoder
+from tools.runtime import classifier_training
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
 
@@ -80,7 +81,7 @@ def train_until_signal(arguments: list[str], state: Path) -> int:
 def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_encoder, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(classifier_training, "_SECONDS_BETWEEN_STATES", 0.0)
     output = tmp_path / "encoder"
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={output}"), "--epochs", "12"]
     state = output / "training_state"
@@ -105,7 +106,7 @@ def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
 def test_the_state_of_another_training_is_not_gone_on_from(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_encoder, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(classifier_training, "_SECONDS_BETWEEN_STATES", 0.0)
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs"]
     assert train_until_signal([*arguments, "12"], tmp_path / "training_state") == 130
     train_encoder.main([*arguments, "1"])
