@@ -25,7 +25,7 @@ from tools.runtime.data import open_images
 from tools.runtime.samples import MANIFEST_COLUMNS
 
 KINDS = {"README.md", "config.yaml", "evaluation.json", "evaluation.xlsx", "grid_class0.png", "grid_class1.png",
-         "manifest.csv", "release.json"}
+         "manifest.csv", "release.json", "report_shareable.html"}
 
 
 @pytest.fixture
@@ -151,10 +151,10 @@ def test_conditions_keep_their_columns_and_levels_and_covariates_are_searched(ru
     refuse(run, "expected in SPLIT one of train, val, test, found patient_0003")
 
 
-def test_the_card_tells_numbers_limits_use_and_that_copies_were_not_tested(run: Path) -> None:
+def test_the_card_tells_numbers_limits_use_and_the_test_for_copies(run: Path) -> None:
     card = (make(run) / "README.md").read_text(encoding="utf-8")
     for part in ("Research, not clinical", "arXiv:2506.13843", "To be chosen by the owner", "Trained on 138 images",
-                 "Copies were not tested", "No image equals a real one", "trained for 8 steps"):
+                 "near-copies", "No image equals a real one", "trained for 8 steps"):
         assert part in card
     stored = next(line for line in read_evaluation(run / "samples")["rows"] if line["metric"].startswith("KD[classifier@")
                   and (line["comparison"], line["class"]) == ("total", "all"))
@@ -226,7 +226,7 @@ def test_a_data_set_that_is_away_is_refused_unless_that_is_wanted(run: Path, off
 
 def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_a_release(run: Path) -> None:
     output = make(run)
-    refuse(run, "expected no folder or an empty one, found 44 files; choose another, or give --force")
+    refuse(run, "expected no folder or an empty one, found 45 files; choose another, or give --force")
     old = (output / "README.md").stat().st_mtime_ns
     make(run, "--force")
     assert (output / "README.md").stat().st_mtime_ns != old

@@ -36,7 +36,8 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(workspace: Wo
     assert decode_image(tmp_path / "study/study.png").ndim == 3
     evaluations = sorted((tmp_path / "study").rglob("evaluation.json"))
     splits = [json.loads(path.read_text(encoding="utf-8"))["provenance"]["real_split"] for path in evaluations]
-    assert sorted(splits) == ["test", "val", "val", "val"]
+    # Where the machine is so slow that the final's minutes are the screen's steps, the final is done already.
+    assert splits.count("test") == 1 and splits.count("val") in (2, 3)
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "study/arms").rglob("*") if path.is_file()}
     study.main(["--config", str(declared)])

@@ -13,7 +13,16 @@ from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.limit import MATMUL
 from tools.benchmarks.workers import Repeat, Setup, interleave, timed
 from tools.runtime.estimate import count_step_flops
-from tools.runtime.training import Batch, DiffusionLoss, TrainState, latent_shape, lr_factor, make_unet, train_step
+from tools.runtime.training import (
+    Batch,
+    DiffusionLoss,
+    TrainState,
+    latent_shape,
+    lr_factor,
+    make_unet,
+    timestep_draws,
+    train_step,
+)
 
 OURS, DIFFUSERS = "demo_step/ours", "demo_step/diffusers"
 _NUM_IMAGES = 256  # latents that are trained on; their values do not matter to the time
@@ -69,7 +78,7 @@ class DemoTraining:
         params, step = self.config.train_params, self.state.step
         draws = draw_step(self._order, step, batch_size=params.ldm_batch_size,
                           num_views=len(self.config.dataset_params.symmetries), latent_shape=latent_shape(self.config),
-                          num_timesteps=self.config.diffusion_params.num_timesteps)
+                          timesteps=timestep_draws(self.config.diffusion_params))
         lr = params.ldm_lr * lr_factor(params.lr_schedule, share=0.5, step=step, warmup_steps=params.warmup_steps)
         loss, norm = train_step(self.state, draws.slice(self._mine.start, self._mine.stop), self._read,
                                 loss_of=self._loss_of, accelerator=self.accelerator, config=self.config, lr=lr)

@@ -9,7 +9,7 @@ from tools.benchmarks.demo_step import DemoTraining
 from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.workers import Repeat, Setup, medians, started, timed
 from tools.runtime.estimate import count_step_flops
-from tools.runtime.training import latent_shape
+from tools.runtime.training import latent_shape, timestep_draws
 
 TRAINING = "processes/training"
 _STEPS = 12  # in one repeat
@@ -59,7 +59,7 @@ def describe_on_paper(setup: Setup, *, parameters: float) -> list[str]:
     order = SampleOrder([index % config.num_classes for index in range(900)], seed=0)
     draws = statistics.median(timed(lambda: draw_step(
         order, 0, batch_size=batch, num_views=len(config.dataset_params.symmetries), latent_shape=latent_shape(config),
-        num_timesteps=config.diffusion_params.num_timesteps)) for _ in range(9))
+        timesteps=timestep_draws(config.diffusion_params))) for _ in range(9))
     flops, gradient = count_step_flops(config, 1), 4 * parameters
     lines = [f"on paper, {setup.paper_config}: {flops / 1e9:.0f} GFLOP an image (counted), gradients of "
              f"{gradient / 1e6:.0f} MB, {1e3 * draws:.1f} ms to draw a batch of {batch} on the host (measured)"]

@@ -182,7 +182,7 @@ def _add_kernel(
         note=_join("interval: 95% bootstrap over groups" if interval else "", cap)))
     if compared.resamples:
         p_value = kernel_permutation_test(*arrays, permutations=settings.bootstrap_repeats, seed=SEED)
-        cap = _describe_cap(compared, MAX_PERMUTED_IMAGES)
+        cap = _describe_cap(compared, min(MAX_PERMUTED_IMAGES, MAX_PAIRWISE_IMAGES))
         report.rows.append(compared.row(f"p of {name}", p_value, note=_join(
             f"share of {settings.bootstrap_repeats} exchanges of whole groups that are at least as far apart", cap)))
 
