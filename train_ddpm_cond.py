@@ -37,11 +37,14 @@ from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
 from tools.runtime.training import (
     DiffusionLoss,
+    Meters,
     TrainState,
     latent_shape,
     lr_factor,
+    make_optimizer,
     make_unet,
     read_batch,
+    refuse_divergence,
     timestep_draws,
     train_step,
 )
@@ -90,10 +93,11 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
 
     network = make_unet(config).to(device)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params.ldm_lr, betas=params.adam_betas,
-                                  weight_decay=params.weight_decay)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length), optimizer)
+    average = ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length)
+    if params.compile_mode != "off":
+        network.compile(mode=params.compile_mode)
+    model, optimizer = accelerator.prepare(network, make_optimizer(network, config))
+    state = TrainState(model, average, optimizer, Meters(device))
     resume(state, run, config, accelerator, data_identity=data.identity)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
@@ -111,7 +115,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     sees_view = config.dataset_params.symmetry_conditioning
     timesteps = timestep_draws(config.diffusion_params)
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
-    started, first_step = time.monotonic(), state.step
+    started, first_step, shown = time.monotonic(), state.step, ""
 
     with nullcontext() if tracker is None else closing(tracker), deferred_signals() as stop, \
             Progress("training", num_steps, unit="steps", initial=state.step,
@@ -122,23 +126,26 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                               latent_shape=latent_shape(config), timesteps=timesteps, num_conditions=len(unknown))
             lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
-            loss, norm = train_step(state, draws.slice(mine.start, mine.stop),
-                                    lambda part: read_batch(data.train, data.codec, part, device, sees_view=sees_view),
-                                    loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
-            state.add_to_meters(loss=loss, grad_norm=norm)
+            train_step(state, draws.slice(mine.start, mine.stop),
+                       lambda part: read_batch(data.train, data.codec, part, device, sees_view=sees_view),
+                       loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
             rate = (state.step - first_step) * params.ldm_batch_size / (time.monotonic() - started)
             seconds_left = (num_steps - state.step) * params.ldm_batch_size / rate
-            bar.update(state.step, f"loss {loss:.4f}, {rate:.0f} images/s, {seconds_left:.0f} s left")
+            bar.update(state.step, f"{shown}{rate:.0f} images/s, {seconds_left:.0f} s left")
 
             last = state.step == num_steps
-            if state.step % config.logging_params.interval_steps == 0 or last:
-                row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.read_meters(accelerator),
-                       "skipped_steps": state.skipped_steps}
+            reading = state.step % config.logging_params.interval_steps == 0 or last
+            if reading or device.type == "cpu":  # reading has the host wait for a GPU
+                refuse_divergence(state)
+            if reading:
+                row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.meters.read(accelerator)}
+                shown = "" if row["loss"] is None else f"loss {row['loss']:.4f}, "
                 if tracker is not None:
                     tracker.log(row, timings={"images_per_second": rate})
             if tracker is not None and (state.step % validation_interval == 0 or last):
                 validator.validate(state, tracker)
-            stopping = agree_to_stop(accelerator, bool(stop))
+            asking = reading or device.type == "cpu" or accelerator.num_processes == 1
+            stopping = asking and agree_to_stop(accelerator, bool(stop))
             if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):
                 save(state, run, config, accelerator, tracker, data_identity=data.identity)
             if stopping and not last:

@@ -164,6 +164,8 @@ class TrainParams:
     adam_betas: tuple[float, ...] = _key((0.9, 0.99), doc="AdamW's betas", at_least=0, below=1)
     clip_grad_norm: float = _key(1.0, doc="largest gradient norm; 0 does not clip", at_least=0)
     gradient_accumulation_steps: int = _key(1, doc="micro-steps into which a batch is cut on each process", at_least=1)
+    compile_mode: str = _key("off", doc="torch.compile of the UNet's training: pays in long runs; reduce-overhead adds CUDA "
+                             "graphs", choices=("off", "default", "reduce-overhead"))
     mixed_precision: str = _key("no", doc="precision of the UNet's forward pass", choices=("no", "fp16", "bf16"))
     checkpoint_interval_steps: int = _key(500, doc="optimizer steps between resume checkpoints", at_least=1)
     keep_last_checkpoints: int = _key(2, doc="resume checkpoints kept", at_least=1)

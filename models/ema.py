@@ -17,20 +17,29 @@ class ExponentialMovingAverage:
     def __init__(self, module: nn.Module, decay: float, relative_length: float | None = None) -> None:
         self.decay = decay
         self._gamma = None if relative_length is None else power_of_length(relative_length)
-        self.num_updates = 0
         self.average = {name: value.detach().clone() for name, value in module.named_parameters()}
+        # On the parameters' device, like all that an update depends on: whether it counts is not known on the host.
+        device = next(module.parameters()).device
+        self._updates = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+    @property
+    def num_updates(self) -> int:
+        return int(self._updates)
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's present parameters."""
-        self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+    def update(self, module: nn.Module, counts: torch.Tensor | None = None) -> None:
+        """Move the average towards the module's present parameters; where `counts`, bool (), is false, nothing changes."""
+        if counts is None:
+            counts = torch.ones_like(self._updates, dtype=torch.bool)
+        self._updates += counts
         if self._gamma is not None:
-            decay = (1 - 1 / self.num_updates) ** (self._gamma + 1)
+            weight = 1 - (1 - 1 / self._updates) ** (self._gamma + 1)
+        else:
+            weight = 1 - ((1 + self._updates) / (10 + self._updates)).clamp(max=self.decay)
+        weight = torch.where(counts, weight, 0.0).float()
         parameters = dict(module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.average.values()), [parameters[name].detach() for name in self.average], 1.0 - decay
-        )
+        torch._foreach_lerp_(list(self.average.values()), [parameters[name].detach() for name in self.average],
+                             [weight] * len(self.average))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averaged parameters by name."""
@@ -43,7 +52,7 @@ class ExponentialMovingAverage:
             raise ValueError("the stored average has other parameters than the network")
         for name, value in average.items():
             self.average[name].copy_(value)
-        self.num_updates = num_updates
+        self._updates.fill_(num_updates)
 
 
 def power_of_length(relative_length: float) -> float:

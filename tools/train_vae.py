@@ -137,9 +137,10 @@ class _VaeTrainer:
         self.vae.to(self.device)
         self.discriminator = PatchDiscriminator(channels).to(self.device)
         self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
-        self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0)
+        self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0,
+                                               fused=True)
         self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.lr, betas=_ADAM_BETAS,
-                                                weight_decay=0)
+                                                weight_decay=0, fused=True)
         self.perceptual: PerceptualEmbedding | None = None
         if params.perceptual_weight > 0:
             assert config.dataset_params.lpips_path is not None

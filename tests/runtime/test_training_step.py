@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from config.errors import UserError
 from config.schema import Config
@@ -16,10 +18,13 @@ from tools.runtime.training import (
     MOST_BAD_STEPS,
     Batch,
     DiffusionLoss,
+    Meters,
     TrainState,
     latent_shape,
     lr_factor,
+    make_optimizer,
     make_unet,
+    refuse_divergence,
     train_step,
     validation_loss,
 )
@@ -36,15 +41,17 @@ class Trainer:
         network = make_unet(config)
         with torch.no_grad():  # a fresh network predicts zero and most of it has no gradient
             network.conv_out.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(3))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=0.003)
-        model, optimizer = self.accelerator.prepare(network, optimizer)
-        self.state = TrainState(model, ExponentialMovingAverage(network, 0.99), optimizer)
+        average = ExponentialMovingAverage(network, 0.99)
+        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config))
+        self.state = TrainState(model, average, optimizer, Meters(self.accelerator.device))
         self.loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=torch.device("cpu"))
         self.order = SampleOrder(LABELS.tolist(), seed=1)
         self.latents = torch.randn(len(LABELS), *latent_shape(config), generator=torch.Generator().manual_seed(2))
         self.gradients: list[torch.Tensor] = []
 
     def step(self, *, bad: float | None = None) -> tuple[float, float]:
+        """One step; what it adds to the sums of loss and gradient norm, if anything."""
+        before = self.state.meters.to_values()["meters"]
         draws = draw_step(self.order, self.state.step, batch_size=self.config.train_params.ldm_batch_size, num_views=1,
                           latent_shape=latent_shape(self.config), timesteps=TimestepDraws(1000))
 
@@ -54,8 +61,16 @@ class Trainer:
                 latents[-1, 0, 0, 0] = bad
             return Batch(latents, LABELS[part.positions])
 
-        return train_step(self.state, draws, read, loss_of=self.loss_of, accelerator=self.accelerator, config=self.config,
-                          lr=0.003)
+        train_step(self.state, draws, read, loss_of=self.loss_of, accelerator=self.accelerator, config=self.config,
+                   lr=0.003)
+        refuse_divergence(self.state)
+        after = self.state.meters.to_values()["meters"]
+        return after["loss"] - before["loss"], after["grad_norm"] - before["grad_norm"]
+
+    def skipped(self) -> tuple[int, int]:
+        """Skipped steps in all and in a row."""
+        values = self.state.meters.to_values()
+        return values["skipped_steps"], values["skipped_in_a_row"]
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         tensors, _ = self.state.to_checkpoint(self.accelerator.unwrap_model(self.state.model), None)
@@ -96,18 +111,56 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(make_config: C
     trainer = Trainer(make_config(train_params={"gradient_accumulation_steps": 2}))
     trainer.step()
     before, updates = trainer.snapshot(), trainer.state.ema.num_updates
-    loss, _ = trainer.step(bad=bad)
+    assert trainer.step(bad=bad) == (0, 0)
     after = trainer.snapshot()
-    assert not math.isfinite(loss)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     state = trainer.state
-    assert (state.step, state.skipped_steps, state.skipped_in_a_row, state.ema.num_updates) == (2, 1, 1, updates)
+    assert (state.step, *trainer.skipped(), state.ema.num_updates) == (2, 1, 1, updates)
     trainer.step()
-    assert (state.step, state.skipped_steps, state.skipped_in_a_row) == (3, 1, 0)
+    assert (state.step, *trainer.skipped()) == (3, 1, 0)
     moved = trainer.snapshot()
     assert any(not torch.equal(after[name], moved[name]) for name in after)
     assert all(torch.isfinite(tensor).all() for tensor in moved.values())
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that give a tensor's value to the host, each of which waits for a GPU to finish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("bad", [None, math.nan])
+def test_nothing_in_a_step_is_read_by_the_host(make_config: Callable[..., Config], bad: float | None) -> None:
+    trainer = Trainer(make_config(train_params={"gradient_accumulation_steps": 2}))
+    draws = draw_step(trainer.order, 0, batch_size=trainer.config.train_params.ldm_batch_size, num_views=1,
+                      latent_shape=latent_shape(trainer.config), timesteps=TimestepDraws(1000))
+    latents = trainer.latents if bad is None else torch.full_like(trainer.latents, bad)
+    with HostReads() as reads:
+        train_step(trainer.state, draws, lambda part: Batch(latents[part.positions], LABELS[part.positions]),
+                   loss_of=trainer.loss_of, accelerator=trainer.accelerator, config=trainer.config, lr=0.003)
+    assert reads.count == 0
+    with HostReads() as reads:
+        trainer.state.meters.read(trainer.accelerator)
+    assert reads.count > 0
+    assert trainer.skipped() == ((0, 0) if bad is None else (1, 1))
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_network_learns_the_same_under_the_same_names(make_config: Callable[..., Config]) -> None:
+    """By the backend that traces both passes and generates no code, which would take a minute."""
+    plain, compiled = Trainer(make_config()), Trainer(make_config())
+    compiled.accelerator.unwrap_model(compiled.state.model).compile(backend="aot_eager")
+    for _ in range(3):
+        assert compiled.step() == pytest.approx(plain.step(), rel=1e-4)
+    assert compiled.snapshot().keys() == plain.snapshot().keys()
 
 
 def test_ten_bad_steps_in_a_row_end_the_training(make_config: Callable[..., Config]) -> None:
@@ -125,15 +178,14 @@ def test_the_state_goes_through_a_checkpoint_unchanged(make_config: Callable[...
     config = make_config()
     trainer, other = Trainer(config), Trainer(config)
     for _ in range(3):
-        loss, norm = trainer.step()
-        trainer.state.add_to_meters(loss=loss, grad_norm=norm)
+        trainer.step()
     tensors, values = trainer.state.to_checkpoint(trainer.accelerator.unwrap_model(trainer.state.model), None)
     other.state.restore(other.accelerator.unwrap_model(other.state.model), None,
                         {name: tensor.clone() for name, tensor in tensors.items()}, values)
     assert other.step() == trainer.step()
     first, second = trainer.snapshot(), other.snapshot()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert other.state.meters == trainer.state.meters
+    assert other.state.meters.to_values() == trainer.state.meters.to_values()
 
 
 def test_the_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_the_power_of_the_target(
@@ -174,12 +226,31 @@ def test_validation_weighs_images_not_batches(make_config: Callable[..., Config]
     assert validation_loss(network, iter(cut(4, 1)), loss_of=loss_of) == pytest.approx(whole, rel=1e-6)
 
 
-def test_meters_leave_out_what_is_not_finite(make_config: Callable[..., Config]) -> None:
-    trainer = Trainer(make_config())
+def test_meters_leave_out_what_is_not_finite() -> None:
+    meters, accelerator = Meters(torch.device("cpu")), Accelerator(cpu=True)
     for loss in (1.0, math.nan, 3.0):
-        trainer.state.add_to_meters(loss=loss, grad_norm=1.0)
-    assert trainer.state.read_meters(trainer.accelerator) == {"loss": 2.0, "grad_norm": 1.0}
-    assert trainer.state.read_meters(trainer.accelerator) == {"loss": None, "grad_norm": None}
+        meters.add(loss=torch.tensor(loss), grad_norm=torch.tensor(1.0), applied=torch.tensor(math.isfinite(loss)))
+    assert meters.read(accelerator) == {"loss": 2.0, "grad_norm": 1.0, "skipped_steps": 1}
+    assert meters.read(accelerator) == {"loss": None, "grad_norm": None, "skipped_steps": 1}
+
+
+def test_the_longest_row_of_skipped_steps_is_kept_until_it_is_read() -> None:
+    """On a GPU the meters are read every few steps, after good ones perhaps."""
+    meters, accelerator = Meters(torch.device("cpu")), Accelerator(cpu=True)
+
+    def add(*applied: bool) -> None:
+        for step in applied:
+            meters.add(loss=torch.tensor(1.0), grad_norm=torch.tensor(1.0), applied=torch.tensor(step))
+
+    add(*[False] * MOST_BAD_STEPS, True)
+    assert meters.longest_row() == MOST_BAD_STEPS
+    meters.read(accelerator)
+    add(True, False)
+    assert meters.longest_row() == 1
+    meters.read(accelerator)
+    assert meters.longest_row() == 1  # it may go on
+    add(False)
+    assert meters.longest_row() == 2
 
 
 def test_rates_rise_linearly_and_fall_as_named() -> None:

@@ -16,9 +16,11 @@ from tools.runtime.estimate import count_step_flops
 from tools.runtime.training import (
     Batch,
     DiffusionLoss,
+    Meters,
     TrainState,
     latent_shape,
     lr_factor,
+    make_optimizer,
     make_unet,
     timestep_draws,
     train_step,
@@ -62,10 +64,9 @@ class DemoTraining:
         network = make_unet(config)
         self.num_parameters = count_parameters(network)
         params = config.train_params
-        optimizer = torch.optim.AdamW(network.parameters(), lr=params.ldm_lr, betas=params.adam_betas,
-                                      weight_decay=params.weight_decay)
-        model, optimizer = self.accelerator.prepare(network, optimizer)
-        self.state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer)
+        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config))
+        self.state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer,
+                                Meters(self.accelerator.device))
         self._loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=torch.device("cpu"))
         self._labels = torch.arange(_NUM_IMAGES) % config.num_classes
         self._order = SampleOrder(self._labels.tolist(), seed=params.seed)
@@ -80,11 +81,10 @@ class DemoTraining:
                           num_views=len(self.config.dataset_params.symmetries), latent_shape=latent_shape(self.config),
                           timesteps=timestep_draws(self.config.diffusion_params))
         lr = params.ldm_lr * lr_factor(params.lr_schedule, share=0.5, step=step, warmup_steps=params.warmup_steps)
-        loss, norm = train_step(self.state, draws.slice(self._mine.start, self._mine.stop), self._read,
-                                loss_of=self._loss_of, accelerator=self.accelerator, config=self.config, lr=lr)
-        self.state.add_to_meters(loss=loss, grad_norm=norm)
+        train_step(self.state, draws.slice(self._mine.start, self._mine.stop), self._read, loss_of=self._loss_of,
+                   accelerator=self.accelerator, config=self.config, lr=lr)
         if self.state.step % self.config.logging_params.interval_steps == 0:
-            self.state.read_meters(self.accelerator)
+            self.state.meters.read(self.accelerator)
 
     def step_network(self) -> None:
         """The network's forward and backward pass on one batch, without anything around them."""

@@ -15,7 +15,7 @@ from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.workers import Numbers, Repeat, Setup, interleave
 from tools.runtime.data import prepare_latents
 from tools.runtime.latent_source import LatentSource, open_training_data
-from tools.runtime.training import latent_shape, make_unet
+from tools.runtime.training import latent_shape, make_optimizer, make_unet
 
 CACHED, ENCODED = "latent_cache/cached", "latent_cache/encoded"
 _NUM_IMAGES = 2
@@ -112,7 +112,7 @@ def _prepare(setup: Setup, config: Config, name: str) -> Repeat:
     latents = data.codec.standardise(_read_all(data.train, noise))
     np.save(Path(setup.scratch) / f"latent_cache_{name}.npy", latents.numpy())
     network = make_unet(config)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    optimizer = make_optimizer(network, config)
     conditions = torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
     timesteps, labels = torch.tensor([500]), torch.tensor([1])
 

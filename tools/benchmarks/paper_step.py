@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from config.load import load_config
 from config.schema import Config
@@ -16,7 +15,7 @@ from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.limit import MATMUL
 from tools.benchmarks.workers import Repeat, Setup, interleave, timed
 from tools.runtime.estimate import count_step_flops
-from tools.runtime.training import latent_shape, make_unet
+from tools.runtime.training import latent_shape, make_optimizer, make_unet
 
 OURS, MATERIALISED, DIFFUSERS = "paper_step/ours", "paper_step/materialised", "paper_step/diffusers"
 _TOLERANCE = 1e-5  # largest difference of the two outputs, whose values are of order 1
@@ -73,7 +72,8 @@ def prepare_diffusers(setup: Setup) -> Repeat:
     flops = rivals.count_rival_flops(lambda x, t: rivals.run_conditional(shell, config, x, t), config, 1)
     torch.manual_seed(config.train_params.seed)
     network = rivals.conditional_unet(config)
-    step = _make_step(network, config, lambda x, t: rivals.run_conditional(network, config, x, t))
+    step = _make_step(torch.optim.AdamW(network.parameters()), config,
+                      lambda x, t: rivals.run_conditional(network, config, x, t))
     step()
     return lambda: {"seconds": timed(step), "flops": flops, "parameters": count_parameters(network)}
 
@@ -85,16 +85,15 @@ def _prepare_unet(setup: Setup, name: str) -> Repeat:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     labels, conditions = torch.tensor([1]), torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
-    step = _make_step(network, config, lambda x, t: network(x, t, labels, conditions))
+    step = _make_step(make_optimizer(network, config), config, lambda x, t: network(x, t, labels, conditions))
     np.save(Path(setup.scratch) / f"paper_step_{name}.npy", step().numpy())
     return lambda: {"seconds": timed(step), "parameters": count_parameters(network)}
 
 
 def _make_step(
-    network: nn.Module, config: Config, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer, config: Config, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Callable[[], torch.Tensor]:
     """A whole optimizer step at batch 1 that returns the prediction it started from."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     x, timesteps = normal(generator(0, "benchmark"), (1, *latent_shape(config))), torch.tensor([500])
 
     def step() -> torch.Tensor:

@@ -84,7 +84,7 @@ def train_classifier(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)  # initial weights and dropout
     network = Classifier(shape).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY, fused=True)
     ema = ExponentialMovingAverage(network, _EMA_DECAY)
     order, steps = SampleOrder(labels, seed=recipe.seed, balance=recipe.balance), recipe.num_steps
     first = 0 if state is None else _resume(state, network, ema, optimizer)

@@ -79,7 +79,7 @@ class GanTrainer:
         self.critic = ProjectionDiscriminator(im_channels=config.dataset_params.params.im_channels,
                                               num_classes=config.num_classes, widths=network_widths(config)).to(device)
         self.ema = ExponentialMovingAverage(self.generator, self.params.ema_decay)
-        self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS)
+        self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS, fused=True)
                            for name, network in (("generator", self.generator), ("critic", self.critic))}
         self.bank = ImageBank(images)
         self.order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)

@@ -15,8 +15,10 @@ from config.schema import Config
 from dataset.patient_note import write_patient_note
 from dataset.storage import locked, write_text
 
-# Keys that a resumed run may change, because they do not alter what the steps done so far computed.
+# Keys that a resumed run may change: they do not alter what the steps done so far computed, or, like the number of
+# processes, only the rounding of those to come.
 _HARMLESS = (
+    "train_params.compile_mode",
     "train_params.epochs", "train_params.max_steps", "train_params.num_samples", "train_params.resume_training",
     "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
     "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +26,56 @@ from tools.runtime.latent_source import LatentSource
 MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
 
 
+class Meters:
+    """Sums of loss and gradient norm since the last reading, and the count of skipped steps, on the training's device.
+
+    A training step writes them without waiting for the device; only reading waits.
+    """
+
+    _SUMS = ("loss", "grad_norm", "count")
+
+    def __init__(self, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # that device has no double precision
+        self._sums = torch.zeros(len(self._SUMS), dtype=dtype, device=device)
+        self._skips = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row, most in a row since a reading
+
+    def add(self, *, loss: torch.Tensor, grad_norm: torch.Tensor, applied: torch.Tensor) -> None:
+        """Add a step's float () loss and norm, which count where they are finite; bool () `applied` is false if skipped."""
+        values = torch.stack([loss, grad_norm, torch.ones_like(loss)]).to(self._sums.dtype)
+        self._sums += torch.where(torch.isfinite(values).all(), values, 0.0)
+        skipped = (~applied).long()
+        total, in_a_row, longest = self._skips.unbind()
+        in_a_row = (in_a_row + skipped) * skipped
+        self._skips = torch.stack([total + skipped, in_a_row, torch.maximum(longest, in_a_row)])
+
+    def read(self, accelerator: Accelerator) -> dict[str, float | int | None]:
+        """Means since the last reading, over all processes, None where no step was finite; and the skipped steps so far."""
+        sums = self._sums.clone()
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(sums.float(), reduction="sum")
+        loss, grad_norm, count = sums.tolist()
+        self._sums.zero_()
+        self._skips[2] = self._skips[1]
+        return {"loss": loss / count if count else None, "grad_norm": grad_norm / count if count else None,
+                "skipped_steps": int(self._skips[0])}
+
+    def longest_row(self) -> int:
+        """The most steps in a row that were skipped since the last reading."""
+        return int(self._skips[2])
+
+    def to_values(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        skipped, in_a_row, _ = self._skips.tolist()
+        return {"meters": dict(zip(self._SUMS, self._sums.tolist(), strict=True)), "skipped_steps": skipped,
+                "skipped_in_a_row": in_a_row}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Put back what `to_values` gave."""
+        sums, in_a_row = values["meters"], values["skipped_in_a_row"]
+        self._sums.copy_(torch.tensor([sums.get(name, 0.0) for name in self._SUMS], dtype=torch.float64))
+        self._skips.copy_(torch.tensor([values["skipped_steps"], in_a_row, in_a_row]))
+
+
 @dataclass
 class TrainState:
     """All that changes during training and is needed to go on: tensors in the modules, plain values here."""
@@ -33,31 +83,12 @@ class TrainState:
     model: nn.Module
     ema: ExponentialMovingAverage
     optimizer: torch.optim.Optimizer
+    meters: Meters
     step: int = 0
     best_loss: float | None = None
     best_step: int | None = None
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    meters: dict[str, float] = field(default_factory=dict)
 
-    _PLAIN = ("step", "best_loss", "best_step", "skipped_steps", "skipped_in_a_row", "meters")
-
-    def add_to_meters(self, **values: float) -> None:
-        """Add one step's values; those that are not finite are counted as skipped steps, not averaged."""
-        if all(math.isfinite(value) for value in values.values()):
-            self.meters["count"] = self.meters.get("count", 0) + 1
-            for name, value in values.items():
-                self.meters[name] = self.meters.get(name, 0.0) + value
-
-    def read_meters(self, accelerator: Accelerator) -> dict[str, float | None]:
-        """Means since the last reading, over all processes; None where no step was finite."""
-        names = ("loss", "grad_norm")
-        sums = torch.tensor([self.meters.get(name, 0.0) for name in (*names, "count")], dtype=torch.float64)
-        self.meters = {}
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").cpu().double()
-        count = float(sums[-1])
-        return {name: float(value) / count if count else None for name, value in zip(names, sums[:-1], strict=True)}
+    _PLAIN = ("step", "best_loss", "best_step")
 
     def to_checkpoint(self, unwrapped: nn.Module, scaler: Any | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain values of a resume checkpoint."""
@@ -66,6 +97,7 @@ class TrainState:
         tensors |= checkpoints.pack_optimizer(self.optimizer)
         values = {name: getattr(self, name) for name in self._PLAIN}
         values["ema_updates"] = self.ema.num_updates
+        values |= self.meters.to_values()
         values["scaler"] = None if scaler is None else {k: v for k, v in scaler.state_dict().items() if v is not None}
         return tensors, values
 
@@ -77,6 +109,7 @@ class TrainState:
         checkpoints.unpack_optimizer(self.optimizer, tensors)
         for name in self._PLAIN:
             setattr(self, name, values[name])
+        self.meters.restore(values)
         if scaler is not None and values["scaler"]:
             scaler.load_state_dict(values["scaler"])
 
@@ -95,10 +128,11 @@ class Batch:
     def drop(self, draws: StepDraws, *, probability: float, null_label: int, null_levels: Sequence[int]) -> "Batch":
         """The batch with labels and conditions replaced by their nulls where the draws say so."""
         device = self.labels.device
-        uniforms = draws.drop_uniforms.to(device)
+        uniforms = to_device(draws.drop_uniforms, device)
         labels = drop_labels(self.labels, uniforms, probability=probability, null_label=null_label)
         conditions = None if self.conditions is None else drop_conditions(
-            self.conditions, uniforms, draws.condition_uniforms.to(device), probability=probability, null_levels=null_levels)
+            self.conditions, uniforms, to_device(draws.condition_uniforms, device), probability=probability,
+            null_levels=null_levels)
         return Batch(self.latents, labels, conditions)
 
 
@@ -149,10 +183,12 @@ class DiffusionLoss:
         weights = loss_weights(self.schedule, params.prediction_type, weighting=params.loss_weighting,
                                min_snr_gamma=params.min_snr_gamma)
         self.weights = torch.from_numpy(weights).float().to(device)
+        every = torch.arange(self.schedule.num_timesteps, device=device)
+        self._signal, self._noise = self.schedule.signal_level(every), self.schedule.noise_level(every)  # (T, 1, 1, 1)
 
     def per_image(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Unweighted mean squared error of each image, float32 (B,)."""
-        signal, level = self.schedule.signal_level(timesteps), self.schedule.noise_level(timesteps)
+        signal, level = self._signal[timesteps], self._noise[timesteps]
         x_t = signal * batch.latents + level * noise
         target = make_target(self.prediction_type, x_0=batch.latents, noise=noise, signal_level=signal, noise_level=level)
         further = () if batch.conditions is None else (batch.conditions,)
@@ -176,21 +212,19 @@ def read_batch(
 def train_step(
     state: TrainState, draws: StepDraws, read: Callable[[StepDraws], Batch], *, loss_of: DiffusionLoss,
     accelerator: Accelerator, config: Config, lr: float,
-) -> tuple[float, float]:
+) -> None:
     """One optimizer step on this process's slice of the global batch, cut into the configured micro-steps.
 
-    `read` maps StepDraws to a Batch. Returns the mean loss over this process's slice and the gradient norm before
-    clipping. A step whose loss or gradient is not finite leaves weights, average and optimizer untouched and is counted.
-
-    Raises:
-        UserError: ten such steps in a row.
+    `read` maps StepDraws to a Batch. The mean loss over the slice and the gradient's norm before clipping go to the meters.
+    A step whose loss or gradient is not finite leaves weights, average and optimizer untouched and is counted. All of
+    this is decided on the device, and the host waits for nothing: it can prepare the next step meanwhile.
     """
-    train = config.train_params
+    train, device = config.train_params, accelerator.device
     micro_steps = train.gradient_accumulation_steps
     micro_size = len(draws.positions) // micro_steps
     state.model.train()
     state.optimizer.param_groups[0]["lr"] = lr
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), device=device)
     for micro_step in range(micro_steps):
         part = draws.slice(micro_step * micro_size, (micro_step + 1) * micro_size)
         batch = read(part)
@@ -199,23 +233,59 @@ def train_step(
         last = micro_step == micro_steps - 1
         _seed_dropout(config, state.step, micro_step, accelerator.process_index)
         with _synchronised(accelerator, state.model, last), accelerator.autocast():
-            loss = loss_of(state.model, batch, noise=part.noise.to(accelerator.device),
-                           timesteps=part.timesteps.to(accelerator.device)) / micro_steps
+            loss = loss_of(state.model, batch, noise=to_device(part.noise, device),
+                           timesteps=to_device(part.timesteps, device)) / micro_steps
         with _synchronised(accelerator, state.model, last):
             accelerator.backward(loss)
         total += loss.detach()
     norm = accelerator.clip_grad_norm_(state.model.parameters(), train.clip_grad_norm or math.inf)
-    loss_value, norm_value = float(total), float(norm)
-    # The norm is of the gradient averaged over all processes, so that all of them take the same branch.
-    if math.isfinite(norm_value) and (accelerator.num_processes > 1 or math.isfinite(loss_value)):
-        state.optimizer.step()
-        state.ema.update(accelerator.unwrap_model(state.model))
-        state.skipped_in_a_row = 0
-    else:
-        _skip(state, accelerator)
+    # The norm is of the gradient averaged over all processes, so that all of them apply the step or none does.
+    finite = torch.isfinite(norm) & (torch.isfinite(total) | (accelerator.num_processes > 1))
+    _apply(state.optimizer, finite, has_scaler=accelerator.scaler is not None)
+    state.ema.update(accelerator.unwrap_model(state.model), finite)
+    state.meters.add(loss=total, grad_norm=norm, applied=finite)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    return loss_value, norm_value
+
+
+def make_optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:
+    """AdamW in one pass over the parameters, which can skip a step on the device."""
+    train = config.train_params
+    return torch.optim.AdamW(network.parameters(), lr=train.ldm_lr, betas=train.adam_betas,
+                             weight_decay=train.weight_decay, fused=True)
+
+
+def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
+    """A step of the optimizer, which changes nothing where bool () `finite` is false.
+
+    The fused kernels read `found_inf` for that: it is how a gradient scaler skips, and under fp16 the scaler sets it.
+    """
+    if has_scaler:
+        optimizer.step()
+        return
+    inner = optimizer.optimizer  # accelerate's wrapper does not pass attributes on
+    inner.found_inf = (~finite).float()
+    optimizer.step()
+    del inner.found_inf
+
+
+def refuse_divergence(state: TrainState) -> None:
+    """End a run that has stopped learning.
+
+    Raises:
+        UserError: ten steps in a row were skipped.
+    """
+    if state.meters.longest_row() >= MOST_BAD_STEPS:
+        raise UserError(
+            f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
+            "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
+            "warmup_steps, or mixed_precision bf16 or no"
+        )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor there, without the host waiting for a GPU's earlier work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @torch.no_grad()
@@ -256,8 +326,8 @@ def _label_batch(
 ) -> Batch:
     """Standardised latents with the labels and conditions of the images that they come from."""
     conditions = join_view(torch.from_numpy(source.conditions)[positions], views, sees_view=sees_view)
-    return Batch(latents.to(device), torch.from_numpy(source.labels)[positions].to(device),
-                 None if conditions is None else conditions.to(device))
+    return Batch(to_device(latents, device), to_device(torch.from_numpy(source.labels)[positions], device),
+                 None if conditions is None else to_device(conditions, device))
 
 
 def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> float:
@@ -278,16 +348,3 @@ def _seed_dropout(config: Config, step: int, micro_step: int, process: int) -> N
 def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Gradients are exchanged between processes at the last micro-step only."""
     return nullcontext() if last else accelerator.no_sync(model)
-
-
-def _skip(state: TrainState, accelerator: Accelerator) -> None:
-    state.skipped_steps += 1
-    state.skipped_in_a_row += 1
-    if accelerator.scaler is not None:
-        accelerator.scaler.update()  # halves the loss scale, the usual cause under fp16
-    if state.skipped_in_a_row >= MOST_BAD_STEPS:
-        raise UserError(
-            f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
-            "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
-            "warmup_steps, or mixed_precision bf16 or no"
-        )
