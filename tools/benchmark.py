@@ -17,15 +17,16 @@ import torch
 from config.errors import UserError
 from config.load import load_config
 from dataset.storage import write_json
-from tools.benchmarks import demo_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
+from tools.benchmarks import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
 from tools.benchmarks.findings import Findings, draw_picture
 from tools.benchmarks.workers import Setup, serve
 from tools.runtime.command import run_command
 from tools.runtime.estimate import count_steps, estimate_memory
 
-_SUBJECTS = ("paper_step", "latent_cache", "demo_step", "sampling", "reading", "start_up", "processes")
+_SUBJECTS = ("paper_step", "latent_cache", "demo_step", "sampling", "reading", "start_up", "processes",
+             "gpu_step")
 _VARIANTS = {**paper_step.VARIANTS, **latent_cache.VARIANTS, **demo_step.VARIANTS, **sampling.VARIANTS,
-             **reading.VARIANTS, **processes.VARIANTS, **limit.VARIANTS}
+             **reading.VARIANTS, **processes.VARIANTS, **gpu_step.VARIANTS, **limit.VARIANTS}
 _ANSWER_IMAGES = 900
 
 
@@ -72,6 +73,7 @@ def measure_all(setup: Setup, subjects: Sequence[str]) -> dict[str, Findings]:
         "reading": lambda: reading.measure(setup),
         "start_up": lambda: start_up.measure(setup),
         "processes": lambda: processes.measure(setup, parameters=estimate_memory(load_config(setup.paper_config))[0]),
+        "gpu_step": lambda: gpu_step.measure(setup),
     }
     for name in _SUBJECTS:
         if name in subjects:

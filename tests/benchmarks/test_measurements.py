@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
@@ -11,8 +12,19 @@ from config.errors import UserError
 from config.load import load_config
 from dataset.images import write_png
 from models.layers import CrossAttention, SelfAttention
-from tools.benchmarks import demo_step, latent_cache, paper_step, processes, reading, rivals, sampling, workers
+from tools.benchmarks import (
+    demo_step,
+    gpu_step,
+    latent_cache,
+    paper_step,
+    processes,
+    reading,
+    rivals,
+    sampling,
+    workers,
+)
 from tools.benchmarks.workers import Setup
+from tools.runtime.estimate import count_step_flops
 
 ROOT = Path(__file__).parents[2]
 NETWORK = {"channels": [32, 32], "attention": [False, True], "num_layers": 1, "num_heads": 2, "time_embedding_dim": 32,
@@ -52,6 +64,20 @@ def test_the_demos_step_and_its_parts(setup: Setup) -> None:
     assert ours["network_seconds"] > 0 and ours["update_seconds"] > 0
     assert theirs["flops"] > 0 and ours["flops"] > 0
     assert processes.prepare_training(setup)()["seconds"] > 0
+
+
+def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
+    """On a CPU, which runs bf16 as well; without a GPU the subject says that it measured nothing."""
+    prepare = gpu_step.VARIANTS["gpu_step/off_1"]
+    assert prepare(setup)()["seconds"] > 0
+    config = load_config(setup.paper_config)
+    operators = gpu_step.find_operators(config, 2)
+    assert {operator.kind for operator in operators} == {"convolution", "linear layer", "attention"}
+    assert 3 * sum(operator.kind_flops for operator in operators) == pytest.approx(count_step_flops(config, 2), rel=0.05)
+    for operator in operators:
+        assert gpu_step.measure_operator(operator, torch.device("cpu"), torch.bfloat16) > 0
+    if not torch.cuda.is_available():
+        assert gpu_step.measure(setup).lines == ["not measured: no GPU is at hand"]
 
 
 def test_cached_and_encoded_latents_are_the_same_numbers(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

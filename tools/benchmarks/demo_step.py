@@ -23,6 +23,7 @@ from tools.runtime.training import (
     make_optimizer,
     make_unet,
     timestep_draws,
+    to_device,
     train_step,
 )
 
@@ -55,19 +56,22 @@ def measure(setup: Setup) -> Findings:
     return found
 
 
-class DemoTraining:
+class Training:
     """The training step of the command on made-up latents, on this process's share of the batch."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, cpu: bool = True) -> None:
         self.config = config
-        self.accelerator = Accelerator(cpu=True)
-        network = make_unet(config)
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=config.train_params.mixed_precision)
+        self.device = self.accelerator.device
+        network = make_unet(config).to(self.device)
         self.num_parameters = count_parameters(network)
         params = config.train_params
+        average = ExponentialMovingAverage(network, params.ema_decay)
+        if params.compile_mode != "off":
+            network.compile(mode=params.compile_mode)
         model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config))
-        self.state = TrainState(model, ExponentialMovingAverage(network, params.ema_decay), optimizer,
-                                Meters(self.accelerator.device))
-        self._loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=torch.device("cpu"))
+        self.state = TrainState(model, average, optimizer, Meters(self.device))
+        self._loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=self.device)
         self._labels = torch.arange(_NUM_IMAGES) % config.num_classes
         self._order = SampleOrder(self._labels.tolist(), seed=params.seed)
         self._latents = normal(generator(0, "benchmark"), (_NUM_IMAGES, *latent_shape(config)))
@@ -100,13 +104,14 @@ class DemoTraining:
         self.state.ema.update(self.accelerator.unwrap_model(self.state.model))
 
     def _read(self, part: StepDraws) -> Batch:
-        return Batch(self._latents[part.positions], self._labels[part.positions])
+        return Batch(to_device(self._latents[part.positions], self.device),
+                     to_device(self._labels[part.positions], self.device))
 
 
 def prepare_ours(setup: Setup) -> Repeat:
     """The whole step, then the network's passes alone, step by step in turn."""
     config = load_config(setup.demo_config)
-    training = DemoTraining(config)
+    training = Training(config)
     flops = count_step_flops(config, config.train_params.ldm_batch_size)
     training.step()
 

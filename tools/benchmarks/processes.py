@@ -5,7 +5,7 @@ import statistics
 
 from config.load import load_config
 from dataset.order import SampleOrder, draw_step
-from tools.benchmarks.demo_step import DemoTraining
+from tools.benchmarks.demo_step import Training
 from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.workers import Repeat, Setup, medians, started, timed
 from tools.runtime.estimate import count_step_flops
@@ -76,7 +76,7 @@ def describe_on_paper(setup: Setup, *, parameters: float) -> list[str]:
 
 def prepare_training(setup: Setup) -> Repeat:
     """This process's part of the training."""
-    training = DemoTraining(load_config(setup.demo_config))
+    training = Training(load_config(setup.demo_config))
     training.step()
 
     def train() -> None:

@@ -96,9 +96,11 @@ def count_step_flops(config: Config, batch_size: int) -> int:
     return counter.get_total_flops() * _BACKWARD_FACTOR
 
 
-def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
-    """FLOP/s of float32 matrix products on the device, measured for about `seconds`."""
-    a = torch.randn(_RATE_SIZE, _RATE_SIZE, device=device)
+def measure_matmul_rate(
+    device: torch.device, *, seconds: float = 0.3, dtype: torch.dtype = torch.float32, side: int = _RATE_SIZE
+) -> float:
+    """FLOP/s of products of square matrices on the device, measured for about `seconds`."""
+    a = torch.randn(side, side, device=device, dtype=dtype)
     a @ a
     started, products = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
@@ -106,7 +108,7 @@ def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
         products += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return products * 2 * _RATE_SIZE**3 / (time.perf_counter() - started)
+    return products * 2 * side**3 / (time.perf_counter() - started)
 
 
 class _FusedAttention(torch.autograd.Function):
