@@ -12,12 +12,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 
 from config.errors import UserError
 from config.load import load_config
@@ -28,6 +27,7 @@ from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
+from tools.runtime.processes import PATIENCE
 from tools.runtime.progress import Progress
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory, owned
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
     output = run.samples(config)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while the first process evaluates
-    accelerator = Accelerator(kwargs_handlers=[patience])
+    accelerator = Accelerator(kwargs_handlers=[PATIENCE])
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
         draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)

@@ -13,17 +13,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs
 
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
-from dataset.latents import Share
 from dataset.order import SampleOrder, draw_step
 from dataset.storage import write_json
 from models.ema import ExponentialMovingAverage
@@ -32,6 +30,7 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.conditions import null_levels
 from tools.runtime.data import open_images
 from tools.runtime.latent_source import open_training_data
+from tools.runtime.processes import PATIENCE, share_work
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
@@ -168,11 +167,9 @@ def make_accelerator(config: Config) -> Accelerator:
     on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     if train.mixed_precision == "fp16" and on_cpu:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
-    # Processes wait for the slowest one's images to be encoded, and for the first one's validation.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
-    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[patience, unused])
+    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[PATIENCE, unused])
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "
@@ -220,15 +217,6 @@ def save(
     values["data_identity"] = data_identity
     checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
     checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)
-
-
-def share_work(accelerator: Accelerator) -> Share:
-    """This process's part of the work that is not training."""
-    def agree(value: bool) -> bool:
-        votes = accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum")
-        return int(votes) == accelerator.num_processes
-
-    return Share(accelerator.process_index, accelerator.num_processes, agree)
 
 
 def agree_to_stop(accelerator: Accelerator, stop: bool) -> bool:

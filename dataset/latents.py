@@ -21,6 +21,7 @@ from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
+from dataset.share import ALONE, Share
 from dataset.storage import disk_errors, hash_file, hash_json, locked, make_folder, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
@@ -133,25 +134,6 @@ def describe_stale_caches(folder: Path, *, split: str, identity: dict[str, Any])
     return lines
 
 
-@dataclass(frozen=True)
-class Share:
-    """This process's part of a work that several do: number `index` of `count`.
-
-    `agree` waits for all processes and says whether it was called with True in every one.
-    """
-
-    index: int = 0
-    count: int = 1
-    agree: Callable[[bool], bool] = bool
-
-    @property
-    def is_first(self) -> bool:
-        return self.index == 0
-
-
-ALONE = Share()
-
-
 def build_latent_cache(
     folder: Path, images: LabelledImages, *, split: str, identity: dict[str, Any], encode: Encode, batch_size: int,
     report: Report | None = None, share: Share = ALONE,
@@ -197,7 +179,7 @@ def _encode_share(
     share.agree(True)
     before = _read_progress(path / "progress.json", identity, total)
     missing = [start for start in range(0, total, batch_size) if not before.done[start:start + batch_size].all()]
-    mine = np.array_split(missing, share.count)[share.index].tolist()
+    mine = share.part(missing)
     progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
     arrays: list[np.memmap] | None = None
     positions = [i for start in mine for i in range(start, min(start + batch_size, total))]

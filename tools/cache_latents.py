@@ -1,27 +1,33 @@
-"""Encode the training and validation images once, ahead of training; a killed run goes on where it stopped."""
+"""Encode the training and validation images once, ahead of training; a killed run goes on where it stopped.
+
+    python -m tools.cache_latents --config config/demo.yaml [--set section.key=value ...]
+
+    accelerate launch -m tools.cache_latents --config config/embryo.yaml      # several GPUs, the same files
+"""
 
 import argparse
 from collections.abc import Sequence
 
-import torch
-
 from config.load import load_config
 from tools.runtime.command import run_command
 from tools.runtime.data import has_split, prepare_latents
+from tools.runtime.processes import open_share
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.cache_latents", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.cache_latents", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    share, device = open_share()
     for split in ("train", "val"):
         if has_split(config, split):
-            cache = prepare_latents(config, split, device=device)
+            cache = prepare_latents(config, split, device=device, share=share)
             shape = " x ".join(map(str, cache.mean.shape[2:]))
-            print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, key {cache.key[:16]}")
+            if share.is_first:
+                print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, "
+                      f"key {cache.key[:16]}")
 
 
 if __name__ == "__main__":

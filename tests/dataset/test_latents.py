@@ -17,13 +17,13 @@ from dataset.annotations import ImageRecord
 from dataset.image_bank import ImageBank
 from dataset.latents import (
     LatentCache,
-    Share,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
     is_gray_batch,
     open_latent_cache,
 )
+from dataset.share import Share
 from dataset.storage import hash_file, hash_json
 from dataset.symmetries import apply_symmetry
 

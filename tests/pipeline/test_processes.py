@@ -16,6 +16,7 @@ from workspace import Workspace, forget_accelerator, read_rows
 
 import sample_ddpm_class_cond
 import train_ddpm_cond
+from tools import cache_latents
 from tools.runtime import checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
@@ -88,6 +89,19 @@ def assert_the_same_training(run: Path, other: Path) -> None:
     assert (averages[0] - averages[1]).norm() < 1e-3 * averages[1].norm()
 
 
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def watch_files(process: subprocess.Popen[str], folder: Path, pattern: str) -> set[str]:
+    """Names of the files of this pattern that were there for a while, before the process ended."""
+    names: set[str] = set()
+    while process.poll() is None:
+        names |= {path.name for path in folder.rglob(pattern)}
+        time.sleep(0.002)
+    return names
+
+
 def read_images(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
 
@@ -96,10 +110,25 @@ def test_two_processes_train_as_one_and_encode_together(workspace: Workspace, co
     go_on(workspace, common_start, "one_process", num_processes=1)
     go_on(workspace, common_start, "two_processes", f"dataset_params.directory_latents={tmp_path}", num_processes=2)
     assert_the_same_training(workspace.run("two_processes"), workspace.run("one_process"))
-    shared = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    shared = read_files(tmp_path)
     assert {path.name for path in shared} == {"PATIENT_DATA.txt", "index.json", "mean.npy", "std.npy"}
     assert len(shared) == 2 * 4
     assert shared == {path: (workspace.root / "latents" / path).read_bytes() for path in shared}
+
+
+def test_two_processes_cache_the_latents_of_one(workspace: Workspace, tmp_path: Path) -> None:
+    def arguments(folder: str) -> list[str]:
+        return workspace.arguments(f"dataset_params.directory_latents={tmp_path / folder}")
+
+    cache_latents.main(arguments("one"))
+    process = launch("-m", "tools.cache_latents", *arguments("two"))
+    together = watch_files(process, tmp_path / "two", "progress-*.json")
+    output, complaints = process.communicate(timeout=200)
+    assert process.returncode == 0, complaints[-2000:]
+    assert together == {"progress-0.json", "progress-1.json"}  # both encoded
+    assert output.count("train: 138 images") == 1 and output.count("val: 30 images") == 1
+    files = read_files(tmp_path / "two")
+    assert len(files) == 2 * 4 and files == read_files(tmp_path / "one")
 
 
 def test_eight_micro_steps_equal_four_in_each_of_two_processes(workspace: Workspace, common_start: Path) -> None:

@@ -10,15 +10,14 @@ import torch
 from config.errors import UserError
 from config.schema import Config
 from dataset.latents import (
-    ALONE,
     LabelledImages,
     LatentCache,
-    Share,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
     open_latent_cache,
 )
+from dataset.share import ALONE, Share
 from models.autoencoder import (
     LatentCodec,
     LatentStatistics,

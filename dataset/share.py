@@ -1,0 +1,41 @@
+"""A process's part of work that several processes do together. Owns how work is divided; how processes talk is handed in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+
+
+def _unchanged(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process is number `index` of `count`, which all call the same things in the same order.
+
+    `agree` waits for all processes and says whether it was called with True in every one. `join` takes an array of which
+    each process has filled its own part and left the rest zero, and gives the whole to every one, bit for bit.
+    """
+
+    index: int = 0
+    count: int = 1
+    agree: Callable[[bool], bool] = bool
+    join: Callable[[np.ndarray], np.ndarray] = _unchanged
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's contiguous part of the items, which may be empty."""
+        return items[self._bound(self.index, len(items)):self._bound(self.index + 1, len(items))]
+
+    def _bound(self, index: int, total: int) -> int:
+        return index * total // self.count
+
+
+ALONE = Share()
