@@ -27,7 +27,7 @@ from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
-from tools.runtime.processes import PATIENCE
+from tools.runtime.processes import PATIENCE, share_work
 from tools.runtime.progress import Progress
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory, owned
@@ -61,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
         draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
-        if not arguments.no_metrics and accelerator.is_main_process:
-            assess(config, output, output, device=accelerator.device,
-                   flips=draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device))
-    accelerator.wait_for_everyone()
+        if not arguments.no_metrics:
+            share = share_work(accelerator)
+            flips = draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device) if share.is_first else None
+            accelerator.wait_for_everyone()  # until the first one has written the manifest
+            assess(config, output, output, device=accelerator.device, flips=flips, share=share)
 
 
 def draw(

@@ -34,6 +34,12 @@ class Share:
         """This process's contiguous part of the items, which may be empty."""
         return items[self._bound(self.index, len(items)):self._bound(self.index + 1, len(items))]
 
+    def rows(self, total: int, batch_size: int = 1) -> range:
+        """The positions of this process's part of `total`: contiguous, and whole batches as one process would make them."""
+        batches = self.part(range(0, total, batch_size))
+        assert isinstance(batches, range)
+        return range(min(batches.start, total), min(batches.stop, total))
+
     def _bound(self, index: int, total: int) -> int:
         return index * total // self.count
 

@@ -1,19 +1,24 @@
-"""Evaluate synthetic images that exist already, ours or another generator's, against the config's real images."""
+"""Evaluate synthetic images that exist already, ours or another generator's, against the config's real images.
+
+    python -m tools.evaluate --config config/demo.yaml --synthetic DIR --output DIR [--reject-copies]
+
+    accelerate launch -m tools.evaluate --config ...      # several GPUs encode the images, the files are the same
+"""
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-
-import torch
 
 from config.load import load_config
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
+from tools.runtime.processes import open_share
 from tools.runtime.run_directory import owned
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config: the real images, the VAE and the encoders")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
@@ -25,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="augmentation_study.json, whose verdict the reports quote")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with owned(arguments.output, "tools.evaluate", key="--output"):
-        assess(config, arguments.synthetic, arguments.output, device=device,
-               reject_copies=arguments.reject_copies, study=arguments.augmentation_study)
+    share, device = open_share()
+    with owned(arguments.output, "tools.evaluate", key="--output") if share.is_first else nullcontext():
+        assess(config, arguments.synthetic, arguments.output, device=device, reject_copies=arguments.reject_copies,
+               study=arguments.augmentation_study, share=share)
 
 
 if __name__ == "__main__":

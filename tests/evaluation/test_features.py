@@ -3,14 +3,18 @@
 import json
 import logging
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from config.errors import UserError
+from dataset.share import Share
 from dataset.storage import hash_bytes
 from tools.evaluation.features import cached_features
+from tools.evaluation.image_set import ReadOnDemand
 
 
 class MeanEncoder:
@@ -30,6 +34,17 @@ class MeanEncoder:
         self.encoded += len(images)
         values = images.astype(np.float32) * self.weight
         return np.stack([values.mean(axis=(1, 2, 3)), values.std(axis=(1, 2, 3))], axis=1)
+
+
+class BatchEncoder(MeanEncoder):
+    """One whose features tell which images were in a batch together, and which hold a negative zero."""
+
+    def encode(self, images, *, batch_size=32, progress=None):
+        values = super().encode(images, batch_size=batch_size, progress=progress)
+        for start in range(0, len(values), batch_size):
+            values[start:start + batch_size, 0] = images[start:start + batch_size].mean()
+        values[:, 1] = -0.0
+        return values
 
 
 @pytest.fixture
@@ -169,6 +184,50 @@ def test_a_generator_serves_as_images(tmp_path, images):
     done = []
     features = cached_features(tmp_path, **_arguments(images, images=lambda: iter(images), progress=done.append))
     assert len(features.values) == 600 and done == [256, 512, 600]
+
+
+def encode_together(folder, image_array, encoders, **changes):
+    """The features that threads get in the place of processes, one encoder each."""
+    count = len(encoders)
+    barrier, handed_in = threading.Barrier(count), [None] * count
+
+    def gather(index, value):
+        handed_in[index] = value
+        barrier.wait(timeout=30)
+        values = list(handed_in)
+        barrier.wait(timeout=30)
+        return values
+
+    def work(index):
+        share = Share(index, count, agree=lambda value: all(gather(index, value)),
+                      join=lambda values: np.sum([part.view(np.uint8) for part in gather(index, values)], axis=0,
+                                                 dtype=np.uint8).view(values.dtype))
+        return cached_features(folder, **_arguments(image_array, encoder=encoders[index], share=share, **changes)).values
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
+
+
+@pytest.mark.parametrize("batch_size", [32, 50, 300])  # the last two do not divide the number of images held at once
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_processes_that_share_the_encoding_write_the_bytes_of_one(tmp_path, images, count, batch_size):
+    encoders = [BatchEncoder() for _ in range(count)]
+    alone = cached_features(tmp_path / "alone", **_arguments(images, encoder=BatchEncoder(), batch_size=batch_size))
+    lazy = ReadOnDemand(lambda row: images[row], np.arange(len(images)), images.shape[1:])
+    found = encode_together(tmp_path / "together", images, encoders, images=lambda: lazy, batch_size=batch_size)
+    assert all(np.array_equal(values, alone.values) for values in found)
+    assert (tmp_path / "together/mean_test.npz").read_bytes() == (tmp_path / "alone/mean_test.npz").read_bytes()
+    assert sum(encoder.encoded for encoder in encoders) == len(images)
+    assert max(encoder.encoded for encoder in encoders) < len(images)
+
+    again = encode_together(tmp_path / "together", images, encoders, images=_never, batch_size=batch_size)
+    assert all(np.array_equal(values, alone.values) for values in again)  # the first one has read them
+
+
+def test_an_infinite_feature_is_refused_in_every_process(tmp_path, images):
+    with pytest.raises(UserError, match=r"600 of 600 images have NaN .*the first is image 0"):
+        encode_together(tmp_path, images, [MeanEncoder(weight=np.nan), MeanEncoder(weight=np.nan)])
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_refuses_lists_and_images_that_do_not_match(tmp_path, images):

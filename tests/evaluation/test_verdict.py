@@ -11,7 +11,7 @@ import torch
 
 from dataset.storage import hash_bytes
 from models.classifier import Classifier, ClassifierConfig
-from tools.evaluation.distances import add_distances
+from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, no_bar
 from tools.evaluation.fidelity import add_class_fidelity
@@ -241,7 +241,7 @@ def test_changed_images_change_the_sentences(encoder: Encoder, tmp_path: Path) -
     def of(images: ImageSet) -> str:
         report, sets = EvaluationReport(provenance={}), make_sets(images)
         matched = sets.matched()
-        add_distances(report, sets, matched, encoder, settings, no_bar)
+        add_distances(report, sets, encoder, settings, encode_sets(sets, matched, encoder, settings, no_bar))
         add_similarities(report, sets, matched, None, settings)
         return join(report)
 

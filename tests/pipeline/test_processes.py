@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 PROBE = Path(__file__).with_name("gradient_probe.py")
 LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the launched processes in /proc")
 FIRST, LAST = 4, 24  # the steps that all share, and 20 more
 LEARNING = ("train_params.lr_schedule=constant", "logging_params.interval_steps=1", "train_params.ldm_validate_epochs=10")
 
@@ -35,13 +38,30 @@ def launch(*command: str) -> subprocess.Popen[str]:
 
 
 def list_workers(launcher: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the launched processes, in the order of their ranks."""
+    """Process ids of the launched processes that are there, in the order of their ranks."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="ascii").split()
     ranks = {}
     for child in map(int, children):
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks |= {int(text[5:]): child for text in variables if text.startswith(b"RANK=")}
+        with suppress(OSError):  # it ends just now
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            ranks |= {int(text[5:]): child for text in variables if text.startswith(b"RANK=")}
     return [ranks[rank] for rank in sorted(ranks)]
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that the launched processes do."""
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def end(launcher: subprocess.Popen[str]) -> None:
+    """End what a failed test left; the launcher ends its processes."""
+    for worker in list_workers(launcher) if launcher.poll() is None else ():
+        os.kill(worker, signal.SIGCONT)
+    launcher.terminate()
+    launcher.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -137,36 +157,73 @@ def test_eight_micro_steps_equal_four_in_each_of_two_processes(workspace: Worksp
     assert_the_same_training(workspace.run("two_by_four"), workspace.run("one_by_eight"))
 
 
-def test_two_processes_draw_the_files_of_one(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
-    overrides = ("sample_params.num_images=17", "sample_params.batch_size=4")  # the last batch is not full
-    arguments = [*workspace.arguments(*overrides), "--no-metrics"]
-    sample_ddpm_class_cond.main([*arguments, "--output", str(tmp_path / "one")])
-    process = launch("sample_ddpm_class_cond.py", *arguments, "--output", str(tmp_path / "two"))
+@pytest.fixture(scope="module")
+def evaluated(classifiers: Workspace, reference: Path) -> Path:
+    """Images that one process drew and evaluated."""
+    assert reference.is_dir()
+    folder = classifiers.root / "by_one"
+    sample_ddpm_class_cond.main([*classifiers.arguments(*in_batches(folder)), "--output", str(folder)])
+    return folder
+
+
+def in_batches(folder: Path) -> tuple[str, ...]:
+    """Several batches, the last not full, to draw and to encode; features in the folder, so that they are encoded anew."""
+    return ("sample_params.num_images=34", "sample_params.batch_size=4", "evaluation_params.batch_size=16",
+            f"dataset_params.directory_inception_features={folder / 'features'}")
+
+
+def assert_the_same_evaluation(folder: Path, other: Path) -> None:
+    features = sorted(path.name for path in (folder / "features").glob("*.npz"))
+    assert len(features) == 5
+    for name in ("evaluation.json", "report_shareable.html", "internal/nearest_pairs.csv",
+                 *(f"features/{name}" for name in features)):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@needs_proc
+def test_two_processes_draw_and_evaluate_as_one_and_the_second_leaves_when_all_is_encoded(
+    classifiers: Workspace, evaluated: Path, tmp_path: Path
+) -> None:
+    process = launch("sample_ddpm_class_cond.py", *classifiers.arguments(*in_batches(tmp_path)), "--output",
+                     str(tmp_path))
+    try:
+        wait_until(lambda: (tmp_path / "evaluation.json").exists(), process)
+        first = list_workers(process)[0]
+        os.kill(first, signal.SIGSTOP)  # as if what comes then took for ever
+        wait_until(lambda: list_workers(process) == [first], process)
+        os.kill(first, signal.SIGCONT)
+        output, complaints = process.communicate(timeout=200)
+    finally:
+        end(process)
+    assert process.returncode == 0, complaints[-2000:]
+    assert output.count(f"written to {tmp_path}") == 1 and output.count("34 synthetic images in") == 1
+    images = read_images(tmp_path)
+    assert len(images) == 34 and images == read_images(evaluated)
+    assert (tmp_path / "manifest.csv").read_bytes() == (evaluated / "manifest.csv").read_bytes()
+    assert_the_same_evaluation(tmp_path, evaluated)
+
+
+def test_two_processes_evaluate_a_folder_as_one(classifiers: Workspace, evaluated: Path, tmp_path: Path) -> None:
+    process = launch("-m", "tools.evaluate", *classifiers.arguments(*in_batches(tmp_path)), "--synthetic", str(evaluated),
+                     "--output", str(tmp_path))
     output, complaints = process.communicate(timeout=200)
     assert process.returncode == 0, complaints[-2000:]
-    assert output.count("17 synthetic images") == 1
-    images = read_images(tmp_path / "one")
-    assert len(images) == 17 and read_images(tmp_path / "two") == images
-    assert (tmp_path / "two/manifest.csv").read_bytes() == (tmp_path / "one/manifest.csv").read_bytes()
-    assert reference.is_dir()
+    assert output.count(f"written to {tmp_path}") == 1
+    assert_the_same_evaluation(tmp_path, evaluated)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the launched processes in /proc")
+@needs_proc
 def test_a_process_that_dies_ends_the_others_and_one_alone_goes_on(workspace: Workspace) -> None:
     run = workspace.run("died")
     settings = (workspace.task(run.name), *LEARNING, "train_params.checkpoint_interval_steps=5")
     process = launch("train_ddpm_cond.py", *workspace.arguments(*settings, "train_params.max_steps=100000"))
     try:
-        deadline = time.monotonic() + 300
-        while not checkpoints.list_resume_checkpoints(run / "checkpoints"):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: bool(checkpoints.list_resume_checkpoints(run / "checkpoints")), process)
         workers = list_workers(process)
         os.kill(workers[1], signal.SIGKILL)
         _, complaints = process.communicate(timeout=60)  # or it raises
     finally:
-        process.terminate()  # where the test failed; the launcher ends its processes
-        process.communicate()
+        end(process)
     assert process.returncode != 0
     assert "rank      : 1" in complaints and f"PID {workers[1]}" in complaints and "Signal 9" in complaints
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from dataset.share import ALONE, Share
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
 from tools.evaluation.exhibits import add_feature_exhibit
@@ -63,11 +64,9 @@ class _Comparison:
 
 
 def add_distances(
-    report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets, encoder: Encoder, settings: EvaluationSettings,
-    open_bar: OpenBar,
+    report: EvaluationReport, sets: EvaluationSets, encoder: Encoder, settings: EvaluationSettings, of: dict[str, Features]
 ) -> None:
-    """All rows of one encoder, overall and per class."""
-    of = _encode_all(sets, matched, encoder, settings, open_bar)
+    """All rows of one encoder, overall and per class, from the features `of` every set that `encode_sets` gave."""
     add = partial(_add_comparison, report, encoder, settings)
     for class_name, label in [(OVERALL, None), *[(name, label) for label, name in enumerate(sets.class_names)]]:
         part = {key: features if label is None else features.select(features.labels == label)
@@ -87,8 +86,9 @@ def add_distances(
     add_feature_exhibit(report, encoder.name, encoder.metric_name("FD"), of)
 
 
-def _encode_all(
-    sets: EvaluationSets, matched: EvaluationSets, encoder: Encoder, settings: EvaluationSettings, open_bar: OpenBar
+def encode_sets(
+    sets: EvaluationSets, matched: EvaluationSets, encoder: Encoder, settings: EvaluationSettings, open_bar: OpenBar,
+    share: Share = ALONE,
 ) -> dict[str, Features]:
     """Features of every set; those of real images come from the cache of the whole split and are sliced."""
     def cached(images: ImageSet, name: str, transform_hash: str) -> Features:
@@ -96,13 +96,13 @@ def _encode_all(
             return cached_features(
                 settings.feature_folder, encoder=encoder, images=lambda: images.pixels, ids=images.ids, labels=images.labels,
                 groups=images.groups, image_sha256=images.sha256, transform_hash=transform_hash, split=name,
-                batch_size=settings.batch_size, progress=bar.update,
+                batch_size=settings.batch_size, progress=bar.update, share=share,
             )
 
     def fresh(images: ImageSet) -> Features:
         with open_bar(f"{encoder.name}, {images.name}", len(images)) as bar:
             values = encode_images(encoder, images.pixels, count=len(images), split=images.name,
-                                   batch_size=settings.batch_size, progress=bar.update)
+                                   batch_size=settings.batch_size, progress=bar.update, share=share)
         return Features(values=values, ids=images.ids, labels=images.labels, groups=images.groups, key="")
 
     def slice_of(whole: Features, subset: ImageSet) -> Features:

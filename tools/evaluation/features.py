@@ -19,9 +19,10 @@ from PIL import __version__ as pillow_version
 
 from config.errors import UserError, name_some
 from dataset.patient_note import write_patient_note
+from dataset.share import ALONE, Share
 from dataset.storage import atomic_path, hash_json
 from tools.evaluation.encoders import Encoder
-from tools.evaluation.image_set import CHUNK_IMAGES
+from tools.evaluation.image_set import CHUNK_IMAGES, ReadOnDemand
 
 NOTE = (
     "Derived from patients' images: feature vectors can reveal who is in the data. Treat this file like the images, "
@@ -71,12 +72,14 @@ def cached_features(
     split: str,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
+    share: Share = ALONE,
 ) -> Features:
     """Features of the listed images, from `folder` where they are there and current, else encoded and stored.
 
     `images` is called on a miss only and yields uint8 images (H, W, C) of one size in the order of `ids` (an array
     (N, H, W, C) does). The key covers encoder, weights, preset, transform, image bytes, ids, labels and groups; the
-    first fields that differ from the stored file are logged. `progress` gets the count of images done.
+    first fields that differ from the stored file are logged. `progress` gets the count of images done. Processes that share
+    the encoding all call this and get the same; the first one reads and writes the file.
 
     Raises:
         UserError: lists of different lengths, images that do not match them, or a disk that cannot be written.
@@ -101,11 +104,15 @@ def cached_features(
     }
     path = Path(folder) / f"{encoder.name}_{split}.npz"
     key = hash_json(fields)
-    values = _read(path, fields)
-    if values is None:
-        values = encode_images(encoder, images(), count=len(ids), split=split, batch_size=batch_size, progress=progress)
-        meta = {**fields, "key": key, "note": NOTE, "dtype": "float32", "device": _device_of(encoder), **_versions()}
-        _write(path, meta, values=values, ids=ids, labels=labels, groups=groups, image_sha256=list(image_sha256))
+    values = _read(path, fields) if share.is_first else None
+    if share.agree(values is None):  # which the others always say
+        values = encode_images(encoder, images(), count=len(ids), split=split, batch_size=batch_size, progress=progress,
+                               share=share)
+        if share.is_first:
+            meta = {**fields, "key": key, "note": NOTE, "dtype": "float32", "device": _device_of(encoder), **_versions()}
+            _write(path, meta, values=values, ids=ids, labels=labels, groups=groups, image_sha256=list(image_sha256))
+    else:
+        values = share.join(np.zeros((len(ids), encoder.dimension), dtype=np.float32) if values is None else values)
     return Features(values=values, ids=ids, labels=labels, groups=groups, key=key)
 
 
@@ -117,26 +124,31 @@ def encode_images(
     split: str,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    share: Share = ALONE,
 ) -> np.ndarray:
     """Features float32 (count, D) of uint8 images (H, W, C), of which few are held at a time.
+
+    Batches hold the same images whatever the number of processes that share them, which all give the same array or
+    ReadOnDemand and get all features.
 
     Raises:
         UserError: images of several sizes, another number than `count`, or a feature that is not finite.
     """
-    values = np.empty((count, encoder.dimension), dtype=np.float32)
-    done = 0
-    for chunk in _chunks(images):
+    values, rows = np.zeros((count, encoder.dimension), dtype=np.float32), share.rows(count, batch_size)
+    done = rows.start
+    for chunk in _chunks(images if share.count == 1 else _select(images, rows), batch_size):
         shapes = {image.shape for image in chunk}
         if len(shapes) != 1:
             raise UserError(f"features of {split}: expected images of one size, found {sorted(shapes)}; resize them")
-        if done + len(chunk) > count:
+        if done + len(chunk) > rows.stop:
             raise UserError(f"features of {split}: expected {count} images as listed, found more")
         values[done : done + len(chunk)] = encoder.encode(np.stack(chunk), batch_size=batch_size)
         done += len(chunk)
         if progress is not None:
-            progress(done)
-    if done != count:
+            progress(min((done - rows.start) * share.count, count))
+    if done != rows.stop:
         raise UserError(f"features of {split}: expected {count} images as listed, found {done}")
+    values = share.join(values)
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
         raise UserError(f"features of {split}: {len(broken)} of {count} images have NaN or infinite features of encoder "
@@ -144,9 +156,14 @@ def encode_images(
     return values
 
 
-def _chunks(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    iterator = iter(images)
-    while chunk := list(islice(iterator, CHUNK_IMAGES)):
+def _select(images: Iterable[np.ndarray], rows: range) -> Iterable[np.ndarray]:
+    return images.select(np.array(rows, dtype=np.int64)) if isinstance(images, ReadOnDemand) else np.asarray(images)[rows]
+
+
+def _chunks(images: Iterable[np.ndarray], batch_size: int) -> Iterator[list[np.ndarray]]:
+    """Whole batches, about as many images as may be held."""
+    iterator, size = iter(images), max(CHUNK_IMAGES // batch_size, 1) * batch_size
+    while chunk := list(islice(iterator, size)):
         yield chunk
 
 
@@ -179,7 +196,8 @@ def _write(path: Path, meta: dict[str, Any], *, values: np.ndarray, **lists: Any
 
 
 def _device_of(encoder: Encoder) -> str:
-    return str(getattr(encoder, "device", "unknown"))
+    """Its kind without its number, which says nothing about the values."""
+    return str(getattr(encoder, "device", "unknown")).partition(":")[0]
 
 
 def _versions() -> dict[str, str]:

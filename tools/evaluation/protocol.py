@@ -6,9 +6,10 @@ Which sets are compared, and how much is computed, is evaluation_sets.py's; each
 
 from collections.abc import Callable, Sequence
 
+from dataset.share import ALONE, Share
 from models.classifier import Classifier
 from tools.evaluation.copies import add_copies
-from tools.evaluation.distances import add_distances
+from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
 from tools.evaluation.exhibits import add_exhibits
@@ -28,19 +29,29 @@ _ENCODER_WARNINGS = {
 def evaluate(
     sets: EvaluationSets, *, encoders: Sequence[Encoder], perceptual: PerceptualEmbedding | None, judge: Classifier | None,
     settings: EvaluationSettings, report: EvaluationReport, say: Callable[[str], None], open_bar: OpenBar = no_bar,
+    share: Share = ALONE,
 ) -> None:
     """Add all rows and warnings to `report`; `say` is told what is being worked on, bars of `open_bar` how far it is.
+
+    Processes that share the encoding all call this. The first one goes on to the numbers, which the others need not wait
+    for: they leave with an empty report.
 
     Raises:
         UserError: no class has images in all sets, or features that are not finite.
     """
     matched = sets.matched()
-    _warn_of_sets(report, sets, matched)
+    features = []
     for encoder in encoders:
         say(f"features of {encoder.name}")
+        features.append(encode_sets(sets, matched, encoder, settings, open_bar, share))
+    if not share.is_first:
+        return
+    _warn_of_sets(report, sets, matched)
+    for encoder, of in zip(encoders, features, strict=True):
+        say(f"distances of {encoder.name}")
         if encoder.name in _ENCODER_WARNINGS:
             report.warn(_ENCODER_WARNINGS[encoder.name])
-        add_distances(report, sets, matched, encoder, settings, open_bar)
+        add_distances(report, sets, encoder, settings, of)
     say("image similarity")
     add_similarities(report, sets, matched, perceptual, settings)
     if judge is not None:

@@ -20,6 +20,7 @@ from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
+from dataset.share import ALONE, Share
 from dataset.storage import hash_file, hash_json, read_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
@@ -48,19 +49,24 @@ _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart b
 
 def assess(
     config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
-    study: Path | None = None, flips: ImageSet | None = None,
-) -> EvaluationReport:
+    study: Path | None = None, flips: ImageSet | None = None, share: Share = ALONE,
+) -> None:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
     quote the verdict of an augmentation `study`; the internal one shows class `flips` from the same noise.
+
+    Processes that share the encoding of images all call this. The first one computes the numbers and writes; the others
+    are done when all images are encoded.
 
     Raises:
         UserError: images, weights, settings or a study that cannot be used.
     """
     quoted = [] if study is None else _read_study(study)
     evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
-                                 reject_copies=reject_copies)
+                                 reject_copies=reject_copies, share=share)
+    if not share.is_first:
+        return
     if study is not None:
         evaluation.provenance["augmentation_study_sha256"] = hash_file(study)
     report.write(evaluation, output)
@@ -76,37 +82,39 @@ def assess(
     print(report.format_table(evaluation))
     print(f"written to {output}: evaluation.json, evaluation.xlsx, {report_page.SHAREABLE_NAME} and, with real images, "
           f"{INTERNAL_FOLDER}/{report_page.INTERNAL_NAME} and {PICTURE_NAME}")
-    return evaluation
 
 
 def evaluate_folder(
-    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False
+    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False,
+    share: Share = ALONE,
 ) -> EvaluationReport:
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
     `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
-    without the images that the test for copies flags, and details["rejected"] lists them.
+    without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
+    encoding all call this; only the report of the first one has rows.
     """
-    params, quiet = config.evaluation_params, not config.logging_params.progress_bar
+    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
     synthetic_images = open_synthetic(config, synthetic)
     real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
     refuse_real_images(synthetic_images.records, open_images(config, None).records)
     folder = find_autoencoder(config)
     codec = open_codec(config, device=device)
-    read = [read_set(name, images, quiet) for name, images in
+    read = [read_set(name, images, quiet, share) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = _as_gray_if_all(read)
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
-        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
-        train_round_trip=round_trip(codec, train, config, quiet), class_names=config.dataset_params.params.class_names,
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
+        train_round_trip=round_trip(codec, train, config, quiet, share),
+        class_names=config.dataset_params.params.class_names,
     )
     rejection = None
     if reject_copies:
-        rejection = _reject_copies(sets)
+        rejection = _reject_copies(sets, share)
         sets = rejection.kept
         made = sets.synthetic
-    if picture is not None:
+    if picture is not None and share.is_first:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
                   text={"Note": "shows real images: internal use only"})
@@ -117,7 +125,7 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
-    if params.real_split == "test":
+    if params.real_split == "test" and share.is_first:
         hashes = result.provenance["images_sha256"]
         result.provenance["test_set_opening"] = record_opening(
             Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
@@ -136,7 +144,9 @@ def evaluate_folder(
     )
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, settings=settings, report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
-                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet))
+                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
+    if not share.is_first:
+        return result
     replaced = _count_replaced(synthetic)
     if replaced:
         result.warn(f"{replaced} near-copies of training images were replaced when these images were drawn")
@@ -218,14 +228,15 @@ class _Rejection:
                     f"is of the rest; before that: {self.verdict}")
 
 
-def _reject_copies(sets: EvaluationSets) -> _Rejection:
+def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
     """Sort out the synthetic images that the deciding test flags.
 
     Raises:
         UserError: the test cannot be made, or a class loses all of its images.
     """
     audit, made = audit_pixels(sets), sets.synthetic
-    kept = made.select(np.flatnonzero(~audit.flagged))
+    flagged = share.join(audit.flagged & share.is_first)  # machines may round apart, and all go on with the same images
+    kept = made.select(np.flatnonzero(~flagged))
     lost = set(made.labels.tolist()) - set(kept.labels.tolist())
     if lost:
         raise UserError(f"every synthetic image of class {min(lost)} is a near-copy of a training image, none is left to "
@@ -233,7 +244,7 @@ def _reject_copies(sets: EvaluationSets) -> _Rejection:
     return _Rejection(
         kept=replace(sets, synthetic=kept), verdict=audit.verdict,
         rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": float(audit.ratios.values[i])}
-                  for i in np.flatnonzero(audit.flagged)],
+                  for i in np.flatnonzero(flagged)],
         pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
     )
 
@@ -260,8 +271,11 @@ def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
     write_text(path, text.getvalue())
 
 
-def read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
-    """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later."""
+def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALONE) -> ImageSet:
+    """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
+
+    Processes that share the decoding all get all images.
+    """
     def read(index: int) -> np.ndarray:
         return to_uint8(images[index][0].permute(1, 2, 0))
 
@@ -269,11 +283,12 @@ def read_set(name: str, images: LabelledImages, quiet: bool) -> ImageSet:
     held = name != "synthetic" or len(images) * int(np.prod(shape)) <= _HELD_BYTES
     pixels: np.ndarray | ReadOnDemand
     if held:
-        pixels = np.empty((len(images), *shape), dtype=np.uint8)
-        with Progress(f"reading {name}", len(images), enabled=not quiet) as bar:
-            for index, image in enumerate(read_ahead(read, range(len(images)))):
-                pixels[index] = image
+        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), share.rows(len(images))
+        with Progress(f"reading {name}", len(rows), enabled=not quiet) as bar:
+            for index, image in enumerate(read_ahead(read, rows)):
+                pixels[rows[index]] = image
                 bar.update(index + 1)
+        pixels = share.join(pixels)
     else:
         pixels = ReadOnDemand(read, np.arange(len(images)), shape)
     return ImageSet(
@@ -300,18 +315,21 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
     return np.stack([gray(image) for image in pixels])
 
 
-def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool) -> ImageSet:
-    """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits."""
-    parts, size = [], config.autoencoder_params.batch_size
-    channels = images.pixels.shape[-1]
-    with Progress(f"round trip {images.name}", len(images), enabled=not quiet) as bar:
-        for start in range(0, len(images), size):
+def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, share: Share = ALONE) -> ImageSet:
+    """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
+
+    Batches hold the same images whatever the number of processes that share them, which all get all images.
+    """
+    size, channels = config.autoencoder_params.batch_size, images.pixels.shape[-1]
+    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), share.rows(len(images), size)
+    with Progress(f"round trip {images.name}", len(rows), enabled=not quiet) as bar:
+        for start in range(rows.start, rows.stop, size):
             pixels = torch.from_numpy(images.pixels[start:start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
             restored = codec.round_trip(pixels.expand(-1, codec.im_channels, -1, -1))
             restored = restored.mean(dim=1, keepdim=True) if channels == 1 else restored
-            parts.append(to_uint8(restored.permute(0, 2, 3, 1)))
-            bar.update(min(start + size, len(images)))
-    return images.with_pixels(f"{images.name}_round_trip", np.concatenate(parts))
+            whole[start:start + size] = to_uint8(restored.permute(0, 2, 3, 1))
+            bar.update(min(start + size, rows.stop) - rows.start)
+    return images.with_pixels(f"{images.name}_round_trip", share.join(whole))
 
 
 def _load_encoders(

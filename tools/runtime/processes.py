@@ -33,7 +33,7 @@ def share_work(accelerator: Accelerator) -> Share:
     def join(values: np.ndarray) -> np.ndarray:
         if accelerator.num_processes == 1:
             return values
-        joined = np.ascontiguousarray(values).copy()
+        joined = np.array(values, order="C")
         # Sums of bytes, of which all but one are zero, keep every bit; sums of floats would lose the sign of a zero.
         for block in torch.from_numpy(joined.reshape(-1).view(np.uint8)).split(_JOINED_BYTES):
             block.copy_(total(block))
