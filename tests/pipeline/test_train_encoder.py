@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -103,14 +104,19 @@ def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
         path.name for path in (classifiers.root / "encoder").iterdir())
 
 
-def test_the_state_of_another_training_is_not_gone_on_from(
+def test_the_state_of_another_training_is_discarded_and_one_line_says_so(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier_training, "_SECONDS_BETWEEN_STATES", 0.0)
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs"]
-    assert train_until_signal([*arguments, "12"], tmp_path / "training_state") == 130
+    state = tmp_path / "training_state"
+    assert train_until_signal([*arguments, "12"], state) == 130
+    capsys.readouterr()
     train_encoder.main([*arguments, "1"])
-    assert "going on" not in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "going on" not in said.out
+    assert re.fullmatch(rf"warning: {state} held \d+ steps of a training on other images or with other settings; they are "
+                        "discarded and this one starts anew\n", said.err)
 
 
 def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:

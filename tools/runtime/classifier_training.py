@@ -2,6 +2,7 @@
 split and with which labels is decided by whoever calls; no file is written here but the state of an unfinished training."""
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,10 +134,16 @@ def _resume(
 ) -> int:
     """Steps done by an interrupted training of the same identity; 0 where there is none, or of another."""
     found = checkpoints.read_newest_checkpoint(state.folder)
-    if found is None or found[1]["identity"] != state.identity:
-        shutil.rmtree(state.folder, ignore_errors=True)  # of another training: its later steps would pass for newer ones
+    if found is None:
         return 0
-    tensors, values, _ = found
+    tensors, values, warnings = found
+    if values["identity"] != state.identity:
+        print(f"warning: {state.folder} held {values['step']} steps of a training on other images or with other settings; "
+              "they are discarded and this one starts anew", file=sys.stderr)
+        shutil.rmtree(state.folder, ignore_errors=True)  # its later steps would pass for newer ones
+        return 0
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     network.load_state_dict(checkpoints.select_tensors(tensors, "network"))
     ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
     checkpoints.unpack_optimizer(optimizer, tensors)
