@@ -121,6 +121,21 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(workspace: Workspace
     assert np.abs(few - many[[0, 1, 5, 6]]).max() <= 1  # 8-bit rounding of values equal to 1e-4
 
 
+def test_the_batch_size_moves_few_pixels_and_those_by_one_gray_level(
+    workspace: Workspace, reference: Path, tmp_path: Path
+) -> None:
+    pixels = []
+    for batch_size in (1, 7, 40):
+        sample(workspace, tmp_path / str(batch_size), f"sample_params.batch_size={batch_size}", "sample_params.num_steps=8",
+               "sample_params.guidance_scale=3", extra=("--per-class", "20"))
+        pixels.append(read_pixels(tmp_path / str(batch_size)).astype(int))
+    assert reference.is_dir() and pixels[0].shape == (40, 32, 32)
+    assert pixels[0].std(axis=(1, 2)).min() > 2 and pixels[0].std(axis=0).mean() > 2  # there is something to round
+    for others in pixels[1:]:
+        moved = np.abs(others - pixels[0])
+        assert moved.max() <= 1 and np.mean(moved > 0) <= 1e-3
+
+
 def test_the_seed_changes_every_image(workspace: Workspace, drawn: Path, tmp_path: Path) -> None:
     sample(workspace, tmp_path / "seeded", extra=("--per-class", "5", "--seed", "7"))
     assert {row["seed"] for row in read_manifest(tmp_path / "seeded")} == {"7"}
