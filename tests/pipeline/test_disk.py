@@ -1,6 +1,8 @@
 """Disks that are full or read-only and folders that go away: one line with the path, and what was good stays good."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import wandb
 from workspace import Workspace, forget_accelerator
 
 import sample_ddpm_class_cond
@@ -18,6 +21,7 @@ from config.errors import UserError
 from tools import cache_latents, evaluate, train_encoder
 from tools.runtime import checkpoints
 from tools.runtime.run_directory import owned
+from tools.runtime.tracking import Tracker, WandbMirror
 
 FULL = r"{}.*: could not be written \(No space left on device\): .*[\d,]+ bytes free; free space or choose another folder"
 
@@ -102,6 +106,39 @@ def test_a_run_whose_folder_goes_away_is_one_line(workspace: Workspace, tmp_path
                                                  "train_params.checkpoint_interval_steps=5"))
     remover.join()
     assert checkpoints.read_newest_checkpoint(tmp_path / "moved" / "checkpoints") is not None
+
+
+WANDB_FULL = r"warning: wandb is not logging \(OSError: \[Errno 28\] No space left on device: '{}'\); the run goes on .*\n"
+
+
+def test_a_full_disk_of_wandb_alone_is_one_warning_and_the_log_is_complete(
+    workspace: Workspace, reference: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with mounted(run / "wandb", "size=256k"):
+        fill(run / "wandb", leave_bytes=0)
+        capfd.readouterr()
+        train_ddpm_cond.main(workspace.arguments(f"train_params.task_name={run}", "logging_params.wandb_mode=offline"))
+        assert re.fullmatch(WANDB_FULL.format(run / "wandb"), capfd.readouterr().err)
+    assert (run / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+
+
+def test_a_disk_of_wandb_that_fills_in_the_middle_is_one_warning(
+    workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = workspace.config("logging_params.wandb_mode=offline")
+    with mounted(tmp_path / "wandb", "size=4m"):
+        tracker = Tracker(tmp_path / "metrics.jsonl", WandbMirror(config, folder=tmp_path, name="test"), step=0)
+        for step in range(1, 41):
+            if step == 20:
+                assert list((tmp_path / "wandb").glob("offline-run-*")) and capfd.readouterr().err == ""
+                fill(tmp_path / "wandb", leave_bytes=0)
+            tracker.log({"step": step, "loss": 0.1})
+        tracker.close()
+        assert re.fullmatch(WANDB_FULL.format(tmp_path / "wandb"), capfd.readouterr().err)
+        wandb.teardown()  # its service, before its disk goes
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

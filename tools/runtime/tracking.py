@@ -7,6 +7,7 @@ timings and synthetic images; it is never given a real image.
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from config.schema import Config
 from dataset.storage import disk_errors, write_text
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
+_LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
 
 
 class WandbMirror:
@@ -26,11 +28,13 @@ class WandbMirror:
 
     def __init__(self, config: Config, *, folder: Path, name: str) -> None:
         self._run: Any | None = None
+        self._folder = folder
         if config.logging_params.wandb_mode == "disabled":
             return
         try:
             import wandb
 
+            self._check_disk()
             # git and console capture are off: they would store paths and, through prints, names of patients' files.
             settings = wandb.Settings(silent=True, disable_git=True, console="off", x_disable_stats=True,
                                       x_disable_machine_info=True)
@@ -45,6 +49,7 @@ class WandbMirror:
         """Pass on numbers at a step."""
         if self._run is not None:
             try:
+                self._check_disk()
                 self._run.log(values, step=step)
             except Exception as error:  # as above
                 self._give_up(error)
@@ -64,8 +69,15 @@ class WandbMirror:
         if self._run is not None:
             try:
                 self._run.finish()
+                self._check_disk()
             except Exception as error:  # as above
                 self._give_up(error)
+
+    def _check_disk(self) -> None:
+        """Raise where wandb's disk is full: it writes in a process of its own, which loses rows there without a word."""
+        place = self._folder / "wandb"
+        if shutil.disk_usage(place if place.exists() else self._folder).free < _LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
