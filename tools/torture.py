@@ -62,7 +62,7 @@ _CLASSIFIER = Phase("classifier", ("-m", "tools.train_encoder", "--role", "encod
 # What is run through before a phase.
 _BEFORE = {"caching": (), "training": ("caching",), "checkpoint write": ("caching",), "sampling": ("caching", "training"),
            "evaluation": ("caching", "training", "sampling", "classifier")}
-_UNLIKE = ("*.xlsx", ".lock", "*.tmp")  # a workbook holds the time of its writing
+_UNLIKE = ("*.xlsx", "timing.json", ".lock", "*.tmp")  # workbooks hold the time of their writing, timings a clock
 
 
 @dataclass(frozen=True)

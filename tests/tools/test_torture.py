@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.torture import PHASES, Bench, Phase, Reference, Trial, _compare, _find_partial_file, draw_trials
+from tools.torture import PHASES, Bench, Phase, Reference, Trial, _compare, _find_partial_file, _hash_results, draw_trials
 
 CACHING = next(phase for phase in PHASES if phase.name == "caching")
 needs_compiler = pytest.mark.skipif(
@@ -42,6 +42,14 @@ def test_a_partial_file_with_a_final_name_is_found(tmp_path: Path) -> None:
 def test_results_that_differ_or_are_missing_are_told() -> None:
     assert _compare({"a": "1"}, {"a": "1"}) is None
     assert _compare({"a": "1", "b": "2"}, {"a": "3"}) == "differs from the unbroken run: a, b"
+
+
+def test_files_that_hold_a_clock_are_not_compared(tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "timing.json", "evaluation.xlsx", ".x.tmp"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("1", encoding="utf-8")
+    training = next(phase for phase in PHASES if phase.name == "training")
+    assert list(_hash_results(tmp_path, training)) == ["run/metrics.jsonl"]
 
 
 @needs_compiler
