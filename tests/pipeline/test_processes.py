@@ -18,6 +18,7 @@ from workspace import Workspace, forget_accelerator, read_rows
 
 import sample_ddpm_class_cond
 import train_ddpm_cond
+from config.schema import SYMMETRIES
 from tools import cache_latents
 from tools.runtime import checkpoints
 
@@ -212,6 +213,48 @@ def test_two_processes_evaluate_a_folder_as_one(classifiers: Workspace, evaluate
     assert_the_same_evaluation(tmp_path, evaluated)
 
 
+def kill_and_wait(process: subprocess.Popen[str], *, rank: int) -> None:
+    """Kill one process of two: within a minute the other one and the launcher have ended, and it is said which one died."""
+    workers = list_workers(process)
+    os.kill(workers[rank], signal.SIGKILL)
+    _, complaints = process.communicate(timeout=60)  # or it raises
+    assert process.returncode != 0
+    root_cause = complaints.rpartition("Root Cause")[2]
+    assert f"rank      : {rank} " in root_cause and f"Signal 9 (SIGKILL) received by PID {workers[rank]}" in root_cause
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@needs_proc
+@pytest.mark.parametrize("phase", ["caching", "sampling"])
+def test_a_process_that_dies_while_work_is_shared_ends_the_other_and_one_alone_finishes(
+    workspace: Workspace, reference: Path, tmp_path: Path, phase: str
+) -> None:
+    commands = {"caching": cache_latents.main, "sampling": sample_ddpm_class_cond.main}
+    script = {"caching": ("-m", "tools.cache_latents"), "sampling": ("sample_ddpm_class_cond.py",)}
+    pattern = {"caching": "progress-*.json", "sampling": "*.png"}
+
+    def arguments(folder: Path) -> list[str]:
+        if phase == "caching":  # slow enough to be killed in the middle
+            return workspace.arguments(f"dataset_params.directory_latents={folder}", "autoencoder_params.batch_size=1",
+                                       f"dataset_params.symmetries=[{','.join(SYMMETRIES)}]")
+        return [*workspace.arguments("sample_params.num_images=80", "sample_params.batch_size=4",
+                                     "sample_params.num_steps=25"), "--no-metrics", "--output", str(folder)]
+
+    process = launch(*script[phase], *arguments(tmp_path / "killed"))
+    try:
+        wait_until(lambda: any((tmp_path / "killed").rglob(pattern[phase])), process)
+        kill_and_wait(process, rank=0 if phase == "caching" else 1)
+    finally:
+        end(process)
+    last = {"caching": "val-*/index.json", "sampling": "manifest.csv"}[phase]
+    assert not any((tmp_path / "killed").glob(last))  # it was killed before its end
+    for folder in ("killed", "whole"):
+        commands[phase](arguments(tmp_path / folder))
+    files = read_files(tmp_path / "killed")
+    assert {path: files[path] for path in files if path.suffix != ".tmp"} == read_files(tmp_path / "whole")
+    assert any((tmp_path / "whole").glob(last)) and reference.is_dir()
+
+
 @needs_proc
 def test_a_process_that_dies_ends_the_others_and_one_alone_goes_on(workspace: Workspace) -> None:
     run = workspace.run("died")
@@ -219,15 +262,9 @@ def test_a_process_that_dies_ends_the_others_and_one_alone_goes_on(workspace: Wo
     process = launch("train_ddpm_cond.py", *workspace.arguments(*settings, "train_params.max_steps=100000"))
     try:
         wait_until(lambda: bool(checkpoints.list_resume_checkpoints(run / "checkpoints")), process)
-        workers = list_workers(process)
-        os.kill(workers[1], signal.SIGKILL)
-        _, complaints = process.communicate(timeout=60)  # or it raises
+        kill_and_wait(process, rank=1)
     finally:
         end(process)
-    assert process.returncode != 0
-    assert "rank      : 1" in complaints and f"PID {workers[1]}" in complaints and "Signal 9" in complaints
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-
     newest = checkpoints.read_newest_checkpoint(run / "checkpoints")
     assert newest is not None
     step = newest[1]["step"]
