@@ -153,30 +153,40 @@ def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
         "resume-00000200.safetensors", "resume-00000010.safetensors"]
 
 
-def make_training() -> tuple[nn.Module, torch.optim.Optimizer]:
+def make_training(*, fused: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """On images in channels-last memory order, as the UNet trains."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 7), nn.SiLU(), nn.Linear(7, 2))
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1)
+    model = nn.Sequential(nn.Conv2d(5, 7, 3, padding=1), nn.SiLU(), nn.Conv2d(7, 2, 3)).to(memory_format=torch.channels_last)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1, fused=fused)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
-        x = torch.randn(6, 5, generator=torch.Generator().manual_seed(step))
+        x = torch.randn(6, 5, 4, 4, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         model(x).square().sum().backward()
         optimizer.step()
 
 
-def test_an_optimizer_put_back_goes_on_exactly(tmp_path: Path) -> None:
-    whole, whole_optimizer = make_training()
+def test_fused_steps_in_any_memory_order_are_plain_ones() -> None:
+    (plain, plain_optimizer), (fused, fused_optimizer) = make_training(), make_training(fused=True)
+    train(plain, plain_optimizer, range(5))
+    train(fused, fused_optimizer, range(5))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizer_put_back_goes_on_exactly(tmp_path: Path, fused: bool) -> None:
+    whole, whole_optimizer = make_training(fused=fused)
     train(whole, whole_optimizer, range(10))
 
-    model, optimizer = make_training()
+    model, optimizer = make_training(fused=fused)
     train(model, optimizer, range(4))
     packed = checkpoints.prefix_tensors(model.state_dict(), "model") | checkpoints.pack_optimizer(optimizer)
     write_checkpoint(tmp_path / "c", packed, {})
     read, _ = read_checkpoint(tmp_path / "c")
-    model, optimizer = make_training()
+    model, optimizer = make_training(fused=fused)
     model.load_state_dict(checkpoints.select_tensors(read, "model"))
     checkpoints.unpack_optimizer(optimizer, read)
     train(model, optimizer, range(4, 10))

@@ -99,11 +99,19 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `pack_optimizer` made; hyperparameters stay those of `optimizer`."""
+    """Put back what `pack_optimizer` made; hyperparameters stay those of `optimizer`.
+
+    Files hold tensors in row-major order. What is kept per value of a parameter gets the parameter's own memory order
+    again: fused kernels walk all of them by address, and would pair the values of one with those of another.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
             state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
