@@ -139,7 +139,7 @@ def agree_on_flags(
 def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter) -> None:
     """A picture per class and further condition: its levels row by row, all else and the noise the same in a column."""
     params = config.sample_params
-    for column, name in enumerate(condition_levels(config)):
+    for column, (name, level_names) in enumerate(condition_levels(config).items()):
         levels = sorted(model.condition_prior.known_levels(column))
         for label in range(config.num_classes):
             first = [request for request in writer.requests if request.label == label][:samples.CONDITION_GRID_COLUMNS]
@@ -147,7 +147,8 @@ def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.Sa
             pixels = [generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
                                              batch_size=params.batch_size)
                       for batch in generation.split_into_batches(requests, params.batch_size)]
-            writer.write_condition_grid(np.concatenate(pixels), label=label, condition=name, num_columns=len(first))
+            writer.write_condition_grid(np.concatenate(pixels), label=label, condition=name,
+                                        levels=[level_names[level] for level in levels], num_columns=len(first))
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:

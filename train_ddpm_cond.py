@@ -54,13 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run will take")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config, then what the run will take")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     if arguments.dry_run:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        records = open_images(config, None).records
+        words = ["--config", arguments.config, *(word for text in arguments.set for word in ("--set", text))]
         print(config_to_yaml(config))
-        print(estimate.describe_run(config, open_images(config, None).records, device))
+        print("WHAT THIS RUN WILL TAKE (estimates; nothing was started)")
+        print(estimate.describe_run(config, records, device))
+        print("\n".join(["", "BEFORE TRAINING", *estimate.list_preparations(config, records, config_words=words)]))
         return
     train(config)
 
@@ -142,7 +146,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                 if tracker is not None:
                     tracker.log(row, timings={"images_per_second": rate})
             if tracker is not None and (state.step % validation_interval == 0 or last):
-                validator.validate(state, tracker)
+                bar.say(validator.validate(state, tracker))
             asking = reading or device.type == "cpu" or accelerator.num_processes == 1
             stopping = asking and agree_to_stop(accelerator, bool(stop))
             if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):

@@ -12,10 +12,11 @@ import torch
 
 from config.load import load_config
 from config.schema import Config
-from dataset.images import tile_images, write_png
+from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import make_folder, write_text
 from models.unet import count_parameters
+from tools.evaluation.pictures import label_grid
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import open_images
 from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
@@ -68,7 +69,10 @@ def train_gan(config: Config) -> None:
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
     pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)
-    write_png(output / _PREVIEW_NAME, tile_images(pixels, num_columns=_PREVIEW_IMAGES), text={"Synthetic": "GAN preview"})
+    names = config.dataset_params.params.class_names
+    rows = pixels.reshape(len(names), _PREVIEW_IMAGES, *pixels.shape[1:])
+    grid = label_grid(list(zip(names, rows, strict=True)), num_columns=_PREVIEW_IMAGES, title=f"step {step:,}")
+    write_png(output / _PREVIEW_NAME, grid, text={"Synthetic": "GAN preview"})
     print(f"trained to step {step}; weights in {output / WEIGHTS_NAME}")
 
 

@@ -160,7 +160,7 @@ def test_the_run_directory_holds_what_it_should(workspace: Workspace, reference:
     assert names == ["ddpm_ckpt.safetensors", "resume-00000008.safetensors", "resume-00000012.safetensors"]
     preview = reference / "previews" / "step_00000012.png"
     assert "Synthetic" in read_png_text(preview)
-    assert decode_image(preview).ndim == 2
+    assert decode_image(preview).shape == (34 + 2 * 128 + 7, decode_image(preview).shape[1])  # title, a row a class
     _, values = checkpoints.read_checkpoint(reference / "checkpoints" / "ddpm_ckpt.safetensors")
     labels = [record.label for record in open_images(workspace.config(), "train").records]
     assert values["class_counts"] == [Counter(labels)[0], Counter(labels)[1]]
@@ -301,6 +301,17 @@ def test_without_validation_images_the_last_weights_must_be_asked_for(workspace:
     assert read_rows(tmp_path / "run")[-1] == {"step": 2, "best_step": 2}
 
 
+def test_validation_says_what_came_of_it(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = workspace.arguments(workspace.task("told"), "logging_params.progress_bar=true", "train_params.max_steps=6",
+                                    "train_params.ldm_validate_epochs=1")
+    train_ddpm_cond.main(arguments)
+    row = next(row for row in read_rows(workspace.run("told")) if "ema_validation_loss" in row)
+    preview = workspace.run("told") / "previews" / "step_00000006.png"
+    line = f"step 6: validation loss {row['ema_validation_loss']:.4f}, the best so far; preview {preview}"
+    assert line in capsys.readouterr().err.splitlines()
+    assert preview.is_file()
+
+
 def test_a_dry_run_tells_what_it_will_take_and_writes_nothing(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,5 +322,8 @@ def test_a_dry_run_tells_what_it_will_take_and_writes_nothing(
     for line in ("parameters of the UNet", "train: arrested 95, blastocyst 43; val: arrested 20, blastocyst 10",
                  "12 (6 per epoch of 138 images)", "memory for training", "disk  ", "time for training"):
         assert line in told
+    config, answer = told.split("WHAT THIS RUN WILL TAKE")
+    assert config.startswith("dataset_params:") and "memory for training" not in config
+    assert answer.rstrip().splitlines()[-2:] == ["BEFORE TRAINING", "nothing is missing"]
     assert sorted(workspace.root.rglob("*")) == before
     assert not Path("nowhere").exists()

@@ -145,7 +145,8 @@ def test_samples_follow_the_prior_and_are_a_table_of_the_same_conditions(
     assert [record.conditions for record in data.records] == expected
     for label in (0, 1):
         grid = decode_image(tmp_path / f"grid_class{label}_FOCAL_PLANE.png")
-        assert grid.shape[0] < grid.shape[1]  # two rows of eight
+        assert grid.shape[0] == 34 + 2 * 128 + 7 and grid.shape[1] > 8 * 128  # a title over two rows of eight
+        assert grid[34:162, :20].min() < 50 and grid[169:, :20].min() < 50  # the level before each row
     assert trained.is_dir()
 
 

@@ -1,16 +1,18 @@
 """Estimates: steps are exact, sizes are those of the real tensors within a factor that is worth printing."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from models.unet import count_parameters
-from tools.runtime.estimate import count_steps, describe_run, measure_matmul_rate
+from tools.runtime.estimate import count_steps, describe_run, list_preparations, measure_matmul_rate
 from tools.runtime.training import make_unet
 
 CPU = torch.device("cpu")
@@ -57,6 +59,27 @@ def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config
     small, large = megabytes(ldm_batch_size=64), megabytes(ldm_batch_size=512)
     assert large > 4 * small
     assert megabytes(ldm_batch_size=512, gradient_accumulation_steps=8) == small
+
+
+def test_what_is_missing_before_training_is_told_with_the_command(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    def told(vae: Path | str, **params: str) -> str:
+        table = {"csv_file": "table.csv", "root_dir": "images", "image_size": 32, **params}
+        config = make_config(dataset_params={"params": table}, autoencoder_params={
+            "pretrained": str(vae), "training": {"output": str(tmp_path / "my vae")}})
+        records = [dataclasses.replace(record, group=str(number // 2 if params else number))
+                   for number, record in enumerate(make_records(4, 2))]
+        return "\n".join(list_preparations(config, records, config_words=["--config", "a b.yaml"]))
+
+    missing = told(tmp_path / "my vae")
+    assert f"VAE: {tmp_path / 'my vae'} is no folder here; run python -m tools.train_vae --config 'a b.yaml'" in missing
+    assert "groups: patients are unknown (group_column: null)" in missing and "every number is then too good" in missing
+    assert "fetched from the hub if it is an id there" in told("stabilityai/sd-vae-ft-mse", group_column="PATIENT")
+    (tmp_path / "my vae").mkdir()
+    assert "has no config.json" in told(tmp_path / "my vae")
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path / "my vae")
+    assert told(tmp_path / "my vae", group_column="PATIENT") == "nothing is missing"
 
 
 def test_the_rate_is_positive() -> None:

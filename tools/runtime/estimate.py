@@ -1,14 +1,21 @@
-"""What a run will take, before it starts: parameters, images, memory, disk and time. Estimates, said to be such."""
+"""What a run will take, before it starts: parameters, images, memory, disk and time. Estimates, said to be such.
 
+Also what is still missing for it.
+"""
+
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import ImageRecord
+from models.autoencoder import resolve_autoencoder
 from models.layers import SelfAttention
 from models.unet import UNet, count_parameters
 from tools.runtime.training import latent_shape, unet_shape
@@ -48,7 +55,7 @@ def estimate_memory(config: Config) -> tuple[int, int]:
 
 
 def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
-    """The lines that --dry-run prints after the resolved config."""
+    """Sizes and times, a line each."""
     train = config.train_params
     parameters, memory = estimate_memory(config)
     micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
@@ -73,6 +80,30 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
         f"({rate / 1e9:,.0f} GFLOP/s measured, {step_flops / 1e9:,.0f} GFLOP a step), without encoding and validation",
     ]
     return "\n".join(lines)
+
+
+def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_words: Sequence[str]) -> list[str]:
+    """What is missing for the training, or unknown, a line each; `config_words` name the config on a command line."""
+    lines = []
+    vae, training = config.autoencoder_params.pretrained, config.autoencoder_params.training
+    if not Path(vae).is_dir():
+        if Path(vae) == Path(training.output):
+            remedy = f"run {shlex.join(['python', '-m', 'tools.train_vae', *config_words])}"
+        else:
+            remedy = ("it is fetched from the hub if it is an id there, which needs the network; else correct "
+                      "autoencoder_params.pretrained, or train one by tools.train_vae and name its output there, "
+                      f"{training.output}")
+        lines.append(f"VAE: {vae} is no folder here; {remedy}")
+    else:
+        try:
+            resolve_autoencoder(vae, config.autoencoder_params.subfolder)
+        except UserError as error:
+            lines.append(f"VAE: {error}")
+    if config.dataset_params.params.group_column is None and len({record.group for record in records}) == len(records):
+        lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
+                     "images of one patient can lie on both sides of a split, and every number is then too good. Name the "
+                     "column that holds patients, if there is one")
+    return lines or ["nothing is missing"]
 
 
 def expected_seconds(flops: float, rate: float) -> float:

@@ -4,8 +4,9 @@ The noise of image i of class c is a function of (seed, c, i) alone, and batches
 same shape, so an image does not depend on the number of processes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from types import MappingProxyType
 
 import numpy as np
@@ -104,11 +105,20 @@ def split_into_batches(requests: Sequence[ImageRequest], batch_size: int) -> lis
     return [list(requests[start:start + batch_size]) for start in range(0, len(requests), batch_size)]
 
 
+def count_denoisings(params: SampleParams) -> int:
+    """How often the sampler asks for an estimate of x_0: once a step, heun twice except for its last."""
+    return 2 * params.num_steps - 1 if params.sampler == "heun" else params.num_steps
+
+
 @torch.inference_mode()
 def draw_latents(
-    denoising: Denoising, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int, batch_size: int
+    denoising: Denoising, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int, batch_size: int,
+    report: Callable[[int], None] = lambda _: None,
 ) -> torch.Tensor:
-    """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`."""
+    """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`.
+
+    `report` gets the count of denoisings done, out of `count_denoisings`.
+    """
     padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
     streams = [generator(seed, "sample", *request.noise_address) for request in padded]
 
@@ -121,6 +131,7 @@ def draw_latents(
     null_conditions = denoising.join_conditions([denoising.null_levels] * len(padded))
     network = denoising.network.eval()
     interval = (params.guidance_interval[0], params.guidance_interval[1])
+    counter = count(1)
 
     def denoiser(x_t: torch.Tensor, timestep: int) -> torch.Tensor:
         timesteps = torch.full((len(padded),), timestep, device=denoising.device)
@@ -132,6 +143,7 @@ def draw_latents(
         else:
             prediction = guided_prediction(network, x_t, timesteps, labels, null_label=denoising.null_label,
                                            guidance_scale=scale, conditions=conditions, null_conditions=null_conditions)
+        report(next(counter))
         return predict_x0(denoising.prediction_type, prediction=prediction.float(), x_t=x_t,
                           signal_level=denoising.schedule.signal_level(timesteps),
                           noise_level=denoising.schedule.noise_level(timesteps))
@@ -143,10 +155,10 @@ def draw_latents(
 
 def draw_images(
     denoising: Denoising, codec: LatentCodec, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int,
-    batch_size: int,
+    batch_size: int, report: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3."""
-    latents = draw_latents(denoising, requests, params=params, seed=seed, batch_size=batch_size)
+    """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3. `report` as in `draw_latents`."""
+    latents = draw_latents(denoising, requests, params=params, seed=seed, batch_size=batch_size, report=report)
     return latents_to_pixels(codec, latents)
 
 

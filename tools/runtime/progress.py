@@ -6,20 +6,25 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 20.0  # in a log file or a pipe
+_SECONDS_BETWEEN_LINES = 10.0  # in a log file or a pipe
 
 
 class Progress:
-    """A bar from 0 to `total`; in a pipe, one line every twenty seconds. Use as a context manager."""
+    """A bar from 0 to `total`; in a pipe, one line every ten seconds. Use as a context manager.
 
-    def __init__(self, title: str, total: int, *, unit: str = "images", initial: int = 0, enabled: bool = True) -> None:
+    A `passing` bar stands below another one and goes when it is done.
+    """
+
+    def __init__(self, title: str, total: int, *, unit: str = "images", initial: int = 0, enabled: bool = True,
+                 passing: bool = False) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = initial
         self._terminal = sys.stderr.isatty()
         self._enabled = enabled
         self._last_line = time.monotonic()
         self._bar = (
-            tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1)
+            tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1,
+                 leave=not passing)
             if enabled and self._terminal else None
         )
 
@@ -32,6 +37,14 @@ class Progress:
             self._last_line = time.monotonic()
             print(f"{self._title}: {done}/{self._total} {self._unit} {note}".rstrip(), file=sys.stderr, flush=True)
         self._done = done
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar or in the log; nothing where progress is not to be shown."""
+        if self._enabled and self._terminal:
+            tqdm.write(text, file=sys.stderr)
+        elif self._enabled:
+            self._last_line = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
 
     def report(self, done: int, total: int) -> None:
         """`update` in the form that libraries call."""

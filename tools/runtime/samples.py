@@ -15,10 +15,11 @@ import torch
 from config.errors import UserError, name_some
 from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
-from dataset.images import tile_images, write_png
+from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, make_folder, write_text
 from models.autoencoder import LatentCodec
+from tools.evaluation.pictures import label_grid
 from tools.runtime.background import InOrder
 from tools.runtime.generation import (
     Denoising,
@@ -110,15 +111,21 @@ class SampleWriter:
     def write_grids(self) -> None:
         """One picture a class of its first images, uncurated."""
         for label, name in enumerate(self.class_names):
-            first = [request for request in self.requests if request.label == label][:_GRID_IMAGES]
-            write_png(self.output / f"grid_class{label}.png", tile_images(self.read_batch(first), num_columns=_GRID_COLUMNS),
-                      text={"Synthetic": f"BlastDiffusion, class {name}"})
+            its = [request for request in self.requests if request.label == label]
+            first = self.read_batch(its[:_GRID_IMAGES])
+            grid = label_grid([("", first)], num_columns=_GRID_COLUMNS,
+                              title=f"{name}: synthetic, the first {len(first):,} of {len(its):,}")
+            write_png(self.output / f"grid_class{label}.png", grid, text={"Synthetic": f"BlastDiffusion, class {name}"})
 
-    def write_condition_grid(self, pixels: np.ndarray, *, label: int, condition: str, num_columns: int) -> None:
+    def write_condition_grid(
+        self, pixels: np.ndarray, *, label: int, condition: str, levels: Sequence[str], num_columns: int
+    ) -> None:
         """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row."""
-        safe = re.sub(r"\W", "_", condition)
-        write_png(self.output / f"grid_class{label}_{safe}.png", tile_images(pixels, num_columns=num_columns),
-                  text={"Synthetic": f"BlastDiffusion, class {self.class_names[label]}, a row per level of {condition}"})
+        safe, name = re.sub(r"\W", "_", condition), self.class_names[label]
+        rows = zip(levels, pixels.reshape(len(levels), num_columns, *pixels.shape[1:]), strict=True)
+        write_png(self.output / f"grid_class{label}_{safe}.png",
+                  label_grid(list(rows), num_columns=num_columns, title=f"{name}: synthetic, a row per {condition}"),
+                  text={"Synthetic": f"BlastDiffusion, class {name}, a row per level of {condition}"})
 
     def write_manifest(self) -> None:
         """The table of all images, which is itself a table of annotations; written last. Conditions have columns.

@@ -1,22 +1,28 @@
 """Validation during training: the held-out loss of the averaged weights, the preview picture, and the best weights."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.images import tile_images, write_png
+from dataset.images import write_png
 from models.autoencoder import LatentCodec, hash_autoencoder
+from tools.evaluation.pictures import label_grid
 from tools.runtime import checkpoints, generation
 from tools.runtime.conditions import ConditionPrior, condition_levels, null_levels
 from tools.runtime.data import find_autoencoder
-from tools.runtime.latent_source import TrainingData
+from tools.runtime.latent_source import LatentSource, TrainingData
+from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.tracking import Tracker
 from tools.runtime.training import (
+    Batch,
     DiffusionLoss,
     TrainState,
     latent_shape,
@@ -39,21 +45,32 @@ class Validator:
                                                       num_classes=config.num_classes)
         self.autoencoder_sha256 = hash_autoencoder(find_autoencoder(config))
 
-    def validate(self, state: TrainState, tracker: Tracker) -> None:
-        """Log the held-out loss, write the preview, and keep these weights if they are the best so far."""
+    def validate(self, state: TrainState, tracker: Tracker) -> str:
+        """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
+
+        Returns what came out, in one line.
+        """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}
         loss: float | None = None
         if self.data.val is not None:
-            batches = validation_batches(self.data.val, self.data.codec, config=self.config, device=self.device)
-            loss = row["ema_validation_loss"] = validation_loss(self.averaged, batches, loss_of=self.loss_of)
+            loss = row["ema_validation_loss"] = self._measure_loss(self.data.val)
         by_loss = self.config.train_params.selection_metric == "ema_validation_loss"
         if not by_loss or state.best_loss is None or (loss is not None and loss < state.best_loss):
             state.best_loss, state.best_step = loss, state.step
             self._write_best(state)
         row["best_step"] = state.best_step
         tracker.log(row)
-        self._write_preview(state, tracker)
+        preview = self._write_preview(state, tracker)
+        measured = "" if loss is None else f"validation loss {loss:.4f}, "
+        best = "the best so far" if state.best_step == state.step else f"the best is step {state.best_step}'s"
+        return f"step {state.step}: {measured}{best}; preview {preview}"
+
+    def _measure_loss(self, val: LatentSource) -> float:
+        batches = validation_batches(val, self.data.codec, config=self.config, device=self.device)
+        total = len(val.labels) * self.config.train_params.validation_draws
+        with Progress("validating", total, enabled=self.config.logging_params.progress_bar, passing=True) as bar:
+            return validation_loss(self.averaged, _tell(batches, bar), loss_of=self.loss_of)
 
     def _write_best(self, state: TrainState) -> None:
         assert self.data.codec.statistics is not None
@@ -68,7 +85,7 @@ class Validator:
         path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name
         checkpoints.write_checkpoint(path, state.ema.state_dict(), values)
 
-    def _write_preview(self, state: TrainState, tracker: Tracker) -> None:
+    def _write_preview(self, state: TrainState, tracker: Tracker) -> Path:
         train, sample = self.config.train_params, self.config.sample_params
         if sample.guide_checkpoint is not None:  # a guide belongs to the finished model
             sample = replace(sample, guide_checkpoint=None, guidance_scale=1.0)
@@ -81,7 +98,25 @@ class Validator:
         )
         requests = generation.draw_conditions(generation.list_requests(counts), self.condition_prior, seed=train.seed)
         codec: LatentCodec = self.data.codec
-        pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed, batch_size=len(requests))
-        grid = tile_images(pixels, num_columns=max(counts))
-        write_png(self.run.previews / f"step_{state.step:08d}.png", grid, text={"Synthetic": "BlastDiffusion preview"})
+        with Progress(f"drawing {len(requests)} images", generation.count_denoisings(sample), unit="steps",
+                      enabled=self.config.logging_params.progress_bar, passing=True) as bar:
+            pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed,
+                                            batch_size=len(requests), report=bar.update)
+        labels = np.array([request.label for request in requests])
+        names = self.config.dataset_params.params.class_names
+        grid = label_grid([(name, pixels[labels == label]) for label, name in enumerate(names)], num_columns=max(counts),
+                          title=f"step {state.step:,}")
+        path = self.run.previews / f"step_{state.step:08d}.png"
+        write_png(path, grid, text={"Synthetic": "BlastDiffusion preview"})
         tracker.log_synthetic_image("preview", grid.squeeze(-1) if grid.shape[-1] == 1 else grid, step=state.step)
+        return path
+
+
+def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[
+        tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """The same batches; the bar is told once each is done with."""
+    done = 0
+    for batch, noise, timesteps in batches:
+        yield batch, noise, timesteps
+        done += len(batch.labels)
+        bar.update(done)
