@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(arguments.config, arguments.set)
     trial = VaeTrial(config, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     measured = [trial.measure(folder) for folder in arguments.vae or [config.autoencoder_params.pretrained]]
-    print(f"{trial.num_images} images outside the training split; octaves: power of the round trip over that of the images")
+    print(f"{trial.num_images} {trial.split} images; octaves: power of the round trip over that of the images")
     print(format_table(measured))
     best = choose(measured)
     verdict = _describe_choice(best)
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
               "--set autoencoder_params.training.fine_tune=true")
     if arguments.output is not None:
         write_json(arguments.output / "vae.json", {
-            "schema": 1, "num_images": trial.num_images, "rule": RULE, "verdict": verdict, "notes": list(trial.notes),
-            "vaes": [vae.to_json() for vae in measured]})
+            "schema": 1, "num_images": trial.num_images, "split": trial.split, "rule": RULE, "verdict": verdict,
+            "notes": list(trial.notes), "vaes": [vae.to_json() for vae in measured]})
         print(f"written to {arguments.output}: vae.json")
 
 

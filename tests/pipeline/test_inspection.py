@@ -36,12 +36,22 @@ def test_an_untrained_vae_is_not_good_enough(
     check_vae.main([*workspace.arguments(), *(word for folder in folders for word in ("--vae", folder)),
                     "--output", str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "62 images outside the training split" in shown and "no VAE is good enough; the least bad is" in shown
+    assert "30 val images" in shown and "no val images" not in shown and "no VAE is good enough; the least bad is" in shown
     assert "--fine-tune MINUTES" in shown and "LPIPS was not measured" in shown
     written = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))
     assert [vae["name"] for vae in written["vaes"]] == folders
     assert not any(vae["good_enough"] for vae in written["vaes"])
     assert written["vaes"][0]["auc_real"]["value"] > 0.9 > written["vaes"][0]["auc_restored"]["value"]
+
+
+def test_test_images_choose_a_vae_only_where_there_are_none_of_val(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_vae.main(workspace.arguments("dataset_params.params.split_column=null",
+                                       "dataset_params.params.split_fractions={train: 0.8, test: 0.2}"))
+    shown = capsys.readouterr().out
+    assert " test images; octaves" in shown
+    assert "note: there are no val images, so that the VAE is chosen on the test images" in shown
 
 
 def test_fine_tuning_is_run_and_measured(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,8 @@ from tools.runtime.progress import Progress
 class VaeTrial:
     """Reads the images once; `measure` is then called for each VAE. `notes` says what could not be measured and why.
 
+    Choosing looks at the val images, and at the test images only where there are none of val.
+
     The class is read by the judge of the config where there is one, else by a logistic regression on the real training
     images: on squeezenet1_1's features where its weights are given, else on levels, edges and detail.
 
@@ -33,14 +35,19 @@ class VaeTrial:
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device, self.notes = config, device, []
         images = open_images(config, None)
-        held = np.array([record.split != "train" for record in images.records])
-        if not held.any():
+        splits = np.array([record.split for record in images.records])
+        self.split = next((split for split in ("val", "test") if (splits == split).any()), "")
+        if not self.split:
             raise UserError("check_vae: expected images outside the training split, which the VAE may have learnt, found "
                             "none; give val or test rows, or split_fractions")
+        if self.split == "test":
+            self.notes.append("there are no val images, so that the VAE is chosen on the test images: what is measured on "
+                              "these later is a little too good")
+        held, train = splits == self.split, splits == "train"
         pixels = read_pixels(images, title="reading", progress_bar=config.logging_params.progress_bar)
-        self._held, self._train = pixels[held], pixels[~held]
+        self._held, self._train = pixels[held], pixels[train]
         labels = np.array([record.label for record in images.records])
-        self._train_labels = labels[~held]
+        self._train_labels = labels[train]
         self._grouped: GroupedLabels | None = None
         self._judge: Classifier | None = load_judge(config)
         try:
@@ -49,7 +56,7 @@ class VaeTrial:
             how = "the judge" if self._judge is not None else "a logistic regression on the training images"
             self.notes.append(f"the class was read by {how}")
         except UserError as error:
-            self.notes.append(f"the class was not read on the images outside the training split: {error}")
+            self.notes.append(f"the class was not read on the {self.split} images: {error}")
         self._perceptual: PerceptualEmbedding | None = None
         try:
             self._perceptual = load_perceptual(config.dataset_params.lpips_path, device=device)
