@@ -1,4 +1,11 @@
-"""The one error class of users' mistakes. It owns no policy: commands print it in one line and exit with 2."""
+"""The one error class of users' mistakes, and pieces of its messages. Owns no policy: commands print it in one line and
+exit with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+ALIKE = 0.5  # ratio of common letters from which on a name may be meant
+SURELY_ALIKE = 0.75  # from which on it is meant, rather than its namesake elsewhere
 
 
 class UserError(Exception):
@@ -7,6 +14,13 @@ class UserError(Exception):
     The message is one line: what was expected, what was found, where, and the next step. A command prints it
     without a traceback and exits with code 2; any other exception is a bug of ours and keeps its traceback.
     """
+
+
+def nearest_name(name: str, names: Iterable[str], *, alike: float = ALIKE) -> str | None:
+    """The name that was probably meant, upper and lower case alike; None where none is like it."""
+    by_lower = {other.lower(): other for other in names}
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=alike)
+    return by_lower[match[0]] if match else None
 
 
 def name_some(offenders: list[str], limit: int = 5) -> str:

@@ -1,7 +1,6 @@
 """YAML and `--set` overrides -> Config. Every mistake is one line: file, key, expected, found, nearest key."""
 
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -12,14 +11,12 @@ from typing import Any
 
 import yaml
 
-from config.errors import UserError
+from config.errors import SURELY_ALIKE, UserError, nearest_name
 from config.schema import Config, check_consistency
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"  # `<<`, which is no key
 # What yaml raises besides its own errors, from values such as `!!bool x`, `!!int ''` or `!!timestamp x`.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-
-_SURELY_ALIKE = 0.75  # a key this like the one given is meant rather than its namesake in another section
 
 # Where the keys of the published layout live here.
 _PUBLISHED_LAYOUT = {
@@ -294,13 +291,13 @@ def _describe(hint: Any, limits: Mapping[str, Any]) -> str:
 
 def _nearest(name: str, fields: Iterable[str], prefix: str) -> str:
     names = list(fields)
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    alike = bool(match) and difflib.SequenceMatcher(None, name, match[0]).ratio() >= _SURELY_ALIKE
+    match = nearest_name(name, names)
+    alike = nearest_name(name, names, alike=SURELY_ALIKE) is not None
     section = _section_of(name)
     if section and not alike:
         return f"; did you mean {section}.{name}?"
     if match:
-        return f"; did you mean {prefix}{match[0]}?"
+        return f"; did you mean {prefix}{match}?"
     return f"; the keys here are {', '.join(names)}"
 
 

@@ -4,7 +4,6 @@ Knows no labels or images.
 """
 
 import csv
-import difflib
 import io
 import warnings
 from collections import Counter
@@ -13,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.errors import UserError, name_some
+from config.errors import ALIKE, SURELY_ALIKE, UserError, name_some, nearest_name
 from dataset.storage import atomic_path, write_text
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
+# By setting, where "one of them" would be an invitation to take any.
+_NEXT_STEPS = {
+    "conditions": "name columns of the table under conditions",
+    "covariate_columns": "list columns of the table in covariate_columns",
+    "group_column": "set group_column to the column that holds the patients or embryos, or to null if there is none: then "
+                    "every image counts as a patient of its own, images of one patient can land on both sides of a split, "
+                    "and every number is too good",
+}
 _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 
 
@@ -45,8 +52,9 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
         raise UserError(f"{path}: expected each column name once, found twice: {name_some(twice)}; rename one")
     for setting, name in columns.items():
         if name not in header:
-            near = difflib.get_close_matches(name, [cell for cell in header if cell.strip()], n=1, cutoff=0.5)
-            next_step = f"did you mean {setting}: {near[0]!r}?" if near else f"set {setting} to one of them"
+            kind = setting.partition(".")[0]
+            near = nearest_name(name, filter(str.strip, header), alike=SURELY_ALIKE if kind == "group_column" else ALIKE)
+            next_step = f"did you mean {setting}: {near!r}?" if near else _NEXT_STEPS.get(kind, f"set {kind} to one of them")
             found = ", ".join(repr(cell) for cell in header)
             raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
     positions = {setting: header.index(name) for setting, name in columns.items()}

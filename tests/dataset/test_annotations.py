@@ -335,6 +335,21 @@ def test_bad_csv_is_refused(read, text, parts):
         assert part in str(caught.value), str(caught.value)
 
 
+def test_no_column_but_that_of_patients_is_asked_for_as_groups(tmp_path):
+    def message(header: str) -> str:
+        table = write_table(tmp_path / "labels.csv", f"{header}\ni00,1,2\n")
+        with pytest.raises(UserError) as caught:
+            read_records(table, tmp_path, class_names=["no", "yes"], label_column="y", group_column="PATIENT_ID")
+        return str(caught.value)
+
+    for header in ("IMAGE_NAME,y,IMAGE_ID", "IMAGE_NAME,y,CLINIC"):
+        told = message(header)
+        assert "one of them" not in told and "did you mean" not in told
+        assert "set group_column to the column that holds the patients or embryos, or to null if there is none" in told
+        assert "every image counts as a patient of its own" in told and "every number is too good" in told
+    assert "did you mean group_column: 'patient id'?" in message("IMAGE_NAME,y,patient id")
+
+
 def test_other_encodings_and_kinds_of_file_are_refused(tmp_path, read):
     latin = write_table(tmp_path / "latin.csv", "IMAGE_NAME,y\n\u00e9,1\n", "latin-1")
     with pytest.raises(UserError, match=r"expected text in UTF-8, found byte 0xe9 at position 13; .*CSV UTF-8"):

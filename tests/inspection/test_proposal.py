@@ -74,8 +74,10 @@ def test_several_label_columns_are_refused_with_the_candidates(tmp_path, table):
         run(tmp_path, table, tmp_path / "images")
     config, _ = run(tmp_path, table, tmp_path / "images", "--label-column", "colour_code")
     assert config.dataset_params.params.class_names == ("colour_code_0", "colour_code_1", "colour_code_2")
-    with pytest.raises(UserError, match="--label-column: expected one of 'file'"):
-        run(tmp_path, table, tmp_path / "images", "--label-column", "gone", name="other.yaml")
+    for given, meant in (("color_code", "did you mean 'colour_code'\\?"), ("Good", "did you mean 'good'\\?"),
+                         ("xyzzy", "give the column that holds the classes")):
+        with pytest.raises(UserError, match=f"--label-column: expected one of 'file'.*found '{given}'; {meant}"):
+            run(tmp_path, table, tmp_path / "images", "--label-column", given, name="other.yaml")
 
 
 def test_labels_in_words_and_odd_names_survive_the_yaml(tmp_path):
@@ -167,9 +169,42 @@ def test_the_public_sets_are_recognised(tmp_path, shared, capsys):
     assert (params.im_channels, params.group_column, params.label_column, params.split_column) == \
         (1, "EMBRYO_ID", "good_quality", "SPLIT")
     assert "gray stored as RGB" in text and "focal planes: FOCAL_PLANE_UM has 7 planes" in text
+    assert "FOCAL_PLANE_UM: {levels: ['-45', '-30', '-15', '0', '15', '30', '45'], kind: ordinal}" in text
+    assert "GARDNER_GRADE holds three Gardner grades in one (3AA)" in " ".join(text.replace("#", " ").split())
     assert not any("90" in name or "transpose" in name for name in config.dataset_params.symmetries)
     assert len({record.split for record in open_images(config, None).records}) == 3
     assert yaml.safe_load(text)["dataset_params"]["params"]["class_names"] == ["no_good_quality", "good_quality"]
+
+
+def test_planes_and_grades_are_proposed_as_conditions_and_switched_on_by_hand_only(tmp_path):
+    images = tmp_path / "images"
+    rows = [f"{name},{n % 2},P{n // 4},{15 * (n % 3) - 15}.0,{'CBA'[n % 3]},{1 + n % 4},{'x' if n else ''},4A{'AB'[n % 2]}"
+            for n, name in enumerate(draw(images, 24))]
+    header = "file,label,PATIENT_ID,FOCAL_PLANE_UM,ICM_GRADE,expansion,remark grade,GARDNER_GRADE"
+    config, text = run(tmp_path, write_rows(tmp_path / "t.csv", header, rows), images)
+    assert config.dataset_params.params.conditions == {}
+    told = " ".join(text.replace("#", " ").split())
+    assert ("conditions: FOCAL_PLANE_UM (3 levels, -15 to 15), ICM_GRADE (3 levels, C to A), expansion (4 levels, 1 to 4) "
+            "can be inputs of the network") in told
+    assert "GARDNER_GRADE holds three Gardner grades in one (4AA)" in told
+
+    switched = [line.replace("    # ", "    ", 1) if line.startswith(("    # conditions:", "    #   "))
+                else line for line in text.splitlines()]
+    (tmp_path / "on.yaml").write_text("\n".join(switched), encoding="utf-8")
+    config = load_config(tmp_path / "on.yaml")
+    conditions = config.dataset_params.params.conditions
+    assert {name: (condition.levels, condition.kind) for name, condition in conditions.items()} == {
+        "FOCAL_PLANE_UM": (("-15", "0", "15"), "ordinal"), "ICM_GRADE": (("C", "B", "A"), "ordinal"),
+        "expansion": (("1", "2", "3", "4"), "ordinal")}
+    assert [record.conditions for record in open_images(config, None).records[:3]] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+
+
+def test_what_the_evaluation_lacks_is_told(tmp_path, table):
+    config, text = run(tmp_path, table, tmp_path / "images")
+    assert config.evaluation_params.encoders == ("classifier",)
+    told = " ".join(text.replace("#", " ").split())
+    assert "set evaluation_params.inception_path and add inception to encoders" in told
+    assert "for LPIPS set dataset_params.lpips_path" in told
 
 
 def test_columns_that_may_name_patients_and_files_without_a_row_are_told(tmp_path):

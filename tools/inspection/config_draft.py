@@ -1,10 +1,12 @@
 """A proposal and a set-up as commented YAML that `load_config` accepts. Guesses nothing itself."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from tools.evaluation.inception import FILE_NAME as INCEPTION_FILE
 from tools.inspection.proposal import Images, Proposal
 from tools.inspection.setup import Setup
 
@@ -38,6 +40,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         lines += _key("val_from_train", proposal.val_from_train, 4, "the table has no validation rows")
     if table.covariate_columns:
         lines += _key("covariate_columns", list(table.covariate_columns), 4, "kept for checks, no input of the network")
+    lines += _comment_out_conditions(table.conditions)
     lines += _key("condition_types", list(setup.condition_types), 2)
     lines += _key("z_channels", 4, 2)
     lines += _key("latent_size", setup.latent_size, 2)
@@ -55,7 +58,8 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         for key, value in {**extra, **keys}.items():
             lines += _key(key, value, 2, _COMMENTS.get(f"{section}.{key}", ""))
         lines.append("")
-    lines += ["evaluation_params:", *_key("encoders", ["classifier", "inception"], 2)]
+    lines += ["evaluation_params:", *_key("encoders", ["classifier"], 2, "inception (FID, KID) wants weights: see above")]
+    lines += [f"  # inception_path: weights/{INCEPTION_FILE}"]
     if not any(split == "test" for split in table.splits) and "test" not in (proposal.split_fractions or {}):
         lines += _key("real_split", "val", 2, "there is no test split")
     lines += _key("classifier_path", f"runs/{name}_encoder", 2) + _key("judge_path", f"runs/{name}_judge", 2)
@@ -68,6 +72,17 @@ _COMMENTS = {
     "train_params.mixed_precision": "GPUs of 2020 and later",
     "sample_params.num_images": "as many as there are held-out images, or a few more",
 }
+
+
+def _comment_out_conditions(conditions: Mapping[str, Sequence[str]]) -> list[str]:
+    """The block that makes columns inputs of the network, for a person to switch on."""
+    if not conditions:
+        return []
+    lines = [line for name, levels in conditions.items()
+             for line in _key(yaml.safe_dump(name, allow_unicode=True, width=float("inf")).splitlines()[0],
+                              {"levels": list(levels), "kind": "ordinal"}, 2)]
+    return ["    # Inputs of the network beside the class, if you take the # and the space after it away:",
+            "    # conditions:", *(f"    # {line}" for line in lines)]
 
 
 def prepared_um_per_px(images: Images, image_size: int) -> float | None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import UserError, name_some
+from config.errors import UserError, name_some, nearest_name
 from dataset.decoding import ImageError
 from dataset.image_folder import ImageFolder
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES
+from tools.evaluation.inception import FILE_NAME as INCEPTION_FILE
 from tools.inspection import sheet as sheets
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.pixel_size import read_um_per_px
@@ -29,7 +30,10 @@ _DEFAULT_SYMMETRIES = ("identity", "mirror")  # where there are too few groups t
 
 @dataclass(frozen=True)
 class Columns:
-    """What names, labels, groups and splits are, and their values by row; splits are "" where they are to be drawn."""
+    """What names, labels, groups and splits are, and their values by row; splits are "" where they are to be drawn.
+
+    `conditions` has the levels of columns that could be inputs of the network, which is for a person to decide.
+    """
 
     csv_file: str | dict[str, str] | None
     image_column: str | None
@@ -38,6 +42,7 @@ class Columns:
     split_column: str | None
     class_names: tuple[str, ...]
     covariate_columns: tuple[str, ...]
+    conditions: dict[str, list[str]]
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     groups: tuple[str, ...]
@@ -98,7 +103,7 @@ def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> 
         notes += note
     return Proposal(str(root), columns, images, val_from_train, fractions, has_val,
                     (*_decide_group(columns, sheet), *decisions, *_decide_files(columns, folder, sheet), *notes,
-                     *_decide_images(images)))
+                     *_decide_images(images), *_decide_weights()))
 
 
 def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -> Columns:
@@ -130,6 +135,7 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
         csv_file=tables if sheet.split_of_row else tables[""], image_column=image_column, label_column=name,
         group_column=group_column, split_column=split_column, class_names=class_names,
         covariate_columns=sheets.find_covariates(sheet, (image_column, name, group_column, split_column)),
+        conditions=sheets.find_ordinal_columns(sheet, (image_column, name, group_column, split_column)),
         files=tuple(folder.root / matches[row][0] for row in kept),
         labels=tuple(_find_label(sheet.columns[name][row], labels) or 0 for row in kept),
         groups=tuple(groups[row] for row in kept), splits=tuple(splits[row] for row in kept),
@@ -139,7 +145,10 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
 def _choose_label(sheet: Sheet, likely: Sequence[str], possible: Sequence[str], label_column: str | None) -> str:
     if label_column is not None:
         if label_column not in sheet.columns:
-            raise UserError(f"--label-column: expected one of {', '.join(map(repr, sheet.columns))}, found {label_column!r}")
+            near = nearest_name(label_column, sheet.columns)
+            meant = f"did you mean {near!r}?" if near else "give the column that holds the classes"
+            columns = ", ".join(map(repr, sheet.columns))
+            raise UserError(f"--label-column: expected one of {columns}, found {label_column!r}; {meant}")
         return label_column
     if len(likely) != 1:
         named = name_some([f"{name!r} ({', '.join(sheets.list_labels(sheet.columns[name])[:4])})" for name in likely], 8)
@@ -178,7 +187,8 @@ def _read_layout(folder: ImageFolder) -> Columns:
     files = tuple(folder.root / row.cells["image_column"] for row in rows)
     return Columns(
         csv_file=None, image_column=None, label_column=None, group_column=None, split_column=None, class_names=class_names,
-        covariate_columns=(), files=files, labels=tuple(class_names.index(row.cells["label_column"]) for row in rows),
+        covariate_columns=(), conditions={}, files=files,
+        labels=tuple(class_names.index(row.cells["label_column"]) for row in rows),
         groups=tuple(map(str, files)), splits=tuple(row.table_split or "" for row in rows),
     )
 
@@ -289,11 +299,38 @@ def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
                          f"{max(per_group.values())} images; they are alike by nature, so that the set is as large as its "
                          f"{len(per_group):,} groups. Delete the rows of planes that are out of focus if they should not be "
                          "learnt")
+    decisions += _decide_conditions(sheet, columns)
     rows = sheet.num_rows
     if len(columns.files) < rows:
         decisions.append(f"rows: {rows - len(columns.files):,} of {rows:,} have no image or no usable label; "
                          "check_dataset names them")
     return decisions
+
+
+def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
+    decisions = []
+    if columns.conditions:
+        named = [f"{_plain(name)} ({len(levels)} levels, {_plain(levels[0])} to {_plain(levels[-1])})"
+                 for name, levels in columns.conditions.items()]
+        decisions.append(f"conditions: {name_some(named)} can be inputs of the network beside the class, so that images can "
+                         "be drawn of a chosen level; the lines for it stand commented out under dataset_params.params: "
+                         "check the order of the levels. Left as they are, levels are mixed and the network cannot tell "
+                         "them apart")
+    joined = sheets.find_joined_grades(sheet, (columns.image_column, columns.label_column, columns.group_column))
+    if joined:
+        example = sheet.columns[joined[0]][0].strip()
+        names = name_some(list(map(_plain, joined)))
+        decisions.append(f"conditions: {names} holds three Gardner grades in one ({example}); "
+                         "give expansion, inner cell mass and trophectoderm a column each if they should be inputs of the "
+                         "network")
+    return decisions
+
+
+def _decide_weights() -> list[str]:
+    return ["evaluation: encoders has the classifier only, which train_encoder makes of your own images and which needs no "
+            f"download. For FID and KID put the official Inception weights ({INCEPTION_FILE}) somewhere, set "
+            "evaluation_params.inception_path and add inception to encoders (or, with a network, allow_download: true); for "
+            "LPIPS set dataset_params.lpips_path. Without them these rows say that they were not computed"]
 
 
 def _decide_images(images: Images) -> list[str]:

@@ -24,6 +24,10 @@ _GROUPS = ("patient", "couple", "woman", "subject", "participant", "person", "do
 _GROUP_HEADER = re.compile(rf"(?:id)?({'|'.join(_GROUPS)})s?(?:id|no|nr|num|number|code|name|key)?")
 _LABEL_WORDS = ("label", "class", "outcome", "target", "blastocyst", "blastocist", "blastulation")
 _PLANE_WORDS = ("focal", "focus", "plane", "z")
+_GRADE_WORDS = ("gardner", "grade", "grading", "icm", "te", "trophectoderm", "expansion", "stage")
+_MOST_GRADES = 8
+_GRADE_LETTERS = "FEDCBA"  # from the worst
+_JOINED_GRADE = re.compile(r"[1-6][A-D][+-]?[A-D][+-]?")  # Gardner: expansion, inner cell mass, trophectoderm
 _PIXEL_SIZE_HEADER = re.compile(r"(?:um|µm|microns?|micromet(?:er|re)s?)per(?:px|pixel)|pixelsize(?:um|µm|microns?)?")
 
 
@@ -127,6 +131,33 @@ def find_plane_column(sheet: Sheet) -> str | None:
     return None
 
 
+def find_ordinal_columns(sheet: Sheet, others: Sequence[str | None]) -> dict[str, list[str]]:
+    """Levels in order, from the lowest plane or the worst grade, of the columns that can condition the network.
+
+    These are the focal planes and grades by their headers, filled in every row: letters A to F, or whole numbers.
+    """
+    plane = find_plane_column(sheet)
+    found = {}
+    for name, cells in sheet.columns.items():
+        values = {_as_level(cell) for cell in cells}
+        if name in others or "" in values or len(values) < 2:
+            continue
+        if name == plane:
+            found[name] = sorted(values, key=float)
+        elif _says_grade(name) and len(values) <= _MOST_GRADES:
+            if all(len(value) == 1 and value in _GRADE_LETTERS for value in values):
+                found[name] = sorted(values, key=_GRADE_LETTERS.index)
+            elif all(value.isdigit() for value in values):
+                found[name] = sorted(values, key=int)
+    return found
+
+
+def find_joined_grades(sheet: Sheet, others: Sequence[str | None]) -> list[str]:
+    """Columns that hold three Gardner grades in one, such as 4AB."""
+    return [name for name, cells in sheet.columns.items() if name not in others and _says_grade(name)
+            and all(_JOINED_GRADE.fullmatch(cell.strip().upper()) for cell in cells)]
+
+
 def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
     """The column of micrometres per pixel and its value, None where rows differ."""
     for name, cells in sheet.columns.items():
@@ -176,6 +207,15 @@ def find_covariates(sheet: Sheet, others: Sequence[str | None]) -> tuple[str, ..
 
 def _squeeze(header: str) -> str:
     return re.sub(r"[\W_]+", "", header.lower())
+
+
+def _says_grade(header: str) -> bool:
+    return bool(set(re.split(r"[^a-z]+", header.lower())) & set(_GRADE_WORDS))
+
+
+def _as_level(cell: str) -> str:
+    """A cell as the level that it names: 2.0 is 2, as dataset.annotations reads it."""
+    return str(int(float(cell))) if _is_whole(cell) else cell.strip()
 
 
 def _is_number(text: str) -> bool:
