@@ -21,6 +21,7 @@ MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the condition
     "rejected_copies",
 )
 SPLITS = ("train", "val", "test")
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"  # the weights that FID is defined with
 SYMMETRIES = (
     "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
 )
@@ -292,7 +293,7 @@ class EvaluationParams:
         choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
-    inception_path: str | None = _key(None, doc="official Inception weights (pt_inception-2015-12-05-6726825d.pth)")
+    inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})")
     inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
                                 choices=("tf1", "clean", "pytorch"))
     allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")

@@ -83,7 +83,7 @@ def _train_and_save(config: Config, output: Path) -> None:
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
     started = last_saved = time.monotonic()
-    with deferred_signals() as stop, Progress("VAE", params.max_steps, unit="steps", initial=step,
+    with deferred_signals() as stop, Progress("training the VAE", params.max_steps, unit="steps", initial=step,
                                               enabled=config.logging_params.progress_bar) as progress:
         while step < params.max_steps and (elapsed := seconds + time.monotonic() - started) < params.max_minutes * 60:
             pixels = bank.batch(order.positions(step * params.batch_size, params.batch_size))
@@ -93,7 +93,7 @@ def _train_and_save(config: Config, output: Path) -> None:
             share = max(step / params.max_steps, elapsed / (params.max_minutes * 60))
             note = trainer.train_step(pixels, step=step, share=share, seed=order.seed)
             step += 1
-            progress.update(step, note)
+            progress.update(step, f"{note}, at most {max(params.max_minutes - elapsed / 60, 0):.1f} min left")
             if stop or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
                 last_saved = time.monotonic()
                 trainer.save_state(output / _STATE_FOLDER, identity, step, seconds + last_saved - started)
@@ -116,12 +116,14 @@ def measure_round_trip(config: Config, folder: Path) -> float:
     params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
     codec = open_codec(dataclasses.replace(config, autoencoder_params=params))
     images = open_images(config, "val" if has_split(config, "val") else "train")
-    errors = []
-    for start in range(0, len(images), params.batch_size):
-        pixels = torch.stack([images[i][0] for i in range(start, min(start + params.batch_size, len(images)))])
-        mean, _ = codec.encode(pixels)
-        restored = codec.vae.decode(mean).sample.clamp(-1, 1)
-        errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
+    errors: list[float] = []
+    with Progress("round trip", len(images), enabled=config.logging_params.progress_bar) as progress:
+        for start in range(0, len(images), params.batch_size):
+            pixels = torch.stack([images[i][0] for i in range(start, min(start + params.batch_size, len(images)))])
+            mean, _ = codec.encode(pixels)
+            restored = codec.vae.decode(mean).sample.clamp(-1, 1)
+            errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
+            progress.update(len(errors))
     return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
 
 

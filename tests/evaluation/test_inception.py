@@ -10,10 +10,10 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from config.errors import UserError
+from config.schema import INCEPTION_FILE
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.inception import (
     ADDRESS,
-    FILE_NAME,
     STATE_DICT_SHA256,
     FidInception,
     load_inception,
@@ -114,7 +114,7 @@ def test_absent_file_says_what_and_where(tmp_path, monkeypatch):
         with pytest.raises(UserError) as caught:
             load_encoder("inception", weights_path=path)
         message = str(caught.value)
-        for words in (FILE_NAME, STATE_DICT_SHA256, ADDRESS, "evaluation_params.inception_path"):
+        for words in (INCEPTION_FILE, STATE_DICT_SHA256, ADDRESS, "evaluation_params.inception_path"):
             assert words in message
         assert "\n" not in message
 

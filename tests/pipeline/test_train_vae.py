@@ -18,7 +18,7 @@ from models.autoencoder import load_codec
 from tools import train_vae
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.data import open_images
+from tools.runtime.data import find_autoencoder, open_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -44,6 +44,12 @@ def test_sixty_steps_restore_images_better_than_a_gray_surface(workspace: Worksp
     restored = load_codec(trained, im_channels=1).round_trip(pixels)
     psnr = float((10 * (4 / (restored - pixels).square().mean(dim=(1, 2, 3))).log10()).mean())
     assert psnr == pytest.approx(record["psnr_db"], abs=0.01)
+
+
+def test_a_vae_that_is_still_to_be_trained_is_named_with_its_command(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "my_vae"
+    with pytest.raises(UserError, match=rf"found no folder {folder}; run `python -m tools.train_vae` with the same config"):
+        find_autoencoder(workspace.config(f"autoencoder_params.pretrained={folder}", output(folder)))
 
 
 def test_the_folder_is_whole_and_holds_half_precision(trained: Path) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torchvision.models import inception as tv
 
 from config.errors import UserError
+from config.schema import INCEPTION_FILE
 from dataset.storage import hash_file
 from tools.evaluation.inference import to_tensor
 from tools.evaluation.trunks import read_tensors
 
-FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
-ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
+ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 STATE_DICT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 TORCHSCRIPT_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DIMENSION = 2048
@@ -90,7 +90,7 @@ def load_inception(path: Path | str | None, *, allow_download: bool = False) -> 
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise UserError(
-            f"{path}: expected the weights of the FID Inception network ({FILE_NAME}), found other keys or shapes "
+            f"{path}: expected the weights of the FID Inception network ({INCEPTION_FILE}), found other keys or shapes "
             "(torchvision's inception_v3 is another network); name the right file in evaluation_params.inception_path"
         ) from error
     return network.to(torch.float32).eval().requires_grad_(False), sha256, sha256 == STATE_DICT_SHA256
@@ -131,16 +131,16 @@ def preprocess(images: np.ndarray, preset: str, *, device: torch.device | str = 
 
 
 def _resolve(path: Path | str | None, allow_download: bool) -> Path:
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     resolved = cached if path is None else Path(path)
     if resolved.is_dir():
-        resolved = resolved / FILE_NAME
+        resolved = resolved / INCEPTION_FILE
     if resolved.is_file():
         return resolved
     if not allow_download:
         place = "torch's hub cache" if path is None else str(resolved)  # no path of this machine in a report
         raise UserError(
-            f"{place}: expected the FID Inception weights {FILE_NAME} "
+            f"{place}: expected the FID Inception weights {INCEPTION_FILE} "
             f"(sha256 {STATE_DICT_SHA256}), found nothing there; fetch {ADDRESS} and name the file in "
             "evaluation_params.inception_path, or choose another encoder"
         )

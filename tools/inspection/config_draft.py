@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tools.evaluation.inception import FILE_NAME as INCEPTION_FILE
+from config.schema import INCEPTION_FILE
 from tools.inspection.proposal import Images, Proposal
 from tools.inspection.setup import Setup
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError, name_some, nearest_name
+from config.schema import INCEPTION_FILE
 from dataset.decoding import ImageError
 from dataset.image_folder import ImageFolder
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES
-from tools.evaluation.inception import FILE_NAME as INCEPTION_FILE
 from tools.inspection import sheet as sheets
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.pixel_size import read_um_per_px
@@ -268,7 +268,8 @@ def _decide_group(columns: Columns, sheet: Sheet | None) -> list[str]:
             for name in columns.covariate_columns if _MIN_GROUPS <= len(set(sheet.columns[name])) <= sheet.num_rows / 2]
         instead = f"If one of {name_some(possible)} names patients, set group_column to it; else add" if possible else "Add"
         return ["group_column: NO COLUMN'S HEADER NAMES PATIENTS OR EMBRYOS. Images of one patient can land on both sides "
-                f"of the split, and every number is then too good. {instead} a column such as PATIENT_ID and name it"]
+                f"of the split, and every number is then too good. {instead} a column such as PATIENT_ID and name it; null "
+                "is right only where each image shows a patient of its own"]
     if "patient" in columns.group_column.lower():
         return []
     return [f"group_column: {_plain(columns.group_column)} was taken for its header; where several of its groups can come "

@@ -75,7 +75,11 @@ def find_autoencoder(config: Config) -> Path:
     Raises:
         UserError: it cannot be had, or its channels differ from z_channels.
     """
-    folder = resolve_autoencoder(config.autoencoder_params.pretrained, config.autoencoder_params.subfolder)
+    params = config.autoencoder_params
+    if Path(params.pretrained) == Path(params.training.output) and not Path(params.pretrained).is_dir():
+        raise UserError(f"autoencoder_params.pretrained: expected the VAE that tools.train_vae writes, found no folder "
+                        f"{params.pretrained}; run `python -m tools.train_vae` with the same config first")
+    folder = resolve_autoencoder(params.pretrained, params.subfolder)
     declared = read_autoencoder_config(folder).get("latent_channels", config.dataset_params.z_channels)
     if declared != config.dataset_params.z_channels:
         raise UserError(

@@ -6,11 +6,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 10.0  # in a log file or a pipe
+_SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 2.0, 10.0  # in a log file or a pipe
 
 
 class Progress:
-    """A bar from 0 to `total`; in a pipe, one line every ten seconds. Use as a context manager.
+    """A bar from 0 to `total`; in a pipe a line after two seconds, then one every ten. Use as a context manager.
 
     A `passing` bar stands below another one and goes when it is done.
     """
@@ -21,7 +21,7 @@ class Progress:
         self._done = initial
         self._terminal = sys.stderr.isatty()
         self._enabled = enabled
-        self._last_line = time.monotonic()
+        self._last_line = time.monotonic() - (_SECONDS_BETWEEN_LINES - _SECONDS_TO_FIRST_LINE)
         self._bar = (
             tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1,
                  leave=not passing)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from config.errors import UserError
+from config.schema import INCEPTION_FILE
 from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
 from models.autoencoder import resolve_autoencoder
 from tools.evaluation import dinov2, inception
@@ -132,7 +133,7 @@ def _copy_vae(source: str, folder: Path) -> dict[str, str]:
 
 
 def _copy_inception(source: str, folder: Path) -> dict[str, str]:
-    path = folder / inception.FILE_NAME
+    path = folder / INCEPTION_FILE
     key = {"evaluation_params.inception_path": f"{_WEIGHTS}/{folder.name}/{path.name}"}
     if "://" not in source:
         if not Path(source).is_file():
@@ -154,7 +155,7 @@ def _copy_inception(source: str, folder: Path) -> dict[str, str]:
 
 def _check_inception(path: Path, source: str) -> None:
     if hash_file(path) not in (inception.STATE_DICT_SHA256, inception.TORCHSCRIPT_SHA256):
-        raise UserError(f"--inception {source}: expected the official weights {inception.FILE_NAME} (sha256 "
+        raise UserError(f"--inception {source}: expected the official weights {INCEPTION_FILE} (sha256 "
                         f"{inception.STATE_DICT_SHA256}), found others; only these give a FID")
 
 

@@ -1,0 +1,34 @@
+"""What a log file is told of progress: soon, then seldom, and nothing where it is switched off."""
+
+import pytest
+
+from tools.runtime import progress
+from tools.runtime.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_a_line_soon_and_then_every_ten_seconds(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("encoding", 40) as bar:
+        for second in range(1, 41):
+            clock[0] = 100.0 + second
+            bar.update(second, "note")
+    assert capsys.readouterr().err.splitlines() == [f"encoding: {n}/40 images note" for n in (3, 14, 25, 36)]
+
+
+def test_what_is_said_is_a_line_of_its_own_unless_progress_is_off(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for enabled, lines in ((True, ["step 4: done"]), (False, [])):
+        with Progress("training", 9, enabled=enabled) as bar:
+            clock[0] += 50
+            bar.say("step 4: done")
+            bar.update(5)
+        assert capsys.readouterr().err.splitlines() == lines
