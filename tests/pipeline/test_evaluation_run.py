@@ -51,6 +51,14 @@ def find(evaluation: dict[str, Any], metric: str, comparison: str, class_name: s
     return found[0]
 
 
+def test_unknown_patients_are_a_limit_of_every_number(samples: Path, workspace: Workspace, tmp_path: Path) -> None:
+    told = "patients are unknown (group_column: null)"
+    assert told not in " ".join(read_evaluation(samples)["warnings"])
+    evaluation = run_evaluation(workspace, samples, tmp_path, "dataset_params.params.group_column=null",
+                                "evaluation_params.encoders=[classifier]")
+    assert told in " ".join(evaluation["warnings"])
+
+
 def test_the_schema_of_the_json(samples: Path) -> None:
     evaluation = read_evaluation(samples)
     assert list(evaluation) == ["provenance", "rows", "warnings"]

@@ -130,6 +130,9 @@ def evaluate_folder(
         result.provenance["test_set_opening"] = record_opening(
             Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
             synthetic_set=hashes["synthetic"])
+    if config.dataset_params.params.group_column is None and len(set(real.groups)) == len(real):
+        result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
+                    "so every number here may be too good and every interval too narrow")
     _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
     encoders = _load_encoders(config, folder, device, result)
     perceptual = _load_perceptual(config, device, result)
