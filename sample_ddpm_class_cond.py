@@ -29,6 +29,7 @@ from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
 from tools.runtime.progress import Progress
+from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.trained_model import TrainedModel, load_trained_model
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-metrics", action="store_true", help="draw only")
     parser.add_argument("--reject-copies", action="store_true",
                         help="replace near-copies of training images by the next images of their class")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     output = None if arguments.output is None else str(arguments.output)
     given = {"seed": arguments.seed, "output": output, "per_class": arguments.per_class}
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.per_class is not None:
         overrides.append("sample_params.num_images=null")
     config = load_config(arguments.config, [*arguments.set, *overrides])
+    quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
     output = run.samples(config)
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with lock:
         draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
         if not arguments.no_metrics and accelerator.is_main_process:
-            assess(config, output, output, device=accelerator.device,
+            assess(config, output, output, device=accelerator.device, quoted=quoted,
                    flips=draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device))
     accelerator.wait_for_everyone()
 

@@ -9,6 +9,7 @@ import torch
 from config.load import load_config
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
+from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.run_directory import owned
 
 
@@ -21,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
     parser.add_argument("--reject-copies", action="store_true",
                         help="list near-copies of training images in rejected.csv and evaluate the others")
-    parser.add_argument("--augmentation-study", type=Path, metavar="FILE",
-                        help="augmentation_study.json, whose verdict the reports quote")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
+    quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with owned(arguments.output, "tools.evaluate", key="--output"):
         assess(config, arguments.synthetic, arguments.output, device=device,
-               reject_copies=arguments.reject_copies, study=arguments.augmentation_study)
+               reject_copies=arguments.reject_copies, quoted=quoted)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dataset.images import to_uint8, write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
-from dataset.storage import hash_file, hash_json, read_json, write_text
+from dataset.storage import hash_file, hash_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report, report_page
@@ -34,6 +34,7 @@ from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
 from tools.runtime.openings import record_opening
 from tools.runtime.progress import Progress
+from tools.runtime.quoted_results import QuotedResults
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.tracking import WandbMirror
 
@@ -48,23 +49,20 @@ _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart b
 
 def assess(
     config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
-    study: Path | None = None, flips: ImageSet | None = None,
+    quoted: QuotedResults | None = None, flips: ImageSet | None = None,
 ) -> EvaluationReport:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
-    quote the verdict of an augmentation `study`; the internal one shows class `flips` from the same noise.
+    show `quoted` results of other commands; the internal one shows class `flips` from the same noise.
 
     Raises:
-        UserError: images, weights, settings or a study that cannot be used.
+        UserError: images, weights or settings that cannot be used.
     """
-    quoted = [] if study is None else _read_study(study)
     evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
                                  reject_copies=reject_copies)
-    if study is not None:
-        evaluation.provenance["augmentation_study_sha256"] = hash_file(study)
+    (quoted or QuotedResults()).add_to(evaluation)
     report.write(evaluation, output)
-    evaluation.details["study"] = quoted
     evaluation.details["flips"] = flips
     report_page.write_pages(evaluation, output, internal_folder=output / INTERNAL_FOLDER)
     _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
@@ -236,20 +234,6 @@ def _reject_copies(sets: EvaluationSets) -> _Rejection:
                   for i in np.flatnonzero(audit.flagged)],
         pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
     )
-
-
-def _read_study(path: Path) -> list[str]:
-    """The verdict of an augmentation study.
-
-    Raises:
-        UserError: no such file, or one of another kind.
-    """
-    stored = read_json(path)
-    verdict = stored.get("verdict") if isinstance(stored, dict) else None
-    if not isinstance(verdict, list) or not verdict or not all(isinstance(text, str) for text in verdict):
-        raise UserError(f"{path}: expected the augmentation_study.json of a study, with its verdict in sentences; found "
-                        "none in it; give that file")
-    return verdict
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
