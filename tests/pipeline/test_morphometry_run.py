@@ -85,10 +85,12 @@ def test_a_flip_is_one_noise_under_every_label(workspace: Workspace, reference: 
 
 
 def test_the_reports_of_an_evaluation_show_the_measurements_and_say_where_they_do_not_fit(
-    large: tuple[Path, list[str]], tmp_path: Path
+    large: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, arguments = large
+    arguments = [*arguments, "--set", f"dataset_params.directory_inception_features={tmp_path / 'features'}"]
     morphometry.main([*arguments, "--output", str(tmp_path / "measured")])
+    assert "opening 1 of this test set" in capsys.readouterr().out
     measured = tmp_path / "measured/morphometry.json"
     without_networks = ["--set", "evaluation_params.encoders=[inception]", "--set", "evaluation_params.judge_path=null",
                         "--morphometry", str(measured)]
@@ -99,6 +101,7 @@ def test_the_reports_of_an_evaluation_show_the_measurements_and_say_where_they_d
 
     evaluation = run(tmp_path / "out")
     assert evaluation["provenance"]["morphometry_sha256"] == hash_file(measured)
+    assert evaluation["provenance"]["test_set_opening"] == 1  # the same images, so no new opening
     assert not any("morphometry" in text for text in evaluation["warnings"])
     for page in (SHAREABLE_NAME, f"internal/{INTERNAL_NAME}"):
         shown = (tmp_path / "out" / page).read_text(encoding="utf-8")
@@ -110,7 +113,9 @@ def test_the_reports_of_an_evaluation_show_the_measurements_and_say_where_they_d
     shutil.copytree(root / "synthetic", tmp_path / "fewer")
     for name in CLASS_NAMES:
         next((tmp_path / "fewer" / name).iterdir()).unlink()
-    warnings = run(tmp_path / "other", "--synthetic", str(tmp_path / "fewer"))["warnings"]
+    other = run(tmp_path / "other", "--synthetic", str(tmp_path / "fewer"))
+    warnings = other["warnings"]
+    assert other["provenance"]["test_set_opening"] == 2
     assert any("morphometry shown was made of other images (synthetic) than this evaluation" in text for text in warnings)
     with pytest.raises(UserError, match=r"expected measurements of the classes early, late, found arrested, blastocyst"):
         run(tmp_path / "none", "--set", "dataset_params.params.class_names=[early, late]")

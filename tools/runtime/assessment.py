@@ -32,7 +32,7 @@ from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
-from tools.runtime.openings import record_opening
+from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
 from tools.runtime.quoted_results import QuotedResults
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
@@ -115,11 +115,9 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
-    if params.real_split == "test":
-        hashes = result.provenance["images_sha256"]
-        result.provenance["test_set_opening"] = record_opening(
-            Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
-            synthetic_set=hashes["synthetic"])
+    opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
+    if opening is not None:
+        result.provenance["test_set_opening"] = opening
     _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
     encoders = _load_encoders(config, folder, device, result)
     perceptual = _load_perceptual(config, device, result)
