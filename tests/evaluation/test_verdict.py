@@ -166,6 +166,12 @@ def test_the_class_of_synthetic_images_is_read(auc: tuple[float, float, float], 
     assert expected in says(changed(row("class AUC", "synthetic", *auc)), CLASS)[tone]
 
 
+def test_too_few_held_out_groups_clear_nothing() -> None:
+    text = "too few held-out groups to tell: 4 of them, at least 37 are needed for a tau at 5%; 2 of 4 images"
+    few = row("near-copies[pixels at 16 px]", "copies", 0.5, note=f"{text}; binomial p = 0.6")
+    assert says(changed(few), COPIES) == {UNKNOWN: f"T{text[1:]} [pixels at 16 px]."}
+
+
 def test_copies_are_told_also_where_a_second_space_finds_them() -> None:
     found = row("near-copies[e@01234567,p]", "copies", 0.2,
                 note="copying found: 20 of 100; 7 training images hit; binomial p = 0")

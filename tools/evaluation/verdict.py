@@ -7,7 +7,7 @@ overlap, which is stricter than a test at 5%: a verdict should not turn on noise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tools.evaluation.memorisation import COPYING_FOUND
+from tools.evaluation.memorisation import COPYING_FOUND, TOO_FEW_TO_TELL
 from tools.evaluation.rows import OVERALL, Row
 
 HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = "holds", "caution", "fails", "not tested", "studied"
@@ -265,7 +265,8 @@ def _judge_copies(rows: Rows) -> list[Sentence]:
             if row is rows.copies or found:
                 text = row.note.split("; binomial p")[0]
                 text = f"{text[:1].upper()}{text[1:]} [{_space(row)}]."
-                sentences.append(Sentence(COPIES, FAILS if found else HOLDS, text))
+                calm = UNKNOWN if row.note.startswith(TOO_FEW_TO_TELL) else HOLDS
+                sentences.append(Sentence(COPIES, FAILS if found else calm, text))
     return sentences
 
 
