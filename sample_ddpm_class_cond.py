@@ -90,8 +90,8 @@ def draw(
             writer.restore_rejected()
         writer.check_folder(list_replacements(requests) if reject_copies else ())
     accelerator.wait_for_everyone()
+    flag = make_flag(config, accelerator.device) if reject_copies and accelerator.is_main_process else None
     if reject_copies:
-        flag = make_flag(config, accelerator.device) if accelerator.is_main_process else None
         accepted, rejected = replace_copies(
             requests, complete=with_conditions, draw=lambda wanted: draw_missing(config, model, writer, wanted, accelerator),
             flag=lambda wanted: agree_on_flags(accelerator, flag, writer, wanted))
@@ -102,7 +102,7 @@ def draw(
         draw_missing(config, model, writer, requests, accelerator)
     if accelerator.is_main_process:
         writer.write_grids()
-        draw_condition_grids(config, model, writer)
+        draw_condition_grids(config, model, writer, flag)
         writer.write_manifest()
         print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
 
@@ -139,18 +139,23 @@ def agree_on_flags(
     return broadcast_object_list(flags)[0] if accelerator.num_processes > 1 else flags[0]
 
 
-def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter) -> None:
-    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column."""
+def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter, flag: Flag | None) -> None:
+    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column.
+
+    What `flag` takes for near-copies of training images is left gray.
+    """
     params = config.sample_params
     for column, name in enumerate(condition_levels(config)):
         levels = sorted(model.condition_prior.known_levels(column))
         for label in range(config.num_classes):
             first = [request for request in writer.requests if request.label == label][:samples.CONDITION_GRID_COLUMNS]
             requests = generation.vary_condition(first, column, levels)
-            pixels = [generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
-                                             batch_size=params.batch_size)
-                      for batch in generation.split_into_batches(requests, params.batch_size)]
-            writer.write_condition_grid(np.concatenate(pixels), label=label, condition=name, num_columns=len(first))
+            pixels = np.concatenate([
+                generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
+                                       batch_size=params.batch_size)
+                for batch in generation.split_into_batches(requests, params.batch_size)])
+            writer.write_condition_grid(pixels, label=label, condition=name, num_columns=len(first),
+                                        withheld=None if flag is None else flag(pixels))
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:

@@ -13,10 +13,10 @@ import sample_ddpm_class_cond
 import train_ddpm_cond
 from config.errors import UserError
 from config.schema import SampleParams
-from dataset.decoding import decode_image
+from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime import checkpoints, generation
+from tools.runtime import checkpoints, generation, samples
 from tools.runtime.conditions import ConditionPrior
 from tools.runtime.data import open_images
 from tools.runtime.trained_model import TrainedModel, load_trained_model
@@ -144,8 +144,37 @@ def test_samples_follow_the_prior_and_are_a_table_of_the_same_conditions(
                          conditions={"FOCAL_PLANE": ("0", "1")})
     assert [record.conditions for record in data.records] == expected
     for label in (0, 1):
-        grid = decode_image(tmp_path / f"grid_class{label}_FOCAL_PLANE.png")
-        assert grid.shape[0] < grid.shape[1]  # two rows of eight
+        grid = tmp_path / f"grid_class{label}_FOCAL_PLANE.png"
+        assert decode_image(grid).shape[0] < decode_image(grid).shape[1]  # two rows of eight
+        assert read_png_text(grid)["Synthetic"].endswith("; not tested for near-copies of training images")
+    assert trained.is_dir()
+
+
+def test_near_copies_in_a_grid_of_conditions_are_left_gray(
+    workspace: Workspace, overrides: list[str], trained: Path, model: TrainedModel, tmp_path: Path
+) -> None:
+    config = workspace.config(*overrides)
+    requests = generation.draw_conditions(generation.list_requests([3, 3]), model.condition_prior, seed=0)
+    writer = samples.SampleWriter(tmp_path / "grids", requests, params=config.sample_params, class_names=model.class_names,
+                                  checkpoint_sha256="abc", condition_levels={"FOCAL_PLANE": ("0", "1")})
+    sample_ddpm_class_cond.draw_condition_grids(config, model, writer, None)
+    path = tmp_path / "grids/grid_class1_FOCAL_PLANE.png"
+    before = decode_image(path)
+    sample_ddpm_class_cond.draw_condition_grids(config, model, writer, lambda pixels: np.arange(len(pixels)) == 4)
+    after = decode_image(path)
+    changed = np.argwhere((before != after).reshape(*before.shape[:2], -1).any(axis=2))
+    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+    assert bottom - top < 32 and right - left < 32  # one tile, the second of the second row
+    assert top >= before.shape[0] // 2 and before.shape[1] // 3 <= left and right <= 2 * before.shape[1] // 3
+    assert np.unique(after[top:bottom + 1, left:right + 1]).tolist() == [225]
+    assert read_png_text(path)["Synthetic"].endswith("; 1 near-copies of training images left gray")
+
+    forget_accelerator()
+    by_image = workspace.arguments(*overrides, "dataset_params.params.group_column=null")  # one patient is held out here
+    sample_ddpm_class_cond.main([*by_image, "--per-class", "2", "--output", str(tmp_path / "drawn"), "--no-metrics",
+                                 "--reject-copies"])
+    drawn = read_png_text(tmp_path / "drawn/grid_class0_FOCAL_PLANE.png")["Synthetic"]
+    assert drawn.endswith(" near-copies of training images left gray")
     assert trained.is_dir()
 
 

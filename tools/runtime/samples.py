@@ -34,6 +34,7 @@ REJECTED_FOLDER = Path("internal") / "rejected"  # near-copies of training image
 _GRID_IMAGES = 36
 _GRID_COLUMNS = 6
 CONDITION_GRID_COLUMNS = 8
+_WITHHELD_VALUE = 225
 
 
 class SampleWriter:
@@ -114,11 +115,22 @@ class SampleWriter:
             write_png(self.output / f"grid_class{label}.png", tile_images(self.read_batch(first), num_columns=_GRID_COLUMNS),
                       text={"Synthetic": f"BlastDiffusion, class {name}"})
 
-    def write_condition_grid(self, pixels: np.ndarray, *, label: int, condition: str, num_columns: int) -> None:
-        """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row."""
+    def write_condition_grid(
+        self, pixels: np.ndarray, *, label: int, condition: str, num_columns: int, withheld: np.ndarray | None = None
+    ) -> None:
+        """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row.
+
+        Those `withheld`, bool (rows x columns,), are near-copies of training images and left gray; None where none were
+        looked for. The text inside the file says which.
+        """
         safe = re.sub(r"\W", "_", condition)
+        note = "not tested for near-copies of training images"
+        if withheld is not None:
+            pixels = np.where(withheld[:, None, None, None], np.uint8(_WITHHELD_VALUE), pixels)
+            note = f"{int(withheld.sum())} near-copies of training images left gray"
+        about = f"BlastDiffusion, class {self.class_names[label]}, a row per level of {condition}; {note}"
         write_png(self.output / f"grid_class{label}_{safe}.png", tile_images(pixels, num_columns=num_columns),
-                  text={"Synthetic": f"BlastDiffusion, class {self.class_names[label]}, a row per level of {condition}"})
+                  text={"Synthetic": about})
 
     def write_manifest(self) -> None:
         """The table of all images, which is itself a table of annotations; written last. Conditions have columns.
