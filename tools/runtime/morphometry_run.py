@@ -21,15 +21,11 @@ from tools.evaluation.morphometry import LENGTHS, MEASURES, Abstention, Measurem
 from tools.evaluation.morphometry_comparison import Agreement, MeasuredSet, morphometry_rows
 from tools.evaluation.morphometry_pictures import tile_overlays
 from tools.evaluation.rows import OVERALL, Row
-from tools.runtime.assessment import (
-    INTERNAL_FOLDER,
-    open_synthetic,
-    read_set,
-    refuse_real_images,
-)
+from tools.runtime.assessment import INTERNAL_FOLDER
 from tools.runtime.conditions import read_fixed_levels
 from tools.runtime.data import open_images, transform_identity
 from tools.runtime.generation import ImageRequest, draw_conditions, draw_images, split_into_batches
+from tools.runtime.image_sets import open_synthetic, read_set, refuse_real_images
 from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory

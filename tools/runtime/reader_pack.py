@@ -28,9 +28,9 @@ from dataset.storage import hash_bytes, hash_file, hash_json, write_json, write_
 from models.autoencoder import LatentCodec, hash_autoencoder
 from tools.evaluation.image_set import count_labels
 from tools.evaluation.reader_answers import CONFIDENCE_SCALE, REAL, ROUND_TRIP, SCHEMA, SYNTHETIC, TASKS, KeyItem
-from tools.runtime.assessment import open_synthetic, refuse_real_images
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
 from tools.runtime.generation import count_per_class
+from tools.runtime.image_sets import open_synthetic, refuse_real_images
 from tools.runtime.openings import open_test_set
 
 PAGE_NAME = "reader_study.html"
