@@ -11,7 +11,6 @@ from tools.evaluation.morphometry_record import MorphometryRecord
 from tools.evaluation.plots import draw_interval
 from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint, draw_sweep
-from tools.evaluation.verdict import format_value
 
 _SETS = {"held_out": "real, held out", "synthetic": "synthetic", "train": "real, training",
          "class_flips": "same-noise flips"}
@@ -46,7 +45,7 @@ def show_sweep(record: SweepRecord) -> str:
                   *(cell(_three(point, name), "number") for name in CURVES),
                   cell("chosen" if point.name == record.chosen else point.refusal or "", "text"))
              for point in record.points]
-    return (f"<div class=\"wide\">{picture}</div>{note(record.rule)}"
+    return (f"<div class=\"scroll broad\">{picture}</div>{note(record.rule)}"
             + table(("Point", "Passes", *CURVES, ""), lines, numbers=("Passes", *CURVES)))
 
 
@@ -111,7 +110,9 @@ def _mean(found: Found, measure: str, class_name: str, comparison: str) -> str:
 
 
 def _effect(row: Row | None) -> str:
-    return "not computed" if row is None else format_value(row)
+    if row is None or row.value is None:
+        return "not computed"
+    return f"{row.value:.2f}" + (f" ({row.interval[0]:.2f} to {row.interval[1]:.2f})" if row.interval else "")
 
 
 def _bar(row: Row | None, limits: tuple[float, float]) -> str:

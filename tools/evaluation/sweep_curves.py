@@ -91,7 +91,7 @@ def draw_sweep(record: SweepRecord) -> bytes:
         panel.set_xlabel(axis_name)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
