@@ -29,6 +29,7 @@ from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
 from tools.runtime.processes import PATIENCE, share_work
 from tools.runtime.progress import Progress
+from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.trained_model import TrainedModel, load_trained_model
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-metrics", action="store_true", help="draw only")
     parser.add_argument("--reject-copies", action="store_true",
                         help="replace near-copies of training images by the next images of their class")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     output = None if arguments.output is None else str(arguments.output)
     given = {"seed": arguments.seed, "output": output, "per_class": arguments.per_class}
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.per_class is not None:
         overrides.append("sample_params.num_images=null")
     config = load_config(arguments.config, [*arguments.set, *overrides])
+    quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
     output = run.samples(config)
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             share = share_work(accelerator)
             flips = draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device) if share.is_first else None
             accelerator.wait_for_everyone()  # until the first one has written the manifest
-            assess(config, output, output, device=accelerator.device, flips=flips, share=share)
+            assess(config, output, output, device=accelerator.device, quoted=quoted, flips=flips, share=share)
 
 
 def draw(
@@ -87,8 +90,8 @@ def draw(
             writer.restore_rejected()
         writer.check_folder(list_replacements(requests) if reject_copies else ())
     accelerator.wait_for_everyone()
+    flag = make_flag(config, accelerator.device) if reject_copies and accelerator.is_main_process else None
     if reject_copies:
-        flag = make_flag(config, accelerator.device) if accelerator.is_main_process else None
         accepted, rejected = replace_copies(
             requests, complete=with_conditions, draw=lambda wanted: draw_missing(config, model, writer, wanted, accelerator),
             flag=lambda wanted: agree_on_flags(accelerator, flag, writer, wanted))
@@ -99,7 +102,7 @@ def draw(
         draw_missing(config, model, writer, requests, accelerator)
     if accelerator.is_main_process:
         writer.write_grids()
-        draw_condition_grids(config, model, writer)
+        draw_condition_grids(config, model, writer, flag)
         writer.write_manifest()
         print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
 
@@ -136,19 +139,24 @@ def agree_on_flags(
     return broadcast_object_list(flags)[0] if accelerator.num_processes > 1 else flags[0]
 
 
-def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter) -> None:
-    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column."""
+def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter, flag: Flag | None) -> None:
+    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column.
+
+    What `flag` takes for near-copies of training images is left gray.
+    """
     params = config.sample_params
     for column, (name, level_names) in enumerate(condition_levels(config).items()):
         levels = sorted(model.condition_prior.known_levels(column))
         for label in range(config.num_classes):
             first = [request for request in writer.requests if request.label == label][:samples.CONDITION_GRID_COLUMNS]
             requests = generation.vary_condition(first, column, levels)
-            pixels = [generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
-                                             batch_size=params.batch_size)
-                      for batch in generation.split_into_batches(requests, params.batch_size)]
-            writer.write_condition_grid(np.concatenate(pixels), label=label, condition=name,
-                                        levels=[level_names[level] for level in levels], num_columns=len(first))
+            pixels = np.concatenate([
+                generation.draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
+                                       batch_size=params.batch_size)
+                for batch in generation.split_into_batches(requests, params.batch_size)])
+            writer.write_condition_grid(pixels, label=label, condition=name, num_columns=len(first),
+                                        levels=[level_names[level] for level in levels],
+                                        withheld=None if flag is None else flag(pixels))
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:

@@ -5,7 +5,7 @@ agree on is checked by `check_consistency`. Nothing here reads a file.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,129 +347,147 @@ def check_consistency(config: Config, source: str) -> None:
     Raises:
         UserError: one line naming `source`, both keys and the remedy.
     """
-    for problem in _contradictions(config):
-        raise UserError(f"{source}: {problem}")
+    for section in (_check_classes, _check_conditions, _check_latents, _check_network, _check_training, _check_diffusion,
+                    _check_sampling, _check_rest):
+        for holds, message in section(config):
+            if not holds:
+                raise UserError(f"{source}: {message}")
 
 
-def _contradictions(config: Config) -> list[str]:
-    problems: list[str] = []
+# Each yields what must hold and the message where it does not; a later line may rely on the earlier ones.
+Requirements = Iterator[tuple[bool, str]]
 
-    def require(holds: bool, message: str) -> None:
-        if not holds:
-            problems.append(message)
 
-    table, data, train = config.dataset_params.params, config.dataset_params, config.train_params
-    unet, sample, evaluation = config.unet_params, config.sample_params, config.evaluation_params
-
+def _check_classes(config: Config) -> Requirements:
+    table = config.dataset_params.params
     per_split_tables = isinstance(table.csv_file, Mapping)
-    require(len(table.class_names) >= 2, "dataset_params.params.class_names: expected two classes or more")
-    require(len(set(table.class_names)) == len(table.class_names),
-            f"dataset_params.params.class_names: expected different names, found {list(table.class_names)}")
-    require(all(name.isprintable() for name in table.class_names),
-            f"dataset_params.params.class_names: expected names without line breaks and control characters, found "
-            f"{list(table.class_names)}")
+    yield (len(table.class_names) >= 2, "dataset_params.params.class_names: expected two classes or more")
+    yield (len(set(table.class_names)) == len(table.class_names),
+           f"dataset_params.params.class_names: expected different names, found {list(table.class_names)}")
+    yield (all(name.isprintable() for name in table.class_names),
+           f"dataset_params.params.class_names: expected names without line breaks and control characters, found "
+           f"{list(table.class_names)}")
     if per_split_tables:
         unknown = sorted(set(table.csv_file) - set(SPLITS))
-        require(not unknown and "train" in table.csv_file,
-                f"dataset_params.params.csv_file: expected a path, or paths under train, val and test, "
-                f"found {sorted(table.csv_file)}")
-    require(sum((per_split_tables, table.split_column is not None, table.split_fractions is not None)) <= 1,
-            "dataset_params.params: the split comes from csv_file per split, split_column or split_fractions; "
-            "give only one of them")
+        yield (not unknown and "train" in table.csv_file,
+               f"dataset_params.params.csv_file: expected a path, or paths under train, val and test, "
+               f"found {sorted(table.csv_file)}")
+    yield (sum((per_split_tables, table.split_column is not None, table.split_fractions is not None)) <= 1,
+           "dataset_params.params: the split comes from csv_file per split, split_column or split_fractions; "
+           "give only one of them")
     if table.split_fractions is not None:
         fractions = table.split_fractions
-        require(not set(fractions) - set(SPLITS) and abs(sum(fractions.values()) - 1) < 1e-6
-                and fractions.get("train", 0) > 0,
-                f"dataset_params.params.split_fractions: expected train, val and test that add up to 1 with train "
-                f"above 0, found {dict(fractions)}")
+        yield (not set(fractions) - set(SPLITS) and abs(sum(fractions.values()) - 1) < 1e-6
+               and fractions.get("train", 0) > 0,
+               f"dataset_params.params.split_fractions: expected train, val and test that add up to 1 with train "
+               f"above 0, found {dict(fractions)}")
 
+
+def _check_conditions(config: Config) -> Requirements:
+    data, table, sample = config.dataset_params, config.dataset_params.params, config.sample_params
     for name, condition in table.conditions.items():
         key, levels = f"dataset_params.params.conditions.{name}", condition.levels
-        require(name == name.strip() and name not in (table.label_column, table.image_column),
-                f"{key}: expected a further column, not the label's or the image's, without spaces around its name")
-        require(len(set(levels)) == len(levels) >= 2, f"{key}: expected two levels or more, all different, found "
-                f"{list(levels)}")
-        require(all(level == level.strip() for level in levels),
-                f"{key}: found spaces around levels, {list(levels)}; remove them")
-        require(name not in MANIFEST_COLUMNS, f"{key}: the table of synthetic images has a column of this name already; "
-                "rename the column")
+        yield (name == name.strip() and name not in (table.label_column, table.image_column),
+               f"{key}: expected a further column, not the label's or the image's, without spaces around its name")
+        yield (len(set(levels)) == len(levels) >= 2, f"{key}: expected two levels or more, all different, found "
+               f"{list(levels)}")
+        yield (all(level == level.strip() for level in levels),
+               f"{key}: found spaces around levels, {list(levels)}; remove them")
+        yield (name not in MANIFEST_COLUMNS, f"{key}: the table of synthetic images has a column of this name already; "
+               "rename the column")
     for name, level in sample.conditions.items():
-        require(name in table.conditions, f"sample_params.conditions.{name}: expected a name of "
-                f"dataset_params.params.conditions, found {list(table.conditions)} there")
-        require(name not in table.conditions or level in table.conditions[name].levels,
-                f"sample_params.conditions.{name}: expected one of "
-                f"{list(table.conditions[name].levels) if name in table.conditions else []}, found {level!r}")
-    require(not data.symmetry_conditioning or len(data.symmetries) > 1,
-            "dataset_params.symmetry_conditioning: expected several symmetries, found identity only")
-    require(len(set(table.covariate_columns)) == len(table.covariate_columns),
-            f"dataset_params.params.covariate_columns: expected each column once, found {list(table.covariate_columns)}")
+        yield (name in table.conditions, f"sample_params.conditions.{name}: expected a name of "
+               f"dataset_params.params.conditions, found {list(table.conditions)} there")
+        yield (name not in table.conditions or level in table.conditions[name].levels,
+               f"sample_params.conditions.{name}: expected one of "
+               f"{list(table.conditions[name].levels) if name in table.conditions else []}, found {level!r}")
+    yield (not data.symmetry_conditioning or len(data.symmetries) > 1,
+           "dataset_params.symmetry_conditioning: expected several symmetries, found identity only")
+    yield (len(set(table.covariate_columns)) == len(table.covariate_columns),
+           f"dataset_params.params.covariate_columns: expected each column once, found {list(table.covariate_columns)}")
 
-    require(len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
-    require(data.symmetries[:1] == ("identity",), "dataset_params.symmetries: expected identity first, "
-            f"found {list(data.symmetries)}")
-    require(table.image_size % data.latent_size == 0,
-            f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {table.image_size}")
-    require(data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
 
+def _check_latents(config: Config) -> Requirements:
+    data, table = config.dataset_params, config.dataset_params.params
+    yield (len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
+    yield (data.symmetries[:1] == ("identity",), "dataset_params.symmetries: expected identity first, "
+           f"found {list(data.symmetries)}")
+    yield (table.image_size % data.latent_size == 0,
+           f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {table.image_size}")
+    yield (data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
+
+
+def _check_network(config: Config) -> Requirements:
+    data, unet = config.dataset_params, config.unet_params
     levels = len(unet.channels)
-    require(levels > 0, "unet_params.channels: expected one level or more, found []")
-    require("context_class" not in data.condition_types or any(unet.attention),
-            "unet_params.attention: context_class acts through attention, and no level has any")
-    require(len(unet.attention) == levels,
-            f"unet_params.attention: expected one value per level of channels ({levels}), found {len(unet.attention)}")
+    yield (levels > 0, "unet_params.channels: expected one level or more, found []")
+    yield ("context_class" not in data.condition_types or any(unet.attention),
+           "unet_params.attention: context_class acts through attention, and no level has any")
+    yield (len(unet.attention) == levels,
+           f"unet_params.attention: expected one value per level of channels ({levels}), found {len(unet.attention)}")
     for channels in unet.channels:
-        require(channels % unet.norm_groups == 0,
-                f"unet_params.channels: {channels} is not a multiple of norm_groups {unet.norm_groups}")
-        require(channels % unet.num_heads == 0,
-                f"unet_params.channels: {channels} is not a multiple of num_heads {unet.num_heads}")
-    require(unet.time_embedding_dim % 2 == 0, f"unet_params.time_embedding_dim: expected an even number, found "
-            f"{unet.time_embedding_dim}")
-    require(data.latent_size % 2 ** max(levels - 1, 0) == 0,
-            f"dataset_params.latent_size {data.latent_size} cannot be halved {levels - 1} times for the "
-            f"{levels} levels of unet_params.channels")
+        yield (channels % unet.norm_groups == 0,
+               f"unet_params.channels: {channels} is not a multiple of norm_groups {unet.norm_groups}")
+        yield (channels % unet.num_heads == 0,
+               f"unet_params.channels: {channels} is not a multiple of num_heads {unet.num_heads}")
+    yield (unet.time_embedding_dim % 2 == 0, f"unet_params.time_embedding_dim: expected an even number, found "
+           f"{unet.time_embedding_dim}")
+    yield (data.latent_size % 2 ** max(levels - 1, 0) == 0,
+           f"dataset_params.latent_size {data.latent_size} cannot be halved {levels - 1} times for the "
+           f"{levels} levels of unet_params.channels")
 
-    require(train.ldm_batch_size % train.gradient_accumulation_steps == 0,
-            f"train_params.ldm_batch_size {train.ldm_batch_size} is not a multiple of gradient_accumulation_steps "
-            f"{train.gradient_accumulation_steps}")
-    require(len(train.adam_betas) == 2,
-            f"train_params.adam_betas: expected two numbers, found {list(train.adam_betas)}")
-    require(config.diffusion_params.beta_start < config.diffusion_params.beta_end,
-            "diffusion_params.beta_start must be below beta_end")
 
-    require(sample.num_steps <= config.diffusion_params.num_timesteps,
-            f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
-            f"{config.diffusion_params.num_timesteps}")
+def _check_training(config: Config) -> Requirements:
+    train = config.train_params
+    yield (train.ldm_batch_size % train.gradient_accumulation_steps == 0,
+           f"train_params.ldm_batch_size {train.ldm_batch_size} is not a multiple of gradient_accumulation_steps "
+           f"{train.gradient_accumulation_steps}")
+    yield (len(train.adam_betas) == 2,
+           f"train_params.adam_betas: expected two numbers, found {list(train.adam_betas)}")
+    yield (train.ema_relative_length is None or train.ema_decay > 0,
+           "train_params.ema_relative_length is given and ema_decay 0 says no average; remove one of them")
+
+
+def _check_diffusion(config: Config) -> Requirements:
     diffusion = config.diffusion_params
+    yield diffusion.beta_start < diffusion.beta_end, "diffusion_params.beta_start must be below beta_end"
     flow = diffusion.schedule == "rectified_flow"
-    require(flow == (diffusion.prediction_type == "velocity"),
-            f"diffusion_params.schedule {diffusion.schedule} does not go with prediction_type {diffusion.prediction_type}: "
-            "rectified_flow and velocity go together")
-    require(not flow or diffusion.loss_weighting == "uniform",
-            "diffusion_params.loss_weighting min_snr does not go with schedule rectified_flow; choose uniform")
-    require(not flow or sample.sampler in FLOW_SAMPLERS,
-            f"sample_params.sampler {sample.sampler} does not go with diffusion_params.schedule rectified_flow; choose "
-            f"{' or '.join(FLOW_SAMPLERS)}")
-    require(sample.guidance_scale == 1 or train.label_dropout > 0 or sample.guide_checkpoint is not None,
-            f"sample_params.guidance_scale {sample.guidance_scale} needs a trained null label: set "
-            "train_params.label_dropout above 0, or guidance_scale to 1, or give guide_checkpoint")
-    require(sample.guide_checkpoint is None or sample.guidance_scale != 1,
-            "sample_params.guide_checkpoint acts with a guidance_scale other than 1 only; raise it, or give no guide")
-    require(train.ema_relative_length is None or train.ema_decay > 0,
-            "train_params.ema_relative_length is given and ema_decay 0 says no average; remove one of them")
-    require(len(sample.guidance_interval) == 2 and sample.guidance_interval[0] <= sample.guidance_interval[-1],
-            f"sample_params.guidance_interval: expected [low, high], found {list(sample.guidance_interval)}")
-    require(sample.per_class is None or sample.num_images is None,
-            "sample_params.per_class and num_images exclude each other; set one of them to null")
+    yield (flow == (diffusion.prediction_type == "velocity"),
+           f"diffusion_params.schedule {diffusion.schedule} does not go with prediction_type {diffusion.prediction_type}: "
+           "rectified_flow and velocity go together")
+    yield (not flow or diffusion.loss_weighting == "uniform",
+           "diffusion_params.loss_weighting min_snr does not go with schedule rectified_flow; choose uniform")
 
-    require(len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
-    require(evaluation.judge_path is None or evaluation.judge_path != evaluation.classifier_path,
-            "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
-    require(config.gan_params.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {config.gan_params.width}")
+
+def _check_sampling(config: Config) -> Requirements:
+    train, sample, flow = config.train_params, config.sample_params, config.diffusion_params.schedule == "rectified_flow"
+    yield (sample.num_steps <= config.diffusion_params.num_timesteps,
+           f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
+           f"{config.diffusion_params.num_timesteps}")
+    yield (not flow or sample.sampler in FLOW_SAMPLERS,
+           f"sample_params.sampler {sample.sampler} does not go with diffusion_params.schedule rectified_flow; choose "
+           f"{' or '.join(FLOW_SAMPLERS)}")
+    yield (sample.guidance_scale == 1 or train.label_dropout > 0 or sample.guide_checkpoint is not None,
+           f"sample_params.guidance_scale {sample.guidance_scale} needs a trained null label: set "
+           "train_params.label_dropout above 0, or guidance_scale to 1, or give guide_checkpoint")
+    yield (sample.guide_checkpoint is None or sample.guidance_scale != 1,
+           "sample_params.guide_checkpoint acts with a guidance_scale other than 1 only; raise it, or give no guide")
+    yield (len(sample.guidance_interval) == 2 and sample.guidance_interval[0] <= sample.guidance_interval[-1],
+           f"sample_params.guidance_interval: expected [low, high], found {list(sample.guidance_interval)}")
+    yield (sample.per_class is None or sample.num_images is None,
+           "sample_params.per_class and num_images exclude each other; set one of them to null")
+
+
+def _check_rest(config: Config) -> Requirements:
+    data, evaluation = config.dataset_params, config.evaluation_params
+    yield (len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
+    yield (evaluation.judge_path is None or evaluation.judge_path != evaluation.classifier_path,
+           "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
+    yield (config.gan_params.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {config.gan_params.width}")
     training = config.autoencoder_params.training
-    require(training.perceptual_weight == 0 or data.lpips_path is not None,
-            "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")
-    require(len(training.channels) > 0, "autoencoder_params.training.channels: expected one level or more, found []")
-    require(all(width % training.norm_groups == 0 for width in training.channels),
-            f"autoencoder_params.training.channels: every width must be a multiple of norm_groups "
-            f"{training.norm_groups}, found {list(training.channels)}")
-    return problems
+    yield (training.perceptual_weight == 0 or data.lpips_path is not None,
+           "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")
+    yield (len(training.channels) > 0, "autoencoder_params.training.channels: expected one level or more, found []")
+    yield (all(width % training.norm_groups == 0 for width in training.channels),
+           f"autoencoder_params.training.channels: every width must be a multiple of norm_groups "
+           f"{training.norm_groups}, found {list(training.channels)}")

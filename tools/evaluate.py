@@ -14,6 +14,7 @@ from config.load import load_config
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.processes import open_share
+from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.run_directory import owned
 
 
@@ -26,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
     parser.add_argument("--reject-copies", action="store_true",
                         help="list near-copies of training images in rejected.csv and evaluate the others")
-    parser.add_argument("--augmentation-study", type=Path, metavar="FILE",
-                        help="augmentation_study.json, whose verdict the reports quote")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
+    quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     share, device = open_share()
     with owned(arguments.output, "tools.evaluate", key="--output") if share.is_first else nullcontext():
         assess(config, arguments.synthetic, arguments.output, device=device, reject_copies=arguments.reject_copies,
-               study=arguments.augmentation_study, share=share)
+               quoted=quoted, share=share)
 
 
 if __name__ == "__main__":

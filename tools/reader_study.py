@@ -73,6 +73,8 @@ def _pack(arguments: argparse.Namespace) -> None:
     again = sum(item["showing"] == 2 for item in pack.key["items"])
     print(f"{page}: {len(pack.key['items'])} showings, {again} of them repeats; {page.stat().st_size / 1e6:.1f} MB")
     print("It shows patients' images: give it to the named readers only.")
+    if pack.opening is not None:
+        print(f"opening {pack.opening} of this test set")
     for note in pack.notes:
         print(f"note: {note}")
     print(f"key: {key_folder / KEY_NAME}; keep it from readers, and write its sha256 into the study's protocol:")

@@ -10,7 +10,8 @@ from typing import Any
 from config.errors import UserError
 from config.load import load_config
 from config.schema import SAMPLERS, Config
-from dataset.storage import hash_file, read_json, write_json
+from dataset.storage import hash_file, read_json, write_bytes, write_json
+from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
@@ -57,35 +58,37 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
     print(sweeping.format_results(results))
     print(sweeping.RULE)
     chosen = sweeping.choose(results)
-    sweeping.plot_curves(output / _PICTURE, results, chosen)
+    record = sweeping.make_record(results, chosen, hashes)
+    write_bytes(output / _PICTURE, draw_sweep(record))
+    write_json(output / _TABLE, record.to_dict())
     test = _evaluate_point(config, chosen.point, arguments, split="test", folder=output / _CHOSEN,
-                           checkpoint_sha256=hashes[chosen.point.checkpoint])
-    write_json(output / _TABLE, {
-        "rule": sweeping.RULE, "chosen": chosen.point.name(), "test_set_opening": test["provenance"]["test_set_opening"],
-        "points": [{"name": result.point.name(), **result.point.settings(hashes[result.point.checkpoint]),
-                    "network_evaluations": result.num_evaluations, "refusal": result.refusal(),
-                    "interval": result.interval, **result.curves} for result in results],
-    })
-    print(f"chosen: {chosen.point.name()}; on the test set (opening {test['provenance']['test_set_opening']} of it): "
-          f"{output / _CHOSEN}")
+                           checkpoint_sha256=hashes[chosen.point.checkpoint], record=record, quoted=output / _TABLE)
+    opening = test["provenance"]["test_set_opening"]
+    write_json(output / _TABLE, {**record.to_dict(), "test_set_opening": opening})
+    print(f"chosen: {chosen.point.name()}; on the test set (opening {opening} of it): {output / _CHOSEN}")
 
 
 def _evaluate_point(
     config: Config, point: sweeping.SweepPoint, arguments: argparse.Namespace, *, split: str, folder: Path,
-    checkpoint_sha256: str,
+    checkpoint_sha256: str, record: SweepRecord | None = None, quoted: Path | None = None,
 ) -> dict[str, Any]:
-    """The point's evaluation.json, from an earlier run of the same sweep where there is one."""
+    """The point's evaluation.json, from an earlier run of the same sweep where there is one.
+
+    Its reports show the curves of the `record` that the file `quoted` holds.
+    """
     done = folder / "point.json"
-    key = sweeping.point_key(point.settings(checkpoint_sha256), config, split)
+    settings = point.settings(checkpoint_sha256)
+    options = [] if quoted is None else ["--sweep", str(quoted)]
+    key = sweeping.point_key({**settings, "sweep": None if record is None else record.to_dict()}, config, split)
     if not done.is_file() or read_json(done)["key"] != key:
         overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}"]
         command = [sys.executable, str(_SCRIPT), "--config", arguments.config, "--checkpoint", str(point.checkpoint),
-                   "--output", str(folder), *(word for text in overrides for word in ("--set", text))]
+                   "--output", str(folder), *options, *(word for text in overrides for word in ("--set", text))]
         finished = subprocess.run(command, check=False)
         if finished.returncode != 0:
             raise UserError(f"{point.name()}: drawing or evaluating it ended with exit code {finished.returncode}, see "
                             "above; the same command goes on from here")
-        write_json(done, {"key": key, **point.settings(checkpoint_sha256)})
+        write_json(done, {"key": key, **settings})
     return read_json(folder / "evaluation.json")
 
 

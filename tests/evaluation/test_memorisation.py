@@ -13,6 +13,8 @@ from dataset.annotations import read_records
 from dataset.images import load_image, to_uint8
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.memorisation import (
+    FEWEST_GROUPS,
+    TOO_FEW_TO_TELL,
     audit_copies,
     memorisation_rows,
     nearest_ratios,
@@ -170,6 +172,32 @@ def test_one_exact_copy_is_copying() -> None:
     assert "1 of them beyond doubt" in result.verdict
     assert result.lowest()[0][:2] == (7, 123) and len(result.lowest()) == 24
     assert result.lowest()[0][3] == pytest.approx(0, abs=1e-6)
+
+
+def test_too_few_held_out_groups_cannot_clear_images_but_can_convict_them() -> None:
+    rng = np.random.default_rng(5)
+    train, held_out, synthetic = (rng.normal(size=(count, DIMENSION)) for count in (300, FEWEST_GROUPS, 40))
+    for count in (4, 14, FEWEST_GROUPS - 1):
+        result = audit(synthetic, train, held_out[:count])
+        assert not result.copying_found and result.threshold.level > 0.05
+        assert result.verdict.startswith(f"{TOO_FEW_TO_TELL}: {count} of them, at least {FEWEST_GROUPS} are needed for a "
+                                         "tau at 5%; ")
+    enough = audit(synthetic, train, held_out)
+    assert enough.threshold.level == 0.05 and enough.verdict.startswith("no copying detected at tau: ")
+    copied = audit(np.concatenate([train[:5], synthetic]), train, held_out[:14])
+    assert copied.verdict.startswith("copying found: ")
+
+
+def test_the_control_is_of_groups_that_did_not_set_tau() -> None:
+    _, train, held_out, synthetic = simulate(1)
+    stacks = names("h", len(held_out), per_group=2)
+    result = audit_copies("features", synthetic, train, [held_out, held_out + 0.01], train_groups=names("t", len(train)),
+                          held_out_groups=stacks)
+    others = np.setdiff1d(np.arange(len(held_out)), result.control_rows)
+    assert not {stacks[i] for i in result.control_rows} & {stacks[i] for i in others}
+    ratios = np.concatenate([nearest_ratios(version, train, names("t", len(train))).values[others]
+                             for version in (held_out, held_out + 0.01)])
+    assert set_threshold(ratios, [stacks[i] for i in others] * 2, level=0.01).tau == pytest.approx(result.threshold.tau)
 
 
 def test_rows_give_the_share_and_its_control() -> None:

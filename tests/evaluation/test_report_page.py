@@ -181,6 +181,15 @@ def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_p
         assert "What the model misses" not in page and "Confusion matrix" not in page and "Headline" not in page
 
 
+def test_controls_are_held_out_images_that_did_not_set_tau(report: EvaluationReport, pages: Path) -> None:
+    audit, exhibits, real = report.details["copies"][0], report.details["exhibits"], make_set("test", seed=1)
+    innocent = {real.ids[row] for row in audit.control_rows}
+    assert exhibits.controls and {pair.image_id for pair in exhibits.controls} <= innocent
+    assert len(innocent) < len(real)
+    assert all(np.isclose(audit.control, pair.ratio, rtol=1e-6).any() for pair in exhibits.controls)
+    assert "of the held-out real images that did not set tau" in read(pages, internal=True)
+
+
 def test_few_pictures_whatever_the_number_of_images(report: EvaluationReport) -> None:
     exhibits: Exhibits = report.details["exhibits"]
     for panels in exhibits.grids.values():

@@ -118,6 +118,11 @@ def test_a_good_distance_names_no_limit_and_no_interval_proves_nothing() -> None
 def test_an_encoder_made_from_the_training_images_never_passes_alone() -> None:
     narrow = [replace(one, metric=one.metric.replace("e@", "classifier@")) for one in GOOD_ROWS]
     assert "blind to much that the pictures show" in says(narrow, GOOD)[CAUTION]
+    name = f"two-sample AUC{SUFFIX.replace('e@', 'classifier@')}"
+    told = [replace(one, value=0.66, interval=(0.6, 0.7)) if (one.metric, one.comparison) == (name, "total") else one
+            for one in narrow]
+    assert "yet they can be told apart" in says(told, GOOD)[CAUTION]
+    assert "blind to much that the pictures show" in says(told, GOOD)[CAUTION]
     both = [*narrow, *GOOD_ROWS]
     assert list(says(both, GOOD)) == [HOLDS]
     assert choose_headlines(both)[0].row.metric == KERNEL
@@ -137,6 +142,16 @@ def test_images_that_are_told_apart_miss_variety_or_repeat() -> None:
     assert says(changed(fewer, alike), GOOD)[FAILS].startswith("The model repeats itself")
 
 
+def test_images_unlike_real_ones_fail_even_where_the_encoder_is_blind() -> None:
+    name = "LPIPS-squeeze-v0.1"
+    for metric, pairs, unlike, near in (("SSIM", (0.31, 0.29, 0.33), (0.23, 0.22, 0.24), (0.285, 0.28, 0.289)),
+                                        (name, (0.3, 0.28, 0.32), (0.4, 0.38, 0.42), (0.325, 0.321, 0.33))):
+        beside = [row(metric, "real_pairs", *pairs), row(metric, "diversity", *pairs)]
+        assert "less like real ones than real ones are among themselves" in says(
+            changed(*beside, row(metric, "cross", *unlike)), GOOD)[FAILS]
+        assert list(says(changed(*beside, row(metric, "cross", *near)), GOOD)) == [HOLDS]  # apart, but by less than a tenth
+
+
 def test_lpips_goes_before_ssim_and_points_the_other_way() -> None:
     name = "LPIPS-squeeze-v0.1"
     near, far = row(name, "diversity", 0.1, 0.08, 0.12), row(name, "real_pairs", 0.3, 0.28, 0.32)
@@ -147,7 +162,8 @@ def test_lpips_goes_before_ssim_and_points_the_other_way() -> None:
 
 @pytest.mark.parametrize(("auc", "tone", "expected"), [
     ((0.52, 0.42, 0.61), FAILS, "No class signal found: class-conditional claims are not supported (AUC on held-out real "
-                                "images 0.520 (0.420 to 0.610)"),
+                                "images 0.520 (0.420 to 0.610); 0.5 is chance). A faint one can escape a "
+                                "classifier that had few images or little training."),
     ((0.64, 0.55, 0.73), CAUTION, "The class is faintly visible in real images: AUC on held-out real images 0.640 (0.550 to "
                                   "0.730)."),
     ((0.8, None, None), UNKNOWN, "The class signal is unproven"),
@@ -164,6 +180,12 @@ def test_the_class_signal_is_told_with_its_interval(auc: tuple[float, float, flo
 ])
 def test_the_class_of_synthetic_images_is_read(auc: tuple[float, float, float], tone: str, expected: str) -> None:
     assert expected in says(changed(row("class AUC", "synthetic", *auc)), CLASS)[tone]
+
+
+def test_too_few_held_out_groups_clear_nothing() -> None:
+    text = "too few held-out groups to tell: 4 of them, at least 37 are needed for a tau at 5%; 2 of 4 images"
+    few = row("near-copies[pixels at 16 px]", "copies", 0.5, note=f"{text}; binomial p = 0.6")
+    assert says(changed(few), COPIES) == {UNKNOWN: f"T{text[1:]} [pixels at 16 px]."}
 
 
 def test_copies_are_told_also_where_a_second_space_finds_them() -> None:

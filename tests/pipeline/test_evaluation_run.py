@@ -1,5 +1,6 @@
 """An evaluation from start to end: its files, what it refuses, and that equal images give equal numbers."""
 
+import csv
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from models.classifier import WEIGHTS_FILE
 from tools import evaluate
 from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
 from tools.evaluation.rows import COMPARISONS
-from tools.runtime import assessment
+from tools.runtime import image_sets
 
 ROW_KEYS = ["metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic", "literature_comparable", "note"]
 
@@ -133,6 +134,9 @@ def test_a_class_name_that_looks_like_a_formula_is_text_in_the_workbook(
     run_evaluation(classifiers, folders, tmp_path / "out", f"dataset_params.params.class_names={json.dumps(names)}",
                    "evaluation_params.encoders=[inception]", "evaluation_params.judge_path=null",
                    f"dataset_params.params.csv_file={tmp_path / 'table.csv'}")
+    with (tmp_path / "out/internal/nearest_pairs.csv").open(encoding="utf-8", newline="") as file:
+        synthetic = [row["synthetic"] for row in csv.DictReader(file)]
+    assert synthetic and all(name.startswith(("'=1+1/", "'@blastocyst/")) for name in synthetic)
     book = load_workbook(tmp_path / "out/evaluation.xlsx")
     assert book.sheetnames == ["metrics", "comparisons", "warnings", "provenance"]
     cells = [cell for cell in book["metrics"]["B"] if str(cell.value).startswith("=")]
@@ -238,7 +242,7 @@ def test_an_encoder_that_served_as_a_loss_is_named_and_the_own_vae_is_no_judge(
 def test_many_images_are_decoded_when_needed_and_give_the_same_bytes(
     classifiers: Workspace, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assessment, "_HELD_BYTES", 0)
+    monkeypatch.setattr(image_sets, "_HELD_BYTES", 0)
     run_evaluation(classifiers, samples, tmp_path)
     assert (tmp_path / "evaluation.json").read_bytes() == (samples / "evaluation.json").read_bytes()
 

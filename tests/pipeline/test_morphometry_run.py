@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from workspace import CLASS_NAMES, Workspace
 
 from config.errors import UserError
 from dataset.phantoms import FIELD_UM
-from tools import morphometry
+from dataset.storage import hash_file
+from tools import evaluate, morphometry
+from tools.evaluation.report_page import INTERNAL_NAME, SHAREABLE_NAME
 from tools.make_phantoms import PhantomRequest, write_phantoms
 from tools.runtime.morphometry_run import draw_flips
 
@@ -79,6 +82,43 @@ def test_a_flip_is_one_noise_under_every_label(workspace: Workspace, reference: 
     within = np.mean([np.abs(pixels[i] - pixels[i + 1]).mean() for i in (0, 2, 4)])
     across = np.mean([np.abs(pixels[i] - pixels[j]).mean() for i in range(6) for j in range(6) if i // 2 != j // 2])
     assert within < across
+
+
+def test_the_reports_of_an_evaluation_show_the_measurements_and_say_where_they_do_not_fit(
+    large: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, arguments = large
+    arguments = [*arguments, "--set", f"dataset_params.directory_inception_features={tmp_path / 'features'}"]
+    morphometry.main([*arguments, "--output", str(tmp_path / "measured")])
+    assert "opening 1 of this test set" in capsys.readouterr().out
+    measured = tmp_path / "measured/morphometry.json"
+    without_networks = ["--set", "evaluation_params.encoders=[inception]", "--set", "evaluation_params.judge_path=null",
+                        "--morphometry", str(measured)]
+
+    def run(output: Path, *words: str) -> dict:
+        evaluate.main([*arguments, *without_networks, *words, "--output", str(output)])
+        return json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+
+    evaluation = run(tmp_path / "out")
+    assert evaluation["provenance"]["morphometry_sha256"] == hash_file(measured)
+    assert evaluation["provenance"]["test_set_opening"] == 1  # the same images, so no new opening
+    assert not any("morphometry" in text for text in evaluation["warnings"])
+    for page in (SHAREABLE_NAME, f"internal/{INTERNAL_NAME}"):
+        shown = (tmp_path / "out" / page).read_text(encoding="utf-8")
+        assert "Morphometry: measured oocytes" in shown and shown.count(">outer diameter, um</th>") == len(CLASS_NAMES)
+    shared = (tmp_path / "out" / SHAREABLE_NAME).read_text(encoding="utf-8")
+    words = set(re.findall(r"[\w.-]+", re.sub(r"base64,[A-Za-z0-9+/=]+", "", shared)))
+    with (root / "real/annotations.csv").open(encoding="utf-8") as file:
+        assert not words & {row[column] for row in csv.DictReader(file) for column in ("IMAGE_NAME", "PATIENT_ID")}
+    shutil.copytree(root / "synthetic", tmp_path / "fewer")
+    for name in CLASS_NAMES:
+        next((tmp_path / "fewer" / name).iterdir()).unlink()
+    other = run(tmp_path / "other", "--synthetic", str(tmp_path / "fewer"))
+    warnings = other["warnings"]
+    assert other["provenance"]["test_set_opening"] == 2
+    assert any("morphometry shown was made of other images (synthetic) than this evaluation" in text for text in warnings)
+    with pytest.raises(UserError, match=r"expected measurements of the classes early, late, found arrested, blastocyst"):
+        run(tmp_path / "none", "--set", "dataset_params.params.class_names=[early, late]")
 
 
 def test_images_too_small_to_measure_are_refused_with_the_reasons(workspace: Workspace, tmp_path: Path) -> None:

@@ -228,6 +228,21 @@ def test_a_study_from_pack_to_numbers(
         reader_study.main([*arguments[:-1], "5"])
 
 
+def test_a_pack_of_the_test_set_counts_as_an_opening(
+    workspace: Workspace, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = f"dataset_params.directory_inception_features={tmp_path / 'features'}"
+    run_pack(workspace, synthetic, tmp_path / "first", overrides=(features,))
+    run_pack(workspace, synthetic, tmp_path / "again", overrides=(features,))
+    assert capsys.readouterr().out.count("opening 1 of this test set") == 2
+    shutil.copytree(synthetic, tmp_path / "fewer")
+    next((tmp_path / "fewer" / CLASS_NAMES[0]).iterdir()).unlink()
+    run_pack(workspace, tmp_path / "fewer", tmp_path / "second", overrides=(features,))
+    assert "opening 2 of this test set" in capsys.readouterr().out
+    run_pack(workspace, synthetic, tmp_path / "val", overrides=(features, "evaluation_params.real_split=val"))
+    assert "of this test set" not in capsys.readouterr().out
+
+
 def test_notes_say_what_may_give_images_away(
     workspace: Workspace, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from workspace import Workspace
 from config.errors import UserError
 from dataset.decoding import decode_image
 from tools import sweep
+from tools.evaluation.report_page import INTERNAL_NAME, SHAREABLE_NAME
 from tools.runtime.openings import LEDGER_NAME
 
 GRID = ("--steps", "2", "3")
@@ -34,6 +35,12 @@ def test_a_sweep_chooses_on_validation_and_opens_the_test_set_once(
     chosen = json.loads((tmp_path / "sweep/chosen/evaluation.json").read_text(encoding="utf-8"))
     assert chosen["provenance"]["real_split"] == "test"
     assert decode_image(tmp_path / "sweep/sweep.png").ndim == 3
+    title = "Sweep: metrics against checkpoint, sampler, steps and guidance"
+    for page in (SHAREABLE_NAME, f"internal/{INTERNAL_NAME}"):
+        shown = (tmp_path / "sweep/chosen" / page).read_text(encoding="utf-8")
+        assert title in shown and all(name in shown for name in names)
+        assert title not in (tmp_path / "sweep/points" / names[0] / page).read_text(encoding="utf-8")
+    assert chosen["provenance"]["sweep_sha256"] and not any("the sweep shown" in text for text in chosen["warnings"])
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("evaluation.json")}
     sweep.main(arguments)

@@ -13,10 +13,10 @@ import sample_ddpm_class_cond
 import train_ddpm_cond
 from config.errors import UserError
 from config.schema import SampleParams
-from dataset.decoding import decode_image
+from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime import checkpoints, generation
+from tools.runtime import checkpoints, generation, samples
 from tools.runtime.conditions import ConditionPrior
 from tools.runtime.data import open_images
 from tools.runtime.trained_model import TrainedModel, load_trained_model
@@ -144,9 +144,46 @@ def test_samples_follow_the_prior_and_are_a_table_of_the_same_conditions(
                          conditions={"FOCAL_PLANE": ("0", "1")})
     assert [record.conditions for record in data.records] == expected
     for label in (0, 1):
-        grid = decode_image(tmp_path / f"grid_class{label}_FOCAL_PLANE.png")
+        path = tmp_path / f"grid_class{label}_FOCAL_PLANE.png"
+        grid = decode_image(path)
         assert grid.shape[0] == 34 + 2 * 128 + 7 and grid.shape[1] > 8 * 128  # a title over two rows of eight
         assert grid[34:162, :20].min() < 50 and grid[169:, :20].min() < 50  # the level before each row
+        assert read_png_text(path)["Synthetic"].endswith("; not tested for near-copies of training images")
+    assert trained.is_dir()
+
+
+def test_near_copies_in_a_grid_of_conditions_are_left_gray(
+    workspace: Workspace, overrides: list[str], trained: Path, model: TrainedModel, tmp_path: Path
+) -> None:
+    config = workspace.config(*overrides)
+    requests = generation.draw_conditions(generation.list_requests([3, 3]), model.condition_prior, seed=0)
+    writer = samples.SampleWriter(tmp_path / "grids", requests, params=config.sample_params, class_names=model.class_names,
+                                  checkpoint_sha256="abc", condition_levels={"FOCAL_PLANE": ("0", "1")})
+    path = tmp_path / "grids/grid_class1_FOCAL_PLANE.png"
+    sample_ddpm_class_cond.draw_condition_grids(config, model, writer, None)
+    before = decode_image(path)
+
+    def find_gray_tile(position: int) -> tuple[int, int]:
+        """Top and left of what withholding one image changes."""
+        sample_ddpm_class_cond.draw_condition_grids(config, model, writer, lambda pixels: np.arange(len(pixels)) == position)
+        after = decode_image(path)
+        changed = np.argwhere((before != after).reshape(*before.shape[:2], -1).any(axis=2))
+        (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+        assert bottom - top < 128 and right - left < 128  # one tile
+        assert np.unique(after[top:bottom + 1, left:right + 1]).tolist() == [225]
+        return int(top), int(left)
+
+    first, below, beside = find_gray_tile(0), find_gray_tile(3), find_gray_tile(4)
+    assert 128 <= below[0] - first[0] < 140 and below[1] == first[1]
+    assert beside[0] == below[0] and 128 <= beside[1] - below[1] < 140
+    assert read_png_text(path)["Synthetic"].endswith("; 1 near-copies of training images left gray")
+
+    forget_accelerator()
+    by_image = workspace.arguments(*overrides, "dataset_params.params.group_column=null")  # one patient is held out here
+    sample_ddpm_class_cond.main([*by_image, "--per-class", "2", "--output", str(tmp_path / "drawn"), "--no-metrics",
+                                 "--reject-copies"])
+    drawn = read_png_text(tmp_path / "drawn/grid_class0_FOCAL_PLANE.png")["Synthetic"]
+    assert drawn.endswith(" near-copies of training images left gray")
     assert trained.is_dir()
 
 

@@ -231,12 +231,14 @@ def _list_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[Pair]:
 
 
 def _list_controls(audit: CopyAudit, sets: EvaluationSets) -> list[Pair]:
-    """Held-out images with the lowest r, by the test that decides: innocents to compare the pairs with."""
-    held_out = view_vectors(pixel_vectors(sets.real.in_memory()))
+    """Held-out images with the lowest r among those that did not set tau, by the test that decides: innocents to compare
+    the pairs with."""
+    innocent = sets.real.select(audit.control_rows)
+    held_out = view_vectors(pixel_vectors(innocent.in_memory()))
     train = np.stack([pixel_vectors(images.in_memory()) for images in (sets.train, sets.train_round_trip)])
     found = nearest_ratios(held_out, train, sets.train.groups)
     lowest = np.argsort(found.values, kind="stable")[:_CONTROL_PAIRS]
-    return [_make_pair(sets.real, int(i), int(found.nearest[i]), int(found.second[i]), float(found.values[i]), sets.train,
+    return [_make_pair(innocent, int(i), int(found.nearest[i]), int(found.second[i]), float(found.values[i]), sets.train,
                        under_tau=bool(found.values[i] < audit.threshold.tau)) for i in lowest]
 
 

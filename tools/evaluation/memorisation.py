@@ -25,8 +25,11 @@ from tools.evaluation.rows import OVERALL, Row
 NEIGHBOURS = 50  # training groups after the nearest one whose mean distance is the scale of r
 FEWEST_NEIGHBOURS = 3  # below it the scale of r is noise
 LEVEL, LEVEL_OF_SMALL_SETS, SMALL_SET = 0.01, 0.05, 200  # of tau; a small set has fewer held-out groups than SMALL_SET
+# Held-out groups under which no tau has that level: half of them set it, and the least r of G lies at 1 / (G + 1).
+FEWEST_GROUPS = 2 * (round(1 / LEVEL_OF_SMALL_SETS) - 1) - 1
 PIXEL_SIDE_PX = 16  # at it re-encoding and the autoencoder's blur cost little, and different cells still differ
-COPYING_FOUND = "copying found"  # how a verdict begins that found copies, and so the note of its row
+# How a verdict begins that found copies, and one of a set too small to tell; so begin the notes of their rows.
+COPYING_FOUND, TOO_FEW_TO_TELL = "copying found", "too few held-out groups to tell"
 # p value under which the count of flagged images is no chance. Such a verdict is worth a false alarm in a hundred.
 DECISIVE_P = 0.01
 # An image whose r is under this share of the smallest held-out r is a copy by itself. Where the number of images within
@@ -63,8 +66,8 @@ class Threshold:
 class CopyAudit:
     """What the test of one space found: `ratios` and `flagged` of each synthetic image, and how innocents fared.
 
-    `control` holds r of the held-out images that did not set tau, `control_share` their share under tau, each of their
-    `num_control` groups weighing the same.
+    `control` holds r of the held-out images that did not set tau, in all versions, `control_rows` the positions of these
+    images, int64, `control_share` their share under tau, each of their `num_control` groups weighing the same.
     """
 
     space: str
@@ -72,6 +75,7 @@ class CopyAudit:
     threshold: Threshold
     flagged: np.ndarray
     control: np.ndarray
+    control_rows: np.ndarray
     control_share: float
     num_control: int
     num_training_hit: int
@@ -127,6 +131,9 @@ class CopyAudit:
         """One sentence. It never says that images are private: that is not tested here."""
         counts = (f"{int(self.flagged.sum())} of {len(self.flagged)} synthetic images lie under tau = "
                   f"{self.threshold.tau:.3f}, where {100 * self.threshold.level:.2g}% are expected of innocent ones")
+        if not self.copying_found and self.threshold.level > LEVEL_OF_SMALL_SETS:
+            return (f"{TOO_FEW_TO_TELL}: {self.threshold.num_groups + self.num_control} of them, at least {FEWEST_GROUPS} "
+                    f"are needed for a tau at {100 * LEVEL_OF_SMALL_SETS:.2g}%; {counts} (p = {self.p_value:.2g})")
         if not self.copying_found:
             return f"no copying detected at tau: {counts} (p = {self.p_value:.2g})"
         clear = f", {self.num_clear} of them beyond doubt" if self.num_clear else ""
@@ -250,6 +257,7 @@ def audit_copies(
     weights = 1.0 / np.bincount(numbers)[numbers] / num_control
     return CopyAudit(
         space=space, ratios=ratios, threshold=threshold, flagged=flagged, control=innocent[control],
+        control_rows=control[control < len(names)],
         control_share=float(weights[innocent[control] < threshold.tau].sum()),
         num_control=num_control,
         num_training_hit=len(np.unique(ratios.nearest[flagged])),

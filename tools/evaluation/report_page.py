@@ -17,9 +17,12 @@ from dataset.storage import hash_json, write_json, write_text
 from tools.evaluation.exhibits import Exhibits
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.markup import cell, heading, line, note, table
+from tools.evaluation.morphometry_record import MorphometryRecord
 from tools.evaluation.plots import draw_interval
 from tools.evaluation.report_pictures import show_classes, show_copies, show_features, show_flips, show_missed
+from tools.evaluation.report_results import show_morphometry, show_sweep
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.sweep_curves import SweepRecord
 from tools.evaluation.verdict import (
     CAUTION,
     FAILS,
@@ -179,6 +182,12 @@ def _sections(report: EvaluationReport, exhibits: Exhibits, *, internal: bool) -
     confusion = _show_confusion(report)
     if confusion:
         yield ("Confusion matrix of the class", confusion)
+    morphometry: MorphometryRecord | None = report.details.get("morphometry")
+    if morphometry is not None:
+        yield ("Morphometry: measured oocytes, real against synthetic", show_morphometry(morphometry))
+    sweep: SweepRecord | None = report.details.get("sweep")
+    if sweep is not None:
+        yield ("Sweep: metrics against checkpoint, sampler, steps and guidance", show_sweep(sweep))
 
 
 def _show_provenance(provenance: Mapping[str, Any]) -> str:
@@ -284,7 +293,17 @@ def _make_shareable(report: EvaluationReport, exhibits: Exhibits) -> EvaluationR
     return EvaluationReport(
         provenance=_clean_values(report.provenance, clean), rows=[clean_row(row) for row in report.rows],
         warnings=[clean(text) for text in report.warnings], details={
-            "exhibits": exhibits, "study": [clean(text) for text in report.details.get("study", [])]})
+            "exhibits": exhibits, "study": [clean(text) for text in report.details.get("study", [])],
+            "morphometry": report.details.get("morphometry"),  # shown under our own names and the classes'
+            "sweep": _clean_sweep(report.details.get("sweep"), clean)})
+
+
+def _clean_sweep(sweep: SweepRecord | None, clean: Callable[[str], str]) -> SweepRecord | None:
+    if sweep is None:
+        return None
+    points = [replace(point, name=clean(point.name), checkpoint=clean(point.checkpoint), sampler=clean(point.sampler),
+                      refusal=None if point.refusal is None else clean(point.refusal)) for point in sweep.points]
+    return SweepRecord(rule=clean(sweep.rule), chosen=clean(sweep.chosen), points=tuple(points))
 
 
 def _clean_values(value: Any, clean: Callable[[str], str]) -> Any:

@@ -68,7 +68,8 @@ def show_copies(exhibits: Exhibits, *, name: Callable[[str], str], internal: boo
                   table(("Synthetic", "Training image", "r", "Under tau"), lines, numbers=("r",), kind="narrow")]
         return "".join(parts)
     for title, pairs, first in (("The synthetic images with the lowest r", exhibits.pairs, "synthetic"),
-                                ("Controls: the held-out real images with the lowest r", exhibits.controls, "held out")):
+                                ("Controls: of the held-out real images that did not set tau, those with the lowest r",
+                                 exhibits.controls, "held out")):
         about = (f"From left: {first}, nearest training image, nearest one of another patient, difference to the nearest "
                  f"({_DIFFERENCE_GAIN} times; black: none). Training images are turned to match.")
         parts += [heading(title), note(about),

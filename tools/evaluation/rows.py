@@ -1,5 +1,6 @@
 """The result of an evaluation: rows of numbers, warnings and provenance. How they are shown is report.py's."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +57,17 @@ class Row:
         order = ("metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic",
                  "literature_comparable", "note")
         return {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in order}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Row":
+        """The row that `to_dict` gave; a KeyError, TypeError or ValueError where it did not."""
+        value, interval, counts = stored["value"], stored["interval"], (stored["n_real"], stored["n_synthetic"])
+        n_real, n_synthetic = (None if count is None else int(count) for count in counts)
+        return cls(str(stored["metric"]), str(stored["class"]), str(stored["comparison"]),
+                   None if value is None else float(value),
+                   interval=None if interval is None else (float(interval[0]), float(interval[1])), n_real=n_real,
+                   n_synthetic=n_synthetic, literature_comparable=bool(stored["literature_comparable"]),
+                   note=str(stored["note"]))
 
 
 @dataclass

@@ -7,7 +7,7 @@ overlap, which is stricter than a test at 5%: a verdict should not turn on noise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tools.evaluation.memorisation import COPYING_FOUND
+from tools.evaluation.memorisation import COPYING_FOUND, TOO_FEW_TO_TELL
 from tools.evaluation.rows import OVERALL, Row
 
 HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = "holds", "caution", "fails", "not tested", "studied"
@@ -15,6 +15,7 @@ GOOD, CLASS, COPIES, USEFUL = "Are they good?", "Do they show their class?", "Ar
 QUESTIONS = (GOOD, CLASS, COPIES, USEFUL)
 MOST_HEADLINES = 8
 _TOLD_APART_AUC = 0.75  # of the two-sample test: from here on three pairs in four are told apart
+_UNLIKE_SHARE = 0.1  # of the similarity of real pairs; smaller differences can be the blur of a VAE
 _FAINT_AUC = 0.7  # up to here published classifiers of oocytes get: the label is barely visible
 _KERNEL_NAMES = ("KID", "KD[")
 _NARROW = ("KD[classifier@", "KD[vae@")  # encoders made from the training images: blind to much that a picture shows
@@ -154,8 +155,9 @@ def _judge_distance(rows: Rows) -> list[Sentence]:
     if _differs(rows):
         return [Sentence(GOOD, FAILS, f"Synthetic images can be told from real ones: {numbers}.")]
     if told_apart:
+        blind = " The encoder was made from the training images and is blind to much that the pictures show."
         return [Sentence(GOOD, CAUTION, f"The distance is no larger than that of real images, yet they can be told apart: "
-                         f"{numbers}.")]
+                         f"{numbers}.{blind if rows.is_narrow else ''}")]
     if rows.is_narrow:
         return [Sentence(GOOD, CAUTION, f"No difference from real images was found, but only by an encoder made from the "
                          f"training images, which is blind to much that the pictures show: {numbers}.")]
@@ -178,6 +180,17 @@ def _judge_limit(rows: Rows) -> list[Sentence]:
     if gap.interval[0] > max(_number(ceiling), nothing):
         return [Sentence(GOOD, CAUTION, f"The diffusion model is the limit, not the VAE: {numbers}.")]
     return [Sentence(GOOD, CAUTION, f"VAE and diffusion model cost about the same: {numbers}.")]
+
+
+def _judge_pairs(rows: Rows) -> list[Sentence]:
+    """A synthetic and a real image of a class are less alike than two real ones: by a tenth or more, intervals apart."""
+    cross, real = rows.find(rows.pairs, "cross"), rows.find(rows.pairs, "real_pairs")
+    if cross is None or real is None:
+        return []
+    unlike = (_above(real, cross) and _number(cross) <= (1 - _UNLIKE_SHARE) * _number(real) if rows.pairs == "SSIM" else
+              _above(cross, real) and _number(cross) >= (1 + _UNLIKE_SHARE) * _number(real))
+    return [Sentence(GOOD, FAILS, f"Synthetic images are less like real ones than real ones are among themselves: "
+                     f"{rows.pairs} {format_value(cross)}, real pairs {format_value(real)}.")] if unlike else []
 
 
 def _judge_realism(rows: Rows) -> list[Sentence]:
@@ -230,7 +243,7 @@ def _judge_signal(rows: Rows) -> list[Sentence]:
                          f"{numbers}.")]
     if real.interval[0] <= 0.5:
         return [Sentence(CLASS, FAILS, f"No class signal found: class-conditional claims are not supported ({numbers}; 0.5 "
-                         "is chance).")]
+                         "is chance). A faint one can escape a classifier that had few images or little training.")]
     if _number(real) < _FAINT_AUC:
         return [Sentence(CLASS, CAUTION, f"The class is faintly visible in real images: {numbers}.")]
     return [Sentence(CLASS, HOLDS, f"The class is visible in real images: {numbers}.")]
@@ -265,13 +278,14 @@ def _judge_copies(rows: Rows) -> list[Sentence]:
             if row is rows.copies or found:
                 text = row.note.split("; binomial p")[0]
                 text = f"{text[:1].upper()}{text[1:]} [{_space(row)}]."
-                sentences.append(Sentence(COPIES, FAILS if found else HOLDS, text))
+                calm = UNKNOWN if row.note.startswith(TOO_FEW_TO_TELL) else HOLDS
+                sentences.append(Sentence(COPIES, FAILS if found else calm, text))
     return sentences
 
 
 _RULES: tuple[Callable[[Rows], list[Sentence]], ...] = (
-    _judge_distance, _judge_limit, _judge_realism, _judge_variety, _judge_missing_classes, _judge_signal, _judge_class,
-    _judge_copies,
+    _judge_distance, _judge_limit, _judge_pairs, _judge_realism, _judge_variety, _judge_missing_classes, _judge_signal,
+    _judge_class, _judge_copies,
 )
 _NOT_STUDIED = Sentence(USEFUL, UNKNOWN, "Not studied: whether these images help a classifier takes an augmentation study "
                         "against real images alone and against classical augmentation.")

@@ -1,9 +1,7 @@
 """From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
 
 import csv
-import io
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,30 +10,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-from config.errors import UserError, name_some
+from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import ImageRecord
-from dataset.image_folder import IMAGE_SUFFIXES
-from dataset.images import to_uint8, write_png
-from dataset.latents import LabelledImages
+from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.prefetch import read_ahead
 from dataset.share import ALONE, Share
-from dataset.storage import hash_file, hash_json, read_json, write_text
-from models.autoencoder import LatentCodec, hash_autoencoder
+from dataset.storage import hash_json
+from dataset.tables import defuse_cell, write_table
+from models.autoencoder import hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report, report_page
 from tools.evaluation.copies import audit_pixels, name_pairs
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
-from tools.evaluation.image_set import ImageSet, ReadOnDemand
+from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
-from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity, with_table
-from tools.runtime.openings import record_opening
+from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
+from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
+from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
-from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
+from tools.runtime.quoted_results import QuotedResults
+from tools.runtime.samples import MANIFEST_NAME
 from tools.runtime.tracking import WandbMirror
 
 SCHEMA = 1
@@ -43,34 +41,29 @@ INTERNAL_FOLDER = "internal"
 PICTURE_NAME = "real_and_synthetic.png"
 PAIRS_NAME = "nearest_pairs.csv"
 REJECTED_NAME = "rejected.csv"
-_HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
-_GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
 def assess(
     config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
-    study: Path | None = None, flips: ImageSet | None = None, share: Share = ALONE,
+    quoted: QuotedResults | None = None, flips: ImageSet | None = None, share: Share = ALONE,
 ) -> None:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
-    quote the verdict of an augmentation `study`; the internal one shows class `flips` from the same noise.
+    show `quoted` results of other commands; the internal one shows class `flips` from the same noise.
 
     Processes that share the encoding of images all call this. The first one computes the numbers and writes; the others
     are done when all images are encoded.
 
     Raises:
-        UserError: images, weights, settings or a study that cannot be used.
+        UserError: images, weights or settings that cannot be used.
     """
-    quoted = [] if study is None else _read_study(study)
     evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
                                  reject_copies=reject_copies, share=share)
     if not share.is_first:
         return
-    if study is not None:
-        evaluation.provenance["augmentation_study_sha256"] = hash_file(study)
+    (quoted or QuotedResults()).add_to(evaluation)
     report.write(evaluation, output)
-    evaluation.details["study"] = quoted
     evaluation.details["flips"] = flips
     report_page.write_pages(evaluation, output, internal_folder=output / INTERNAL_FOLDER)
     _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
@@ -102,7 +95,7 @@ def evaluate_folder(
     codec = open_codec(config, device=device)
     read = [read_set(name, images, quiet, share) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
-    made, real, train = _as_gray_if_all(read)
+    made, real, train = as_gray_if_all(read)
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
@@ -125,11 +118,10 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
-    if params.real_split == "test" and share.is_first:
-        hashes = result.provenance["images_sha256"]
-        result.provenance["test_set_opening"] = record_opening(
-            Path(config.dataset_params.directory_inception_features), test_set=hashes["test"],
-            synthetic_set=hashes["synthetic"])
+    if share.is_first:
+        opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
+        if opening is not None:
+            result.provenance["test_set_opening"] = opening
     if config.dataset_params.params.group_column is None and len(set(real.groups)) == len(real):
         result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
                     "so every number here may be too good and every interval too narrow")
@@ -156,43 +148,6 @@ def evaluate_folder(
     if rejection is not None:
         rejection.describe(result)
     return result
-
-
-def open_synthetic(config: Config, folder: Path) -> LabelledImages:
-    """Synthetic images as a data set, read by the same rules as the real ones.
-
-    Raises:
-        UserError: neither a manifest nor a folder per class, or a fault in them.
-    """
-    plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0,
-             "conditions": {}, "covariate_columns": ()}
-    manifest = folder / MANIFEST_NAME
-    if manifest.is_file():
-        table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",
-                           label_column="label", **plain)
-        return open_images(table, None)
-    return _open_class_folders(config, folder, plain)
-
-
-def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) -> LabelledImages:
-    """One folder per class, named like the class: listed into a table in a temporary folder and read like any other."""
-    names = config.dataset_params.params.class_names
-    missing = [name for name in names if not (folder / name).is_dir()]
-    if missing:
-        raise UserError(f"{folder}: expected {MANIFEST_NAME}, or one folder per class ({', '.join(names)}); found no "
-                        f"{MANIFEST_NAME} and no folder {missing[0]}")
-    with tempfile.TemporaryDirectory() as temporary:
-        table = Path(temporary) / MANIFEST_NAME
-        with table.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["IMAGE_NAME", "label"])
-            for label, name in enumerate(names):
-                for path in sorted((folder / name).iterdir()):
-                    if path.suffix.lower() in IMAGE_SUFFIXES:
-                        writer.writerow([f"{name}/{path.name}", label])
-        listed = with_table(config, csv_file=str(table), root_dir=str(folder), image_column="IMAGE_NAME",
-                            label_column="label", **plain)
-        return open_images(listed, None)
 
 
 def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: EvaluationReport) -> None:
@@ -252,87 +207,10 @@ def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
     )
 
 
-def _read_study(path: Path) -> list[str]:
-    """The verdict of an augmentation study.
-
-    Raises:
-        UserError: no such file, or one of another kind.
-    """
-    stored = read_json(path)
-    verdict = stored.get("verdict") if isinstance(stored, dict) else None
-    if not isinstance(verdict, list) or not verdict or not all(isinstance(text, str) for text in verdict):
-        raise UserError(f"{path}: expected the augmentation_study.json of a study, with its verdict in sentences; found "
-                        "none in it; give that file")
-    return verdict
-
-
 def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]) if rows else ["IMAGE_NAME", "label", "r"], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALONE) -> ImageSet:
-    """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
-
-    Processes that share the decoding all get all images.
-    """
-    def read(index: int) -> np.ndarray:
-        return to_uint8(images[index][0].permute(1, 2, 0))
-
-    shape = read(0).shape
-    held = name != "synthetic" or len(images) * int(np.prod(shape)) <= _HELD_BYTES
-    pixels: np.ndarray | ReadOnDemand
-    if held:
-        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), share.rows(len(images))
-        with Progress(f"reading {name}", len(rows), enabled=not quiet) as bar:
-            for index, image in enumerate(read_ahead(read, rows)):
-                pixels[rows[index]] = image
-                bar.update(index + 1)
-        pixels = share.join(pixels)
-    else:
-        pixels = ReadOnDemand(read, np.arange(len(images)), shape)
-    return ImageSet(
-        name=name, pixels=pixels, labels=np.array([record.label for record in images.records], dtype=np.int64),
-        ids=[record.image_id for record in images.records], groups=[record.group for record in images.records],
-        sha256=[hash_file(record.path) for record in images.records],
-    )
-
-
-def _as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
-    """Keep one channel where every image of every set is gray, so that all are treated alike."""
-    if all(int(np.ptp(pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets for pixels in s.chunks()):
-        return [s.with_pixels(s.name, _to_gray(s.pixels)) for s in sets]
-    return list(sets)
-
-
-def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
-    """One channel, the rounded mean of those that there are."""
-    def gray(image: np.ndarray) -> np.ndarray:
-        return np.rint(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
-
-    if isinstance(pixels, ReadOnDemand):
-        return pixels.map(gray, (*pixels.shape[1:-1], 1))
-    return np.stack([gray(image) for image in pixels])
-
-
-def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, share: Share = ALONE) -> ImageSet:
-    """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
-
-    Batches hold the same images whatever the number of processes that share them, which all get all images.
-    """
-    size, channels = config.autoencoder_params.batch_size, images.pixels.shape[-1]
-    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), share.rows(len(images), size)
-    with Progress(f"round trip {images.name}", len(rows), enabled=not quiet) as bar:
-        for start in range(rows.start, rows.stop, size):
-            pixels = torch.from_numpy(images.pixels[start:start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            restored = codec.round_trip(pixels.expand(-1, codec.im_channels, -1, -1))
-            restored = restored.mean(dim=1, keepdim=True) if channels == 1 else restored
-            whole[start:start + size] = to_uint8(restored.permute(0, 2, 3, 1))
-            bar.update(min(start + size, rows.stop) - rows.start)
-    return images.with_pixels(f"{images.name}_round_trip", share.join(whole))
+    """A table to look at, in which no name of a file becomes a formula."""
+    lines = [list(rows[0]) if rows else ["IMAGE_NAME", "label", "r"], *(row.values() for row in rows)]
+    write_table(path, [[defuse_cell(cell) if isinstance(cell, str) else str(cell) for cell in line] for line in lines])
 
 
 def _load_encoders(
@@ -386,20 +264,6 @@ def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: E
         if encoder.weights_sha256 in used:
             result.warn(f"{encoder.name}: its weights served as a loss of the VAE, so its distances flatter these images; "
                         "judge them by another encoder")
-
-
-def refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord]) -> None:
-    """Refuse real files, of whatever split, given as synthetic ones: by place or, copied and renamed, by their bytes.
-
-    As synthetic images they would look perfect. Only files of a size that both sides have are read.
-    """
-    places, sizes = {record.path.resolve() for record in real}, {record.path.stat().st_size for record in made}
-    contents = {hash_file(record.path) for record in real if record.path.stat().st_size in sizes}
-    copies = [record.image_id for record in made
-              if record.path.resolve() in places or hash_file(record.path) in contents]
-    if copies:
-        raise UserError(f"expected synthetic images, found {len(copies)} that are real images of this data set: "
-                        f"{name_some(copies)}; give the folder of the synthetic ones")
 
 
 def _read_checkpoint_hash(folder: Path) -> str | None:

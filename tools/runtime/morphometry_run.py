@@ -21,15 +21,12 @@ from tools.evaluation.morphometry import LENGTHS, MEASURES, Abstention, Measurem
 from tools.evaluation.morphometry_comparison import Agreement, MeasuredSet, morphometry_rows
 from tools.evaluation.morphometry_pictures import tile_overlays
 from tools.evaluation.rows import OVERALL, Row
-from tools.runtime.assessment import (
-    INTERNAL_FOLDER,
-    open_synthetic,
-    read_set,
-    refuse_real_images,
-)
+from tools.runtime.assessment import INTERNAL_FOLDER
 from tools.runtime.conditions import read_fixed_levels
 from tools.runtime.data import open_images, transform_identity
 from tools.runtime.generation import ImageRequest, draw_conditions, draw_images, split_into_batches
+from tools.runtime.image_sets import open_synthetic, read_set, refuse_real_images
+from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.trained_model import load_trained_model
@@ -73,6 +70,7 @@ def run_morphometry(
         results = {image_id: result for name in listed
                    for image_id, result in zip(measured[name].ids, measured[name].results, strict=True)}
         agreement = compare_with_manual(by_hand, results, um_per_px=table.um_per_px)
+    opening = open_test_set(config, real_sha256=pixels["real"].sha256, synthetic_sha256=pixels["synthetic"].sha256)
     write_patient_note(output / INTERNAL_FOLDER, "The pictures and measurements of real images in this folder")
     for name, images in measured.items():
         folder = output / INTERNAL_FOLDER if name in listed else output
@@ -82,7 +80,8 @@ def run_morphometry(
         "provenance": {"schema": SCHEMA, "real_split": split, "um_per_px": table.um_per_px,
                        "transform": transform_identity(config), "class_names": list(table.class_names),
                        "images_sha256": {name: hash_json(images.sha256) for name, images in pixels.items()},
-                       "num_images": {name: len(images) for name, images in pixels.items()}, "num_flips": num_flips},
+                       "num_images": {name: len(images) for name, images in pixels.items()}, "num_flips": num_flips,
+                       **({} if opening is None else {"test_set_opening": opening})},
         "not_measured": {name: images.reasons() for name, images in measured.items()},
         "rows": [row.to_dict() for row in rows],
         "agreement_with_manual": None if agreement is None else _describe(agreement, by_hand),
@@ -90,6 +89,8 @@ def run_morphometry(
     print(format_morphometry(rows, measured, table.class_names, table.um_per_px))
     if agreement is not None and by_hand is not None:
         print(_format_agreement(agreement, by_hand))
+    if opening is not None:
+        print(f"opening {opening} of this test set")
     print(f"written to {output}: morphometry.json, measurements and overlays of synthetic images; those of real ones in "
           f"{INTERNAL_FOLDER}/")
     return rows

@@ -4,11 +4,26 @@ A number chosen after many looks at the test set is too good; the count goes int
 images again is no new opening, so that equal runs give equal reports.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.storage import read_json, write_json
+from config.schema import Config
+from dataset.storage import hash_json, read_json, write_json
 
 LEDGER_NAME = "test_openings.json"
+
+
+def open_test_set(config: Config, *, real_sha256: Sequence[str], synthetic_sha256: Sequence[str]) -> int | None:
+    """Enter that these images, by the hashes of their files in the order of their tables, are compared: the number of the
+    opening, or None where the config's real images are not those of the test set.
+
+    Raises:
+        UserError: as `record_opening`.
+    """
+    if config.evaluation_params.real_split != "test":
+        return None
+    return record_opening(Path(config.dataset_params.directory_inception_features), test_set=hash_json(list(real_sha256)),
+                          synthetic_set=hash_json(list(synthetic_sha256)))
 
 
 def record_opening(folder: Path, *, test_set: str, synthetic_set: str) -> int:

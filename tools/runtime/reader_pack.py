@@ -28,9 +28,10 @@ from dataset.storage import hash_bytes, hash_file, hash_json, write_json, write_
 from models.autoencoder import LatentCodec, hash_autoencoder
 from tools.evaluation.image_set import count_labels
 from tools.evaluation.reader_answers import CONFIDENCE_SCALE, REAL, ROUND_TRIP, SCHEMA, SYNTHETIC, TASKS, KeyItem
-from tools.runtime.assessment import open_synthetic, refuse_real_images
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
 from tools.runtime.generation import count_per_class
+from tools.runtime.image_sets import open_synthetic, refuse_real_images
+from tools.runtime.openings import open_test_set
 
 PAGE_NAME = "reader_study.html"
 KEY_NAME = "key.json"
@@ -85,11 +86,13 @@ class PackRequest:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack before it is written: what the page shows, the key, and what whoever made it should know."""
+    """A pack before it is written: what the page shows, the key, what whoever made it should know, and which opening of
+    the test set it is, if it shows that."""
 
     page: dict[str, Any]
     key: dict[str, Any]
     notes: list[str]
+    opening: int | None
 
 
 def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, request: PackRequest, *,
@@ -129,6 +132,9 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     encoded = [_encode(pixels) for pixels in _alike(images)]
     _note_resized(images, config.dataset_params.params.image_size, notes)
     _refuse_equal_pixels(images, encoded)
+    # Not part of the key, which its seed makes again wherever the images are.
+    opening = open_test_set(config, real_sha256=[hash_file(record.path) for record in real_images.records],
+                            synthetic_sha256=[hash_file(record.path) for record in made_images.records])
     items, shown = [], []
     for place, (index, showing) in enumerate(order_showings([image.arm for image in images], request)):
         image = images[index]
@@ -148,7 +154,8 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     }
     key = {**public, "seed": request.seed, "pack_sha256": pack_sha256, "provenance": provenance,
            "items": [asdict(item) for item in items]}
-    return Pack(page={**public, "pack_sha256": pack_sha256, "items": shown}, key=key, notes=notes)
+    return Pack(page={**public, "pack_sha256": pack_sha256, "items": shown}, key=key, notes=notes,
+                opening=opening)
 
 
 def class_prior(records: Sequence[ImageRecord], num_classes: int) -> list[int]:

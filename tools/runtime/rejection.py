@@ -13,9 +13,9 @@ from config.schema import Config
 from tools.evaluation.copies import audit_pixels
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
-from tools.runtime.assessment import read_set, round_trip
 from tools.runtime.data import open_codec, open_images
 from tools.runtime.generation import ImageRequest
+from tools.runtime.image_sets import read_set, round_trip
 
 _FEWEST_REPLACEMENTS = 20  # that a class may take, so that a small request is not refused by chance
 

@@ -35,6 +35,7 @@ REJECTED_FOLDER = Path("internal") / "rejected"  # near-copies of training image
 _GRID_IMAGES = 36
 _GRID_COLUMNS = 6
 CONDITION_GRID_COLUMNS = 8
+_WITHHELD_VALUE = 225
 
 
 class SampleWriter:
@@ -118,14 +119,23 @@ class SampleWriter:
             write_png(self.output / f"grid_class{label}.png", grid, text={"Synthetic": f"BlastDiffusion, class {name}"})
 
     def write_condition_grid(
-        self, pixels: np.ndarray, *, label: int, condition: str, levels: Sequence[str], num_columns: int
+        self, pixels: np.ndarray, *, label: int, condition: str, levels: Sequence[str], num_columns: int,
+        withheld: np.ndarray | None = None,
     ) -> None:
-        """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row."""
+        """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row.
+
+        Those `withheld`, bool (rows x columns,), are near-copies of training images and left gray; None where none were
+        looked for. The text inside the file says which.
+        """
         safe, name = re.sub(r"\W", "_", condition), self.class_names[label]
+        note = "not tested for near-copies of training images"
+        if withheld is not None:
+            pixels = np.where(withheld[:, None, None, None], np.uint8(_WITHHELD_VALUE), pixels)
+            note = f"{int(withheld.sum())} near-copies of training images left gray"
         rows = zip(levels, pixels.reshape(len(levels), num_columns, *pixels.shape[1:]), strict=True)
         write_png(self.output / f"grid_class{label}_{safe}.png",
                   label_grid(list(rows), num_columns=num_columns, title=f"{name}: synthetic, a row per {condition}"),
-                  text={"Synthetic": f"BlastDiffusion, class {name}, a row per level of {condition}"})
+                  text={"Synthetic": f"BlastDiffusion, class {name}, a row per level of {condition}; {note}"})
 
     def write_manifest(self) -> None:
         """The table of all images, which is itself a table of annotations; written last. Conditions have columns.

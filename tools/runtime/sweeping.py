@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-
-from matplotlib import pyplot
-
 from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import atomic_path, hash_file, hash_json
+from dataset.storage import hash_file, hash_json
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.memorisation import COPYING_FOUND
+from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime.data import latents_identity, open_images
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
@@ -29,7 +24,6 @@ RULE = (
     f"{LEAST_CLASS_SHARE:g} of that on held-out real images, the one of least kernel distance (model gap); of all points "
     "whose interval reaches down to that value, the one with fewest network evaluations an image, then the least guidance."
 )
-_CURVES = ("KD model gap", "KD total", "precision", "recall", "coverage", "class AUC", "near-copies")
 
 
 @dataclass(frozen=True)
@@ -175,53 +169,17 @@ def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
 
 def format_results(results: Sequence[PointResult]) -> str:
     """The table for the screen, with the reason where the rule passes a point over."""
-    lines = [f"{'point':<52}{'passes':>8}" + "".join(f"{name:>14}" for name in _CURVES)]
+    lines = [f"{'point':<52}{'passes':>8}" + "".join(f"{name:>14}" for name in CURVES)]
     for result in results:
-        cells = "".join(f"{result.curves[name]:>14.4g}" if name in result.curves else f"{'-':>14}" for name in _CURVES)
+        cells = "".join(f"{result.curves[name]:>14.4g}" if name in result.curves else f"{'-':>14}" for name in CURVES)
         lines.append(f"{result.point.name():<52}{result.num_evaluations:>8.0f}{cells}  {result.refusal() or ''}".rstrip())
     return "\n".join(lines)
 
 
-def plot_curves(path: Path, results: Sequence[PointResult], chosen: PointResult) -> None:
-    """One panel a number against guidance (or steps, or checkpoint, where only these vary); one line a remaining setting."""
-    axis_name, position_of = _axis(results)
-    names = [name for name in _CURVES if any(name in result.curves for result in results)]
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    figure, panels = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
-    for panel in panels.flat[len(names):]:
-        panel.set_visible(False)
-    for panel, name in zip(panels.flat, names, strict=False):
-        for label, members in _lines(results, axis_name).items():
-            shown = [(position_of(result), result.curves[name]) for result in members if name in result.curves]
-            panel.plot(*zip(*sorted(shown), strict=True), marker="o", markersize=4, label=label)
-        if name in chosen.curves:
-            panel.plot(position_of(chosen), chosen.curves[name], "s", markersize=10, fillstyle="none", color="black")
-        panel.set_title(name, fontsize=10)
-        panel.set_xlabel(axis_name)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
-
-
-def _axis(results: Sequence[PointResult]) -> tuple[str, Any]:
-    points = [result.point for result in results]
-    checkpoints = list(dict.fromkeys(point.checkpoint for point in points))
-    if len({point.guidance_scale for point in points}) > 1:
-        return "guidance scale", lambda result: result.point.guidance_scale
-    if len({point.num_steps for point in points}) > 1:
-        return "sampler steps", lambda result: result.point.num_steps
-    return "checkpoint, in the order given", lambda result: checkpoints.index(result.point.checkpoint)
-
-
-def _lines(results: Sequence[PointResult], axis_name: str) -> dict[str, list[PointResult]]:
-    lines: dict[str, list[PointResult]] = {}
-    for result in results:
-        point = result.point
-        parts = {"sampler steps": f"{point.num_steps} steps", "guidance scale": f"guidance {point.guidance_scale:g}",
-                 "checkpoint, in the order given": point.checkpoint.stem}
-        label = ", ".join([point.sampler, *(text for name, text in parts.items() if name != axis_name)])
-        lines.setdefault(label, []).append(result)
-    return lines
+def make_record(results: Sequence[PointResult], chosen: PointResult, hashes: Mapping[Path, str]) -> SweepRecord:
+    """The sweep as its file and the reports hold it; `hashes` are those of the checkpoints."""
+    return SweepRecord(rule=RULE, chosen=chosen.point.name(), points=tuple(
+        SweptPoint(name=result.point.name(), checkpoint=result.point.checkpoint.stem,
+                   network_evaluations=result.num_evaluations, refusal=result.refusal(), interval=result.interval,
+                   curves=result.curves, **result.point.settings(hashes[result.point.checkpoint]))
+        for result in results))

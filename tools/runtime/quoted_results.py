@@ -1,0 +1,79 @@
+"""Results of other commands that the reports of an evaluation quote: their options, reading them, and what does not fit."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.errors import UserError
+from dataset.storage import hash_file, hash_json, read_json
+from tools.evaluation.morphometry_record import MorphometryRecord, read_morphometry
+from tools.evaluation.rows import EvaluationReport
+from tools.evaluation.sweep_curves import SweepRecord, read_sweep
+
+
+@dataclass(frozen=True)
+class QuotedResults:
+    """The verdict of an augmentation study, measured oocytes, a sweep: each where its file was given."""
+
+    study: Sequence[str] = ()
+    morphometry: MorphometryRecord | None = None
+    sweep: SweepRecord | None = None
+    provenance: tuple[tuple[str, str], ...] = ()
+
+    def add_to(self, report: EvaluationReport) -> None:
+        """Keep them with their hashes, and warn where they are of other images or weights than the evaluation."""
+        report.provenance.update(self.provenance)
+        report.details.update(study=list(self.study), morphometry=self.morphometry, sweep=self.sweep)
+        measured = {} if self.morphometry is None else self.morphometry.images_sha256
+        own = report.provenance["images_sha256"]
+        of = {"synthetic": "synthetic", "real": report.provenance["real_split"], "train": "train"}
+        others = [name for name, here in of.items() if name in measured and measured[name] != own[here]]
+        if others:
+            report.warn(f"the morphometry shown was made of other images ({', '.join(others)}) than this evaluation; run "
+                        "python -m tools.morphometry on these")
+        checkpoint = report.provenance["checkpoint_sha256"]
+        if self.sweep is not None and checkpoint not in (None, *(point.checkpoint_sha256 for point in self.sweep.points)):
+            report.warn("the sweep shown was made of other weights than these images")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name files to quote."""
+    parser.add_argument("--augmentation-study", type=Path, metavar="FILE",
+                        help="augmentation_study.json, whose verdict the reports quote")
+    parser.add_argument("--morphometry", type=Path, metavar="FILE",
+                        help="morphometry.json, whose measurements the reports show")
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="sweep.json, whose curves the reports show")
+
+
+def read_quoted(arguments: argparse.Namespace, class_names: Sequence[str]) -> QuotedResults:
+    """Read the files that the options name.
+
+    Raises:
+        UserError: no such file, one of another kind, or measurements of other classes.
+    """
+    provenance = []
+    study: list[str] = []
+    if arguments.augmentation_study is not None:
+        study = _read_study(arguments.augmentation_study)
+        provenance.append(("augmentation_study_sha256", hash_file(arguments.augmentation_study)))
+    morphometry = sweep = None
+    if arguments.morphometry is not None:
+        morphometry = read_morphometry(arguments.morphometry)
+        if morphometry.class_names != tuple(class_names):
+            raise UserError(f"{arguments.morphometry}: expected measurements of the classes {', '.join(class_names)}, found "
+                            f"{', '.join(morphometry.class_names)}; give a morphometry made with this config")
+        provenance.append(("morphometry_sha256", hash_file(arguments.morphometry)))
+    if arguments.sweep is not None:
+        sweep = read_sweep(arguments.sweep)
+        provenance.append(("sweep_sha256", hash_json(sweep.to_dict())))  # the file is completed after its last evaluation
+    return QuotedResults(study, morphometry, sweep, tuple(provenance))
+
+
+def _read_study(path: Path) -> list[str]:
+    stored = read_json(path)
+    verdict = stored.get("verdict") if isinstance(stored, dict) else None
+    if not isinstance(verdict, list) or not verdict or not all(isinstance(text, str) for text in verdict):
+        raise UserError(f"{path}: expected the augmentation_study.json of a study, with its verdict in sentences; found "
+                        "none in it; give that file")
+    return verdict
