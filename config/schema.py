@@ -304,7 +304,10 @@ class EvaluationParams:
     )
     dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id")
     classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder")
-    judge_path: str | None = _key(None, doc="separately trained classifier that judges the class of images")
+    judge_path: str | None = _key(
+        None, doc="separately trained classifier that judges the class of images; those of further conditions lie beside "
+                  "it, in <judge_path>_<condition>"
+    )
     batch_size: int = _key(32, doc="images encoded at once", at_least=1)
     max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM reading", at_least=1)
     repeats: int = _key(50, doc="subsamples behind each range of a Fréchet distance", at_least=2)

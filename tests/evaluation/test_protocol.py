@@ -233,6 +233,100 @@ def test_the_confusion_matrix_and_the_ratios_follow_the_judge(sets: EvaluationSe
         value(report, "class AUC", "synthetic") / value(report, "class AUC", "held_out"))
 
 
+PLANES = ("near", "far")
+
+
+def with_planes(sets: EvaluationSets, levels: dict[str, np.ndarray]) -> EvaluationSets:
+    """The sets with levels of a further condition: those given by set, else the classes themselves."""
+    def of(images: ImageSet, name: str) -> ImageSet:
+        return replace(images, conditions={"PLANE": levels.get(name, images.labels)})
+
+    return replace(sets, synthetic=of(sets.synthetic, "synthetic"), real=of(sets.real, "real"),
+                   real_round_trip=of(sets.real_round_trip, "real"))
+
+
+def condition_rows(sets: EvaluationSets, judge: Classifier) -> EvaluationReport:
+    report = EvaluationReport(provenance={})
+    condition = fidelity.JudgedCondition("PLANE", PLANES, judge.eval())
+    fidelity.add_condition_fidelity(report, sets, condition, bootstrap_repeats=100)
+    return report
+
+
+@pytest.mark.parametrize("judge", [Brightness, Blind])
+def test_a_condition_that_is_the_class_has_the_rows_of_the_class(sets: EvaluationSets, judge: type[Classifier]) -> None:
+    of_class, of_plane = judged(sets, judge()), condition_rows(with_planes(sets, {}), judge())
+    level_names = dict(zip((OVERALL, *NAMES), (OVERALL, *PLANES), strict=True))
+    renamed = {"class balanced accuracy": "condition balanced accuracy[PLANE]", "class AUC": "condition AUC[PLANE]",
+               "class signal": "condition signal[PLANE]",
+               "ratio of class balanced accuracy": "ratio of condition balanced accuracy[PLANE]",
+               "ratio of class AUC": "ratio of condition AUC[PLANE]",
+               **{f"judged as {name}": f"condition judged as {level}[PLANE]" for name, level in level_names.items()}}
+    expected = [replace(row, metric=renamed[row.metric], class_name=level_names[row.class_name]) for row in of_class.rows]
+    assert [replace(row, note="") for row in of_plane.rows] == [replace(row, note="") for row in expected]
+    assert of_plane.warnings == ([] if judge is Brightness else [
+        "no signal of PLANE found: claims about this condition are not supported"])
+
+
+def test_a_condition_is_judged_by_its_levels_whatever_the_class(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path
+) -> None:
+    """The class is drawn by lot, the level is what can be seen; then the levels of synthetic images are swapped."""
+    drawn = np.random.default_rng(0).integers(2, size=len(sets.synthetic))
+    drawn_sets = replace(sets, synthetic=replace(sets.synthetic, labels=drawn))
+    planes = with_planes(drawn_sets, {"synthetic": sets.synthetic.labels})
+    report = EvaluationReport(provenance={})
+    settings = EvaluationSettings(feature_folder=tmp_path, transform_hash="a", round_trip_hash="b", batch_size=64,
+                                  max_pairs=40, frechet_repeats=3, bootstrap_repeats=10)
+    judge = Brightness().eval()
+    protocol.evaluate(planes, encoders=[encoder], perceptual=None, judge=judge, settings=settings, report=report,
+                      conditions=[fidelity.JudgedCondition("PLANE", PLANES, judge)], say=lambda _: None)
+    assert abs(value(report, "class balanced accuracy", "synthetic") - 0.5) < 0.15
+    right = value(report, "condition balanced accuracy[PLANE]", "synthetic")
+    assert right > 0.95
+    assert value(report, "ratio of condition balanced accuracy[PLANE]", "synthetic") == (
+        right / value(report, "condition balanced accuracy[PLANE]", "held_out"))
+    wrong = condition_rows(with_planes(sets, {"synthetic": 1 - sets.synthetic.labels}), judge)
+    assert value(wrong, "condition balanced accuracy[PLANE]", "synthetic") == pytest.approx(1 - right)
+    assert value(wrong, "condition judged as far[PLANE]", "synthetic", "near") == pytest.approx(
+        value(report, "condition judged as far[PLANE]", "synthetic", "far"))
+
+
+def test_the_interval_of_a_ratio_is_of_both_sets(sets: EvaluationSets) -> None:
+    """A judge that is always right has 1 in every draw; where it guesses, 1 lies within and both sets widen it."""
+    def hue(images: ImageSet) -> ImageSet:
+        return images.with_pixels(images.name, np.broadcast_to(
+            np.where(images.labels == 1, 200, 50).astype(np.uint8)[:, None, None, None], images.pixels.shape).copy())
+
+    sure = replace(sets, synthetic=hue(sets.synthetic), real=hue(sets.real), real_round_trip=hue(sets.real_round_trip))
+    row = judged(sure, Brightness()).find("ratio of class balanced accuracy", "synthetic")
+    assert row is not None and row.value == 1 and row.interval == (1, 1)
+    report = judged(sets, Blind())
+    row, *accuracies = (report.find(name, comparison) for name, comparison in (
+        ("ratio of class balanced accuracy", "synthetic"), ("class balanced accuracy", "synthetic"),
+        ("class balanced accuracy", "held_out")))
+    assert row is not None and row.interval is not None and row.interval[0] < 1 < row.interval[1]
+    relative = [(one.interval[1] - one.interval[0]) / one.value for one in accuracies if one and one.interval and one.value]
+    assert len(relative) == 2
+    assert row.interval[1] - row.interval[0] > 1.1 * max(relative)
+    assert row.note == "synthetic over held-out real; interval: 95% bootstrap over groups, both drawn"
+
+
+def test_the_ratio_is_of_the_levels_that_both_sets_have(sets: EvaluationSets) -> None:
+    """Of synthetic images at one level only the held-out images of that level tell how well it can be read."""
+    planes = with_planes(sets, {})
+    near = replace(planes, synthetic=planes.synthetic.select(np.flatnonzero(planes.synthetic.labels == 0)))
+    report = condition_rows(near, Blind())
+    row = report.find("ratio of condition balanced accuracy[PLANE]", "synthetic")
+    shares = [value(report, "condition judged as near[PLANE]", name, "near") for name in ("synthetic", "held_out")]
+    assert row is not None and row.value == pytest.approx(shares[0] / shares[1])
+    assert row.note.startswith("synthetic over held-out real of near only") and (row.n_real, row.n_synthetic) == (60, 60)
+    area = report.find("ratio of condition AUC[PLANE]", "synthetic")
+    assert area is not None and area.value is None and area.note == "not computed: a level has no image"
+    apart = replace(near, real=planes.real.select(np.flatnonzero(planes.real.labels == 1)))
+    row = condition_rows(apart, Blind()).find("ratio of condition balanced accuracy[PLANE]", "synthetic")
+    assert row is not None and row.value is None and row.note == "not computed: a level has no image"
+
+
 def test_a_class_without_synthetic_images_is_left_out_and_said(
     sets: EvaluationSets, encoder: Encoder, tmp_path: Path
 ) -> None:

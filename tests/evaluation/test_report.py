@@ -63,6 +63,19 @@ def test_the_table_shows_numbers_and_says_what_is_missing(evaluation: Evaluation
     assert report.format_table(EvaluationReport(provenance={})) == ""
 
 
+def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> None:
+    """A condition of ten levels has a hundred cells, for which there is the page."""
+    rows = [Row("condition balanced accuracy[PLANE]", OVERALL, name, value) for name, value in
+            (("held_out", 0.9), ("round_trip", 0.8), ("synthetic", 0.6))]
+    rows += [Row("condition judged as 0[PLANE]", "1", "held_out", 0.1),
+             Row("ratio of condition balanced accuracy[PLANE]", OVERALL, "synthetic", 0.667, (0.6, 0.7)),
+             Row("ratio of condition AUC[PLANE]", OVERALL, "synthetic", None, note="not computed: a level has no image")]
+    _, title, line, ratio = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()
+    assert title.split() == ["fidelity", "class", "held_out", "round_trip", "synthetic"]
+    assert line.split() == ["condition", "balanced", "accuracy[PLANE]", "all", "0.9", "0.8", "0.6"]
+    assert ratio == "ratio of condition balanced accuracy[PLANE]: 0.667 (0.600 to 0.700)"
+
+
 def test_scalars_are_the_numbers_that_there_are(evaluation: EvaluationReport) -> None:
     assert report.scalars(evaluation) == {
         "KD[e@01234567,p]/all/total": 0.125, f"KD[e@01234567,p]/{HOSTILE}/total": -1e-5, "SSIM/all/cross": 0.5,

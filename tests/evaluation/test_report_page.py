@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.exhibits import Exhibits, make_salt
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.plots import draw_interval, encode_png
-from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, write_pages
+from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, render_page, write_pages
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 
 HOSTILE = '<script>alert("x")</script>'
@@ -205,3 +206,23 @@ def test_an_interval_bar_puts_values_in_their_order() -> None:
     assert low < value < high < reference
     assert high - value == pytest.approx(value - low)
     assert "nan" not in draw_interval(1.0, None, None, (1.0, 1.0))
+
+
+def test_every_condition_has_its_own_confusion_matrix(report: EvaluationReport) -> None:
+    """Also where a class and a level have one name, and names hold brackets and markup."""
+    plane, other = "<i>PLANE</i>", "A[B]"
+    rows = []
+    for before, after, levels in (("", "", ("0", "1")), ("condition ", f"[{plane}]", ("0", "1", "2")),
+                                  ("condition ", f"[{other}]", ("low", "high"))):
+        if after:
+            rows.append(Row(f"condition balanced accuracy{after}", OVERALL, "held_out", 0.9, n_real=8, n_synthetic=0))
+        rows += [Row(f"{before}judged as {shown}{after}", level, "held_out", 0.5, n_real=4, n_synthetic=0)
+                 for level in levels for shown in levels]
+    for internal in (False, True):
+        page = render_page(EvaluationReport(report.provenance, rows=rows, details=report.details), internal=internal)
+        titles = ("Confusion matrix of the class", f"Confusion matrix of {escape(plane)}", f"Confusion matrix of {other}")
+        sections = page.split("<details>")
+        for title, count in zip(titles, (4, 9, 4), strict=True):
+            (section,) = [part for part in sections if part.startswith(f"<summary>{title}</summary>")]
+            assert section.count('class="heat"') == count
+        assert plane not in page and "condition judged as" not in page

@@ -1,8 +1,11 @@
 """Two conditions and the view as inputs, from the table through training to samples that are a table again."""
 
 import csv
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ from config.errors import UserError
 from config.schema import SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
+from models.classifier import WEIGHTS_FILE
+from tools import evaluate, train_encoder
 from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime import checkpoints, generation, samples
+from tools.runtime import checkpoints, generation, samples, sweeping
 from tools.runtime.conditions import ConditionPrior
 from tools.runtime.data import open_images
 from tools.runtime.trained_model import TrainedModel, load_trained_model
@@ -221,3 +226,137 @@ def test_what_is_told_no_view_is_shown_no_turned_image(workspace: Workspace, ove
     assert data.symmetries == ("identity", "rotate_90", "flip") and data.plain_symmetries == ("identity",)
     plain = workspace.config(*overrides, "dataset_params.symmetry_conditioning=false").dataset_params
     assert plain.plain_symmetries == plain.symmetries
+
+
+@pytest.fixture(scope="module")
+def judged(workspace: Workspace, overrides: list[str]) -> list[str]:
+    """Keys for an evaluation, once the judges of class and focal plane are trained."""
+    keys = [*overrides, f"evaluation_params.judge_path={workspace.root / 'planes_judge'}",
+            "evaluation_params.encoders=[inception]"]
+    for options in ((), ("--condition", "FOCAL_PLANE")):
+        train_encoder.main([*workspace.arguments(*keys), "--role", "judge", "--epochs", "20", *options])
+    return keys
+
+
+@pytest.fixture
+def perfect(tmp_path: Path) -> Path:
+    """What a perfect generator draws: phantoms that no one has seen, as a table of samples."""
+    write_phantoms(tmp_path / "made", PhantomRequest(num_images=40, image_size=32, seed=4, focal_planes=2))
+    with (tmp_path / "made/annotations.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{"IMAGE_NAME": row["IMAGE_NAME"], "label": row["blastocyst"], "FOCAL_PLANE": row["FOCAL_PLANE"]}
+                for row in csv.DictReader(file)]
+    write_manifest(tmp_path / "made", rows)
+    return tmp_path / "made"
+
+
+def write_manifest(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_evaluation(workspace: Workspace, keys: list[str], synthetic: Path) -> dict[str, Any]:
+    output = synthetic.parent / "evaluation"
+    evaluate.main([*workspace.arguments(*keys), "--synthetic", str(synthetic), "--output", str(output)])
+    return json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def find_value(evaluation: dict[str, Any], metric: str, comparison: str) -> float:
+    (value,) = (row["value"] for row in evaluation["rows"] if row["metric"] == metric and row["comparison"] == comparison)
+    return value
+
+
+def test_the_judge_of_a_condition_lies_beside_the_class_judge_and_reads_its_levels(
+    workspace: Workspace, judged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [workspace.root / name for name in ("planes_judge", "planes_judge_FOCAL_PLANE")]
+    of_class, of_plane = (json.loads((folder / "training.json").read_text(encoding="utf-8")) for folder in folders)
+    assert "condition" not in of_class and (of_plane["condition"], of_plane["levels"]) == ("FOCAL_PLANE", ["0", "1"])
+    assert of_plane["identity"] != of_class["identity"]
+    assert of_plane["scores"]["val"]["balanced_accuracy"] > 0.8
+    again = [*workspace.arguments(*judged), "--role", "judge", "--epochs", "20", "--condition", "FOCAL_PLANE"]
+    train_encoder.main(again)
+    assert f"{folders[1]} holds the judge of FOCAL_PLANE of these images already" in capsys.readouterr().out
+
+
+def test_the_focal_plane_of_synthetic_images_is_judged_from_the_manifest(
+    workspace: Workspace, judged: list[str], perfect: Path
+) -> None:
+    metric = "condition balanced accuracy[FOCAL_PLANE]"
+    evaluation = run_evaluation(workspace, judged, perfect)
+    right, real = (find_value(evaluation, metric, name) for name in ("synthetic", "held_out"))
+    assert right > 0.8 and real > 0.8 and not [text for text in evaluation["warnings"] if "was not judged" in text]
+    assert find_value(evaluation, metric, "round_trip") < real - 0.2  # the autoencoder here is untrained
+    assert find_value(evaluation, f"ratio of {metric}", "synthetic") == pytest.approx(right / real)
+    page = (perfect.parent / "evaluation/report_shareable.html").read_text(encoding="utf-8")
+    assert "Confusion matrix of FOCAL_PLANE" in page and metric in page
+    swapped = [{**row, "FOCAL_PLANE": "10"[int(row["FOCAL_PLANE"])]} for row in read_manifest(perfect)]
+    write_manifest(perfect, swapped)
+    wrong = run_evaluation(workspace, judged, perfect)
+    assert find_value(wrong, metric, "synthetic") == pytest.approx(1 - right)
+    assert find_value(wrong, "class balanced accuracy", "synthetic") == find_value(
+        evaluation, "class balanced accuracy", "synthetic")
+
+
+def test_a_condition_that_cannot_be_judged_is_said_and_left_out(
+    workspace: Workspace, judged: list[str], perfect: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workspace.root / "planes_judge", tmp_path / "alone")
+    untrained = run_evaluation(workspace, [*judged, f"evaluation_params.judge_path={tmp_path / 'alone'}"], perfect)
+    assert ("FOCAL_PLANE of synthetic images was not judged: train its judge with python -m tools.train_encoder --config "
+            "CONFIG --role judge --condition FOCAL_PLANE") in untrained["warnings"]
+    write_manifest(perfect, [{name: row[name] for name in ("IMAGE_NAME", "label")} for row in read_manifest(perfect)])
+    unknown = run_evaluation(workspace, judged, perfect)
+    assert ("FOCAL_PLANE of synthetic images was not judged: they have no manifest.csv with a column of this name"
+            in unknown["warnings"])
+    for evaluation in (untrained, unknown):
+        metrics = {row["metric"] for row in evaluation["rows"]}
+        assert "class balanced accuracy" in metrics and not [name for name in metrics if "condition" in name]
+
+
+def test_levels_and_judges_that_do_not_fit_are_refused(workspace: Workspace, judged: list[str], perfect: Path) -> None:
+    arguments = [*workspace.arguments(*judged), "--role", "judge"]
+    with pytest.raises(UserError, match=r"expected a name of .*params\.conditions, found 'focal'; did you mean FOCAL_PLANE"):
+        train_encoder.main([*arguments, "--condition", "focal"])
+    with pytest.raises(UserError, match=r"found 'GRADE_XY'; those there are FOCAL_PLANE"):
+        train_encoder.main([*arguments, "--condition", "GRADE_XY"])
+    with pytest.raises(UserError, match="--condition: expected with --role judge"):
+        train_encoder.main([*workspace.arguments(*judged), "--condition", "FOCAL_PLANE"])
+    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: give the folder that the judge is written to"):
+        train_encoder.main([*workspace.arguments(*judged, "evaluation_params.judge_path=null"), "--role", "judge",
+                            "--condition", "FOCAL_PLANE"])
+    with pytest.raises(UserError, match=r"expected the judge of condition 'FOCAL_PLANE' with the levels \['1', '0'\], found "
+                       r"a classifier of condition 'FOCAL_PLANE' with the levels \['0', '1'\]; train it anew"):
+        run_evaluation(workspace, [*judged, "dataset_params.params.conditions.FOCAL_PLANE=[1, 0]"], perfect)
+    write_manifest(perfect, [{**row, "FOCAL_PLANE": "2"} for row in read_manifest(perfect)])
+    with pytest.raises(UserError, match=r"cells of FOCAL_PLANE that name no level.*write one of 0, 1"):
+        run_evaluation(workspace, judged, perfect)
+
+
+def test_a_level_without_training_images_is_warned_of(
+    workspace: Workspace, judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = [*judged, "dataset_params.params.conditions.FOCAL_PLANE=[0, 1, 7]",
+            f"evaluation_params.judge_path={tmp_path / 'judge'}"]
+    train_encoder.main([*workspace.arguments(*keys), "--role", "judge", "--epochs", "1", "--condition", "FOCAL_PLANE"])
+    said = capsys.readouterr()
+    assert said.err == "warning: no training image has FOCAL_PLANE 7, which the judge will never name\n"
+    assert "judge of FOCAL_PLANE on val" in said.out and "AUC not computed" in said.out
+
+
+def test_a_point_of_a_sweep_is_evaluated_anew_with_another_judge_of_a_condition(
+    workspace: Workspace, judged: list[str], tmp_path: Path
+) -> None:
+    for name in ("judge", "judge_FOCAL_PLANE"):
+        shutil.copytree(workspace.root / f"planes_{name}", tmp_path / name)
+    config = workspace.config(*judged, f"evaluation_params.judge_path={tmp_path / 'judge'}")
+    before = sweeping.point_key({}, config, "val")
+    with (tmp_path / "judge_FOCAL_PLANE" / WEIGHTS_FILE).open("ab") as file:
+        file.write(b"x")
+    assert sweeping.point_key({}, config, "val") != before

@@ -1,9 +1,8 @@
-"""Rows about the class: whether a separate classifier can read it from real images at all, and what it reads from
-synthetic ones. Owns no classifier and trains none."""
+"""Rows about the class and further conditions: whether a separate classifier can read them from real images at all, and
+what it reads from synthetic ones. Owns no classifier and trains none."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,17 +19,50 @@ from tools.evaluation.accuracy import (
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.resampling import bootstrap_interval
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, RATIO, EvaluationReport, Row
 
 NO_SIGNAL = "no class signal found: class-conditional claims are not supported"
 _INTERVAL_NOTE = "interval: 95% bootstrap over groups"
-_NO_CLASS = "not computed: a class has no image"
+
+
+@dataclass(frozen=True)
+class JudgedCondition:
+    """A further condition, the names of its levels, and the classifier that was trained on them."""
+
+    name: str
+    levels: Sequence[str]
+    judge: Classifier
+
+
+@dataclass(frozen=True)
+class _Trait:
+    """What is read from images: the class or, by its name, a further condition; `levels` are the names of its labels."""
+
+    levels: Sequence[str]
+    condition: str | None = None
+
+    def metric(self, measure: str) -> str:
+        return f"class {measure}" if self.condition is None else f"condition {measure}[{self.condition}]"
+
+    def confusion(self, level: str) -> str:
+        return f"judged as {level}" if self.condition is None else self.metric(f"judged as {level}")
+
+    @property
+    def no_signal(self) -> str:
+        if self.condition is None:
+            return NO_SIGNAL
+        return f"no signal of {self.condition} found: claims about this condition are not supported"
+
+    @property
+    def absent(self) -> str:
+        return f"not computed: a {'class' if self.condition is None else 'level'} has no image"
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the classifier makes of one set."""
+    """What the classifier makes of one set, whose labels are those of the trait."""
 
+    trait: _Trait
     comparison: str
     images: ImageSet
     probabilities: np.ndarray
@@ -38,6 +70,30 @@ class _Judged:
     @property
     def predicted(self) -> np.ndarray:
         return self.probabilities.argmax(axis=1)
+
+    def accuracy(self) -> float | None:
+        """Balanced; None without an image."""
+        return balanced_accuracy(self.images.labels, self.predicted) if len(self.images) else None
+
+    def area(self) -> float | None:
+        """None where a label has no image."""
+        labels, probabilities = self.images.labels, self.probabilities
+        if len(np.unique(labels)) < len(self.trait.levels):
+            return None
+        if len(self.trait.levels) == 2:
+            return float(roc_auc_score(labels, probabilities[:, 1]))
+        return float(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
+
+    def weighted_accuracy(self, weights: np.ndarray) -> np.ndarray:
+        return weighted_balanced_accuracy(self.images.labels, self.predicted, weights)
+
+    def weighted_area(self, weights: np.ndarray) -> np.ndarray:
+        return weighted_class_area(self.images.labels, self.probabilities, weights)
+
+    def only(self, labels: np.ndarray) -> "_Judged":
+        """The images of these labels."""
+        rows = np.flatnonzero(np.isin(self.images.labels, labels))
+        return replace(self, images=self.images.select(rows), probabilities=self.probabilities[rows])
 
     def row(self, metric: str, value: float | None, *, class_name: str = OVERALL,
             interval: tuple[float, float] | None = None, note: str = "", count: int | None = None) -> Row:
@@ -49,19 +105,32 @@ class _Judged:
 
 def add_class_fidelity(report: EvaluationReport, sets: EvaluationSets, judge: Classifier, *, bootstrap_repeats: int) -> None:
     """What a classifier trained on real training images reads from held-out real, restored and synthetic images."""
-    areas, accuracies = {}, {}
-    for comparison, images in (("held_out", sets.real), ("round_trip", sets.real_round_trip), ("synthetic", sets.synthetic)):
-        judged = _Judged(comparison, images, classify(judge, images))
-        accuracies[comparison] = _add_accuracy(report, judged, bootstrap_repeats)
-        areas[comparison] = _add_area(report, judged, sets.class_names, bootstrap_repeats)
-        _add_confusion(report, judged, sets.class_names)
-        if comparison == "held_out":
-            _add_signal(report, judged, areas[comparison])
-    for name, values in (("ratio of class balanced accuracy", accuracies), ("ratio of class AUC", areas)):
-        made, real = values["synthetic"].value, values["held_out"].value
-        known = made is not None and real
-        report.rows.append(Row(name, OVERALL, "synthetic", made / real if known else None, n_real=len(sets.real),
-                               n_synthetic=len(sets.synthetic), note="synthetic over held-out real" if known else _NO_CLASS))
+    _add_fidelity(report, _Trait(sets.class_names), judge, (sets.real, sets.real_round_trip, sets.synthetic),
+                  bootstrap_repeats)
+
+
+def add_condition_fidelity(
+    report: EvaluationReport, sets: EvaluationSets, condition: JudgedCondition, *, bootstrap_repeats: int
+) -> None:
+    """The same of the levels of a further condition, which are known of the images of all three sets."""
+    relabelled = [replace(images, labels=images.conditions[condition.name])
+                  for images in (sets.real, sets.real_round_trip, sets.synthetic)]
+    _add_fidelity(report, _Trait(condition.levels, condition.name), condition.judge, relabelled, bootstrap_repeats)
+
+
+def _add_fidelity(
+    report: EvaluationReport, trait: _Trait, judge: Classifier, sets: Sequence[ImageSet], repeats: int
+) -> None:
+    """Rows for `sets`: held-out, restored and synthetic images, and the ratios of the last to the first."""
+    judged = [_Judged(trait, comparison, images, classify(judge, images))
+              for comparison, images in zip(("held_out", "round_trip", "synthetic"), sets, strict=True)]
+    for one in judged:
+        _add_accuracy(report, one, repeats)
+        area = _add_area(report, one, repeats)
+        _add_confusion(report, one)
+        if one.comparison == "held_out":
+            _add_signal(report, one, area)
+    _add_ratios(report, real=judged[0], made=judged[2], repeats=repeats)
 
 
 def classify(judge: Classifier, images: ImageSet) -> np.ndarray:
@@ -75,58 +144,82 @@ def classify(judge: Classifier, images: ImageSet) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _add_accuracy(report: EvaluationReport, judged: _Judged, repeats: int) -> Row:
-    labels, predicted = judged.images.labels, judged.predicted
-    interval = _interval(partial(weighted_balanced_accuracy, labels, predicted), judged.images.groups, repeats)
-    row = judged.row("class balanced accuracy", balanced_accuracy(labels, predicted), interval=interval,
-                     note=_INTERVAL_NOTE if interval else "")
-    report.rows.append(row)
-    return row
+def _add_accuracy(report: EvaluationReport, judged: _Judged, repeats: int) -> None:
+    interval = _interval(judged.weighted_accuracy, judged, repeats=repeats)
+    report.rows.append(judged.row(judged.trait.metric("balanced accuracy"), judged.accuracy(), interval=interval,
+                                  note=_INTERVAL_NOTE if interval else ""))
 
 
-def _add_area(report: EvaluationReport, judged: _Judged, class_names: Sequence[str], repeats: int) -> Row:
-    labels, probabilities = judged.images.labels, judged.probabilities
-    if len(np.unique(labels)) < len(class_names):
-        row = judged.row("class AUC", None, note=_NO_CLASS)
+def _add_area(report: EvaluationReport, judged: _Judged, repeats: int) -> Row:
+    metric, area = judged.trait.metric("AUC"), judged.area()
+    if area is None:
+        row = judged.row(metric, None, note=judged.trait.absent)
     else:
-        if len(class_names) == 2:
-            area = roc_auc_score(labels, probabilities[:, 1])
-        else:
-            area = roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
-        interval = _interval(partial(weighted_class_area, labels, probabilities), judged.images.groups, repeats)
-        row = judged.row("class AUC", float(area), interval=interval, note=_INTERVAL_NOTE if interval else "")
+        interval = _interval(judged.weighted_area, judged, repeats=repeats)
+        row = judged.row(metric, area, interval=interval, note=_INTERVAL_NOTE if interval else "")
     report.rows.append(row)
     return row
 
 
 def _add_signal(report: EvaluationReport, judged: _Judged, area: Row) -> None:
-    """AUC - 0.5 on held-out real images: what there is to be learned about the class."""
+    """AUC - 0.5 on held-out real images: what there is to be learned about the class or condition."""
+    trait, metric = judged.trait, judged.trait.metric("signal")
     if area.value is None:
-        report.rows.append(judged.row("class signal", None, note=area.note))
+        report.rows.append(judged.row(metric, None, note=area.note))
         return
     if area.interval is None:
-        report.rows.append(judged.row("class signal", area.value - 0.5, note="no interval: too few groups"))
-        report.warn("the class signal has no interval, because the held-out images are of too few groups: it is unproven")
+        report.rows.append(judged.row(metric, area.value - 0.5, note="no interval: too few groups"))
+        report.warn(f"the {metric} has no interval, because the held-out images are of too few groups: it is unproven")
         return
     low, high = area.interval
     found = low > 0.5
-    report.rows.append(judged.row("class signal", area.value - 0.5, interval=(low - 0.5, high - 0.5),
-                                  note=f"AUC - 0.5; {_INTERVAL_NOTE}" if found else NO_SIGNAL))
+    report.rows.append(judged.row(metric, area.value - 0.5, interval=(low - 0.5, high - 0.5),
+                                  note=f"AUC - 0.5; {_INTERVAL_NOTE}" if found else trait.no_signal))
     if not found:
-        report.warn(NO_SIGNAL)
+        report.warn(trait.no_signal)
 
 
-def _add_confusion(report: EvaluationReport, judged: _Judged, class_names: Sequence[str]) -> None:
-    """A row for each cell of the confusion matrix: the share of a true class that is judged as another."""
-    shares = confusion_shares(judged.images.labels, judged.predicted, len(class_names))
-    for label, name in enumerate(class_names):
+def _add_confusion(report: EvaluationReport, judged: _Judged) -> None:
+    """A row for each cell of the confusion matrix: the share of a true class or level that is judged as another."""
+    names = judged.trait.levels
+    shares = confusion_shares(judged.images.labels, judged.predicted, len(names))
+    for label, name in enumerate(names):
         count = int((judged.images.labels == label).sum())
-        for other, taken_for in enumerate(class_names):
-            report.rows.append(judged.row(f"judged as {taken_for}", float(shares[label, other]) if count else None,
-                                          class_name=name, count=count, note="" if count else _NO_CLASS))
+        for other, taken_for in enumerate(names):
+            report.rows.append(judged.row(judged.trait.confusion(taken_for), float(shares[label, other]) if count else None,
+                                          class_name=name, count=count, note="" if count else judged.trait.absent))
 
 
-def _interval(statistic: partial[np.ndarray], groups: Sequence[str], repeats: int) -> tuple[float, float] | None:
-    if len(set(groups)) < 2:
+def _add_ratios(report: EvaluationReport, *, real: _Judged, made: _Judged, repeats: int) -> None:
+    """Synthetic over held-out real; of accuracies over the labels that both have, which the fewer would else decide."""
+    trait, common = real.trait, np.intersect1d(real.images.labels, made.images.labels)
+    all_common = len(common) == len(np.union1d(real.images.labels, made.images.labels))
+    about = "" if all_common else f" of {', '.join(trait.levels[label] for label in common)} only"
+    _add_ratio(report, trait.metric("balanced accuracy"), real.only(common), made.only(common), value=_Judged.accuracy,
+               weighted=_Judged.weighted_accuracy, repeats=repeats, about=about)
+    _add_ratio(report, trait.metric("AUC"), real, made, value=_Judged.area, weighted=_Judged.weighted_area,
+               repeats=repeats)
+
+
+def _add_ratio(
+    report: EvaluationReport, metric: str, real: _Judged, made: _Judged, *, value: Callable[[_Judged], float | None],
+    weighted: Callable[[_Judged, np.ndarray], np.ndarray], repeats: int, about: str = "",
+) -> None:
+    def draw(real_weights: np.ndarray, made_weights: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw without one of the labels, which does not count
+            return weighted(made, made_weights) / weighted(real, real_weights)
+
+    of_real, of_made = value(real), value(made)
+    ratio = of_made / of_real if of_real and of_made is not None else None
+    interval = None if ratio is None else _interval(draw, real, made, repeats=repeats)
+    note = real.trait.absent if ratio is None else f"synthetic over held-out real{about}"
+    report.rows.append(Row(f"{RATIO}{metric}", OVERALL, "synthetic", ratio, interval, n_real=len(real.images),
+                           n_synthetic=len(made.images), note=f"{note}; {_INTERVAL_NOTE}, both drawn" if interval else note))
+
+
+def _interval(statistic: Callable[..., np.ndarray], *judged: _Judged, repeats: int) -> tuple[float, float] | None:
+    """None where a set has a single group, over which nothing can be drawn."""
+    groups = [one.images.groups for one in judged]
+    if any(len(set(names)) < 2 for names in groups):
         return None
-    return bootstrap_interval(statistic, groups, repeats=repeats, seed=SEED)
+    return bootstrap_interval(statistic, *groups, repeats=repeats, seed=SEED)

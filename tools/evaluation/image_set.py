@@ -1,7 +1,7 @@
 """A set of 8-bit images with labels and groups, and drawing subsets that are alike in number and class prior."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -41,7 +41,10 @@ class ReadOnDemand:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """N images as PNG files hold them: pixels uint8 (N, H, W, C), C of 1 or 3, labels int64 (N,)."""
+    """N images as PNG files hold them: pixels uint8 (N, H, W, C), C of 1 or 3, labels int64 (N,).
+
+    `conditions` has the level of each image, int64 (N,), of those further conditions that are known of it, by their name.
+    """
 
     name: str
     pixels: "np.ndarray | ReadOnDemand"
@@ -49,6 +52,7 @@ class ImageSet:
     ids: list[str]
     groups: list[str]
     sha256: list[str]
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,13 +67,14 @@ class ImageSet:
 
     def with_pixels(self, name: str, pixels: "np.ndarray | ReadOnDemand") -> "ImageSet":
         """The same images after a change to their pixels, such as a round trip through the VAE."""
-        return ImageSet(name, pixels, self.labels, self.ids, self.groups, self.sha256)
+        return replace(self, name=name, pixels=pixels)
 
     def select(self, rows: np.ndarray) -> "ImageSet":
         """The images at these positions."""
         pixels = self.pixels[rows] if isinstance(self.pixels, np.ndarray) else self.pixels.select(rows)
         return ImageSet(self.name, pixels, self.labels[rows], [self.ids[i] for i in rows],
-                        [self.groups[i] for i in rows], [self.sha256[i] for i in rows])
+                        [self.groups[i] for i in rows], [self.sha256[i] for i in rows],
+                        {name: levels[rows] for name, levels in self.conditions.items()})
 
 
 def matched_counts(wanted: np.ndarray, *available: np.ndarray) -> np.ndarray:

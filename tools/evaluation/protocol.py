@@ -13,7 +13,7 @@ from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
 from tools.evaluation.exhibits import add_exhibits
-from tools.evaluation.fidelity import add_class_fidelity
+from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.rows import EvaluationReport
 from tools.evaluation.similarities import add_similarities
@@ -29,7 +29,7 @@ _ENCODER_WARNINGS = {
 def evaluate(
     sets: EvaluationSets, *, encoders: Sequence[Encoder], perceptual: PerceptualEmbedding | None, judge: Classifier | None,
     settings: EvaluationSettings, report: EvaluationReport, say: Callable[[str], None], open_bar: OpenBar = no_bar,
-    share: Share = ALONE,
+    conditions: Sequence[JudgedCondition] = (), share: Share = ALONE,
 ) -> None:
     """Add all rows and warnings to `report`; `say` is told what is being worked on, bars of `open_bar` how far it is.
 
@@ -57,6 +57,9 @@ def evaluate(
     if judge is not None:
         say("class fidelity")
         add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats)
+    for condition in conditions:
+        say(f"fidelity of {condition.name}")
+        add_condition_fidelity(report, sets, condition, bootstrap_repeats=settings.bootstrap_repeats)
     say("copies")
     add_copies(report, sets, encoders, settings)
     add_exhibits(report, sets)

@@ -7,7 +7,8 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json
 from dataset.tables import append_cells
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import COMPARISONS, CONDITION_CONFUSION, OVERALL, RATIO, EvaluationReport, Row
+from tools.evaluation.verdict import format_value
 
 _COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
             "note")
@@ -46,7 +47,7 @@ def write(report: EvaluationReport, folder: Path) -> None:
 
 
 def format_table(report: EvaluationReport) -> str:
-    """The main numbers for the screen: distances by gap, then pair similarities, then class fidelity."""
+    """The main numbers for the screen: distances by gap, then pair similarities, then fidelity to class and conditions."""
     lines = []
     distances = _metrics_with(report, "total")
     if distances:
@@ -55,9 +56,11 @@ def format_table(report: EvaluationReport) -> str:
     if pairs:
         lines += ["", *_format_block("pairs of one class", pairs, report,
                                      ("cross", "real_pairs", "diversity", "reconstruction", "nearest", "real_nearest"))]
-    fidelity = _metrics_with(report, "held_out")
+    fidelity = [name for name in _metrics_with(report, "held_out") if not name.startswith(CONDITION_CONFUSION)]
     if fidelity:
-        lines += ["", *_format_block("class fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
+        lines += ["", *_format_block("fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
+        lines += [f"{row.metric}: {format_value(row)}" for row in report.rows
+                  if row.metric.startswith(RATIO) and row.value is not None]
     copies = [row for row in report.rows if row.comparison == "copies" and row.value is not None]
     lines += ["", *[f"{row.metric}: {row.note}" for row in copies]] if copies else []
     missing = [row for row in report.rows if row.value is None and row.class_name == OVERALL and row.comparison == "total"]

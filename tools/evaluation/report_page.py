@@ -21,7 +21,15 @@ from tools.evaluation.morphometry_record import MorphometryRecord
 from tools.evaluation.plots import draw_interval
 from tools.evaluation.report_pictures import show_classes, show_copies, show_features, show_flips, show_missed
 from tools.evaluation.report_results import show_morphometry, show_sweep
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import (
+    COMPARISONS,
+    CONDITION_ACCURACY,
+    CONDITION_CONFUSION,
+    CONFUSION,
+    OVERALL,
+    EvaluationReport,
+    Row,
+)
 from tools.evaluation.sweep_curves import SweepRecord
 from tools.evaluation.verdict import (
     CAUTION,
@@ -40,13 +48,12 @@ INTERNAL_NAME, SHAREABLE_NAME = "report_internal.html", "report_shareable.html"
 PSEUDONYMS_NAME = "salted_ids.json"
 _TEMPLATE = Path(__file__).with_name("report_page.html")
 _TONES = {HOLDS: "holds", CAUTION: "caution", FAILS: "fails", UNKNOWN: "unknown", STUDIED: "unknown"}
-_CONFUSION = "judged as "
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _DARK_SHARE = 0.55  # above it white ink reads better
 _LEFT_OUT = "left out of the shareable report: see the internal one"
 _PATH = re.compile(r"(?<![\w/.<])(?:[A-Za-z]:[\\/]|file:/+|~?/|\\\\|\.{1,2}/)[^\s\"'<>,;:)]+|[\w.-]+(?:/[\w.-]+)+\.\w+")
 # Reasons that hold numbers only; any other may quote a message about a user's files or patients.
-_PLAIN_REASON = re.compile(r"not computed: (\d+ images|a class has no image|one side has one group)\b")
+_PLAIN_REASON = re.compile(r"not computed: (\d+ images|a (?:class|level) has no image|one side has one group)\b")
 _BESIDE = {"real_real": ("total", "ceiling", "balanced", "blurred", "noised"), "floor": ("model_gap",),
            "real_pairs": ("cross", "diversity"), "real_nearest": ("nearest",), "held_out": ("synthetic", "round_trip"),
            "copies_control": ("copies",)}
@@ -64,6 +71,8 @@ _FAMILIES = {
     "SSIM": "Similarity of pairs. More is not better: cross should equal real pairs.",
     "LPIPS": "Perceptual distance of pairs. Less is not better: cross should equal real pairs.",
     "class": "What a separately trained classifier reads from images it has not seen.",
+    "condition": "What a classifier that was trained on the levels of this condition reads from images it has not seen.",
+    "ratio of": "1: as well read from synthetic images as from held-out real ones.",
     "judged": "Confusion matrix: share of a class that is judged as another.",
     "near-copies": "Share of images under the threshold tau of the ratio r; the control should equal its level.",
 }
@@ -179,9 +188,11 @@ def _sections(report: EvaluationReport, exhibits: Exhibits, *, internal: bool) -
     if exhibits.features:
         yield ("Feature space: distance against n, joint principal axes", show_features(exhibits))
         yield ("What the model misses", show_missed(exhibits, internal=internal))
-    confusion = _show_confusion(report)
+    confusion = _show_confusion(report, CONFUSION)
     if confusion:
         yield ("Confusion matrix of the class", confusion)
+    for condition in _list_conditions(report):
+        yield (f"Confusion matrix of {condition}", _show_confusion(report, CONDITION_CONFUSION, f"[{condition}]"))
     morphometry: MorphometryRecord | None = report.details.get("morphometry")
     if morphometry is not None:
         yield ("Morphometry: measured oocytes, real against synthetic", show_morphometry(morphometry))
@@ -206,8 +217,8 @@ def _show_metrics(report: EvaluationReport) -> str:
     """A table for each metric, every comparison and class of it on one scale."""
     parts = []
     for metric in dict.fromkeys(row.metric for row in report.rows):
-        if metric.startswith(_CONFUSION):
-            continue  # the confusion matrix shows them
+        if metric.startswith((CONFUSION, CONDITION_CONFUSION)):
+            continue  # the confusion matrices show them
         rows = [row for row in report.rows if row.metric == metric]
         limits = _limits([row for row in rows if row.comparison not in _OFF_SCALE])
         lines = [line(row.class_name, cell(row.comparison.replace("_", " ")), cell(format_value(row), "number"),
@@ -223,11 +234,18 @@ def _show_metrics(report: EvaluationReport) -> str:
     return "".join([*parts, heading("What the comparisons compare"), table(("Comparison", "Meaning"), meanings)])
 
 
-def _show_confusion(report: EvaluationReport) -> str:
-    """A matrix for real, restored and synthetic images; none where the class was not judged."""
+def _list_conditions(report: EvaluationReport) -> list[str]:
+    """The further conditions that were judged."""
+    return [row.metric.removeprefix(f"{CONDITION_ACCURACY}[").removesuffix("]") for row in report.rows
+            if row.metric.startswith(CONDITION_ACCURACY) and row.comparison == "held_out"]
+
+
+def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> str:
+    """A matrix for real, restored and synthetic images, of rows whose metric is a level between `before` and `after`; none
+    where there are none."""
     parts = []
-    cells = {(row.comparison, row.class_name, row.metric.removeprefix(_CONFUSION)): row
-             for row in report.rows if row.metric.startswith(_CONFUSION)}
+    cells = {(row.comparison, row.class_name, row.metric.removeprefix(before).removesuffix(after)): row
+             for row in report.rows if row.metric.startswith(before) and row.metric.endswith(after)}
     for comparison in dict.fromkeys(key[0] for key in cells):
         names = list(dict.fromkeys(key[1] for key in cells if key[0] == comparison))
         lines = []

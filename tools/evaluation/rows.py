@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 OVERALL = "all"
+# How rows about the class and further conditions are called; those of a condition end in its name in brackets.
+CONFUSION, CONDITION_CONFUSION, CONDITION_ACCURACY = "judged as ", "condition judged as ", "condition balanced accuracy"
+RATIO = "ratio of "
 
 # What is compared with what. `real` is the held-out split; round trips go through the VAE's encoder and decoder.
 COMPARISONS = {

@@ -28,6 +28,7 @@ from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.runtime.condition_judges import load_condition_judges, with_levels
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
 from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
 from tools.runtime.openings import open_test_set
@@ -88,7 +89,9 @@ def evaluate_folder(
     encoding all call this; only the report of the first one has rows.
     """
     params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
-    synthetic_images = open_synthetic(config, synthetic)
+    conditions, unjudged = load_condition_judges(config, synthetic)
+    judged_names = [condition.name for condition in conditions]
+    synthetic_images = open_synthetic(config, synthetic, conditions=judged_names)
     real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
     refuse_real_images(synthetic_images.records, open_images(config, None).records)
     folder = find_autoencoder(config)
@@ -96,6 +99,8 @@ def evaluate_folder(
     read = [read_set(name, images, quiet, share) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = as_gray_if_all(read)
+    made = with_levels(made, synthetic_images.records, judged_names)
+    real = with_levels(real, real_images.records, config.dataset_params.params.conditions)
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
@@ -129,6 +134,8 @@ def evaluate_folder(
     encoders = _load_encoders(config, folder, device, result)
     perceptual = _load_perceptual(config, device, result)
     judge = _load_judge(config, result)
+    for reason in unjudged:
+        result.warn(reason)
     _check_independence(folder, encoders, result)
     result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset} for e in encoders}
     transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
@@ -137,7 +144,8 @@ def evaluate_folder(
         round_trip_hash=hash_json({"transform": transform_hash, "vae": vae_sha256}), batch_size=params.batch_size,
         max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
     )
-    protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, settings=settings, report=result,
+    protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
+                      settings=settings, report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
                       open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
     if not share.is_first:

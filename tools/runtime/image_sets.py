@@ -30,14 +30,17 @@ _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever 
 _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
-def open_synthetic(config: Config, folder: Path) -> LabelledImages:
+def open_synthetic(config: Config, folder: Path, *, conditions: Sequence[str] = ()) -> LabelledImages:
     """Synthetic images as a data set, read by the same rules as the real ones.
+
+    Levels are read of `conditions` only, of which the manifest has columns.
 
     Raises:
         UserError: neither a manifest nor a folder per class, or a fault in them.
     """
     plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0,
-             "conditions": {}, "covariate_columns": ()}
+             "conditions": {name: config.dataset_params.params.conditions[name] for name in conditions},
+             "covariate_columns": ()}
     manifest = folder / MANIFEST_NAME
     if manifest.is_file():
         table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",

@@ -16,6 +16,7 @@ from dataset.storage import hash_file, hash_json
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.memorisation import COPYING_FOUND
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
+from tools.runtime.condition_judges import find_condition_judge
 from tools.runtime.data import latents_identity, open_images
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
@@ -161,7 +162,8 @@ def choose(results: Sequence[PointResult]) -> PointResult:
 def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
     """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, VAE and classifiers."""
     images = {name: latents_identity(config, open_images(config, name), name) for name in ("train", split)}
-    folders = (config.evaluation_params.classifier_path, config.evaluation_params.judge_path)
+    conditions = [find_condition_judge(config, name) for name in config.dataset_params.params.conditions]
+    folders = (config.evaluation_params.classifier_path, config.evaluation_params.judge_path, *conditions)
     weights = [Path(folder) / WEIGHTS_FILE for folder in folders if folder is not None]
     return hash_json({"settings": settings, "split": split, "config": config_to_dict(config), "images": images,
                       "classifiers": [hash_file(path) for path in weights if path.is_file()]})
