@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench = Bench(Path(folder).resolve())
         outcomes = []
         num_trials = len(phases) * (arguments.kills + arguments.full_disks)
-        with Progress("trials", num_trials, enabled=True) as bar:
+        with Progress("running", num_trials, unit="trials", enabled=True) as bar:
             for phase in phases:
                 reference = bench.make_reference(phase)
                 for trial in draw_trials(phase, reference, seed=arguments.seed, num_kills=arguments.kills,
