@@ -205,15 +205,19 @@ def test_a_file_that_is_no_study_is_refused(classifiers: Workspace, samples: Pat
             run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
 
 
-def test_a_folder_without_images_or_classes_is_refused(classifiers: Workspace, tmp_path: Path) -> None:
+def test_a_folder_without_images_or_classes_is_refused(
+    classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match=r"expected manifest\.csv, or one folder per class \(arrested, blastocyst\)"):
         run_evaluation(classifiers, tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match=r"expected manifest\.csv, or one folder per class"):
         run_evaluation(classifiers, tmp_path / "absent", tmp_path / "out")
     for name in CLASS_NAMES:
         (tmp_path / name).mkdir()
+    (tmp_path / "arrested/photo.webp").touch()
     with pytest.raises(UserError):
         run_evaluation(classifiers, tmp_path, tmp_path / "out")
+    assert "arrested: left out 1 that are no .png, .jpg," in capsys.readouterr().err
 
 
 def test_a_judge_of_another_number_of_classes_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What is computed of the sets is not known here.
 """
 
 import csv
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,9 +63,12 @@ def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) 
             writer = csv.writer(file)
             writer.writerow(["IMAGE_NAME", "label"])
             for label, name in enumerate(names):
-                for path in sorted((folder / name).iterdir()):
-                    if path.suffix.lower() in IMAGE_SUFFIXES:
-                        writer.writerow([f"{name}/{path.name}", label])
+                files = sorted(path for path in (folder / name).iterdir() if not path.name.startswith("."))
+                writer.writerows([f"{name}/{path.name}", label] for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+                others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+                if others:
+                    print(f"warning: {folder / name}: left out {len(others)} that are no {', '.join(IMAGE_SUFFIXES)}: "
+                          f"{name_some(others)}", file=sys.stderr)
         listed = with_table(config, csv_file=str(table), root_dir=str(folder), image_column="IMAGE_NAME",
                             label_column="label", **plain)
         return open_images(listed, None)
