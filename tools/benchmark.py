@@ -23,8 +23,8 @@ from tools.benchmarks.workers import Setup, serve
 from tools.runtime.command import run_command
 from tools.runtime.estimate import count_steps, estimate_memory
 
-_SUBJECTS = ("paper_step", "latent_cache", "demo_step", "sampling", "reading", "start_up", "processes",
-             "gpu_step")
+_SUBJECTS = ("paper_step", "latent_cache", "demo_step", "sampling", "reading", "start_up", "gpu_step",
+             "processes")
 _VARIANTS = {**paper_step.VARIANTS, **latent_cache.VARIANTS, **demo_step.VARIANTS, **sampling.VARIANTS,
              **reading.VARIANTS, **processes.VARIANTS, **gpu_step.VARIANTS, **limit.VARIANTS}
 _ANSWER_IMAGES = 900
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--picture", type=Path, default=Path("runs/benchmark.png"), metavar="FILE",
                         help="where the plot goes (default runs/benchmark.png)")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats and images: about 4 minutes instead of 15")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and images: about 5 minutes instead of 20")
     parser.add_argument("--only", nargs="+", choices=_SUBJECTS, default=_SUBJECTS, metavar="SUBJECT",
                         help=f"some of {', '.join(_SUBJECTS)}")
     parser.add_argument("--config", default="config/embryo.yaml", help="whose UNet (default config/embryo.yaml)")
@@ -72,8 +72,8 @@ def measure_all(setup: Setup, subjects: Sequence[str]) -> dict[str, Findings]:
         "sampling": lambda: sampling.measure(setup),
         "reading": lambda: reading.measure(setup),
         "start_up": lambda: start_up.measure(setup),
-        "processes": lambda: processes.measure(setup, parameters=estimate_memory(load_config(setup.paper_config))[0]),
         "gpu_step": lambda: gpu_step.measure(setup),
+        "processes": lambda: processes.measure(setup, parameters=estimate_memory(load_config(setup.paper_config))[0]),
     }
     for name in _SUBJECTS:
         if name in subjects:

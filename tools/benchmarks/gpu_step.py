@@ -47,7 +47,7 @@ class _Attention(nn.Module):
 
 def measure(setup: Setup) -> Findings:
     """Every way of compiling at every batch, beside the rate of matrix products and of the heaviest operators."""
-    found = Findings(f"8. training step on a GPU, bf16, {setup.paper_config}")
+    found = Findings(f"7. training step on a GPU, bf16, {setup.paper_config}")
     if not torch.cuda.is_available():
         found.lines.append("not measured: no GPU is at hand")
         return found

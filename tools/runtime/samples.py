@@ -174,9 +174,10 @@ def draw_and_write(
     denoising: Denoising, codec: LatentCodec, writer: SampleWriter, batches: Sequence[Sequence[ImageRequest]], *,
     params: SampleParams, report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Draw batches; each is decoded and written on another thread while the next is drawn.
+    """Draw batches; each is written on another thread while the next is drawn, and on a GPU decoded there too.
 
-    Files are byte for byte those of `draw_and_write_in_turn`. `report` gets the count of images drawn.
+    On a CPU the decoder beside the network would only take its cores: measured, 0.89 of the speed. Files are byte for byte
+    those of `draw_and_write_in_turn`. `report` gets the count of images drawn.
     """
     def finish(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
         writer.write_batch(batch, latents_to_pixels(codec, latents))
@@ -185,7 +186,10 @@ def draw_and_write(
     with InOrder() as behind:
         for batch in batches:
             latents = draw_latents(denoising, batch, params=params, seed=params.seed, batch_size=params.batch_size)
-            behind.add(partial(finish, batch, latents))
+            if latents.device.type == "cpu":
+                behind.add(partial(writer.write_batch, batch, latents_to_pixels(codec, latents)))
+            else:
+                behind.add(partial(finish, batch, latents))
             count += len(batch)
             report(count)
 
