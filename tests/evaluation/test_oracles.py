@@ -27,9 +27,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
+from config.schema import INCEPTION_FILE
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.frechet import frechet_distance
-from tools.evaluation.inception import FILE_NAME, FidInception
+from tools.evaluation.inception import FidInception
 from tools.evaluation.kernel import kernel_distance
 from tools.evaluation.lpips_distance import load_perceptual
 from tools.evaluation.neighbours import neighbour_scores
@@ -75,7 +76,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0.0, 0.1)
                 module.running_var.uniform_(0.8, 1.2)
-    path = tmp_path_factory.mktemp("home") / "hub" / "checkpoints" / FILE_NAME
+    path = tmp_path_factory.mktemp("home") / "hub" / "checkpoints" / INCEPTION_FILE
     path.parent.mkdir(parents=True)
     torch.save(network.state_dict(), path)
     return path

@@ -49,9 +49,10 @@ def add_copies(
 
 
 def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[dict[str, object]]:
-    """The pairs with the lowest r by the names of their images, for internal use."""
+    """The pairs with the lowest r by the names of their images, for internal use; r to six digits, which no machine's order
+    of summation alters."""
     made, train = sets.synthetic.ids, sets.train.ids
-    return [{"space": audit.space, "synthetic": made[i], "nearest": train[j], "second": train[k], "r": r,
+    return [{"space": audit.space, "synthetic": made[i], "nearest": train[j], "second": train[k], "r": round(r, 6),
              "under_tau": bool(audit.flagged[i])} for i, j, k, r in audit.lowest()]
 
 

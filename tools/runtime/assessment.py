@@ -209,7 +209,7 @@ def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
                         "evaluate; train for fewer steps or on more images")
     return _Rejection(
         kept=replace(sets, synthetic=kept), verdict=audit.verdict,
-        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": float(audit.ratios.values[i])}
+        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": round(float(audit.ratios.values[i]), 6)}
                   for i in np.flatnonzero(flagged)],
         pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
     )
