@@ -29,7 +29,7 @@ def measure(setup: Setup) -> Findings:
     passes = interleave([PASSES], setup, repeats=1 if setup.quick else 3)[PASSES]
     count = num_images(setup)
     found = Findings(f"4. sampling of {count} images with the model of {setup.demo_config}, 20 steps")
-    for name, result in (("decoding and writing overlap the next batch", overlapped), ("one after the other", in_turn)):
+    for name, result in (("written while the next batch is drawn", overlapped), ("one after the other", in_turn)):
         found.lines.append(f"{name:<44}{count / result['seconds']:>8.1f} images/s, 1,000 images in "
                            f"{1000 * result['seconds'] / count:.0f} s")
     folders = [Path(setup.scratch) / f"sampling_{name}" / samples.IMAGE_FOLDER for name in ("overlapped", "in_turn")]
