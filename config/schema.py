@@ -194,6 +194,10 @@ class DiffusionParams:
     )
     logit_mean: float = _key(0.0, doc="mean of logit(t/T) of logit_normal")
     logit_std: float = _key(1.0, doc="standard deviation of logit(t/T) of logit_normal", above=0)
+    channel_weighting: str = _key(
+        "uniform", doc="weight of a latent channel's loss; signal: its share of variance that is not the VAE's own noise, "
+                       "since channels that the VAE has given up cannot be predicted", choices=("uniform", "signal")
+    )
     loss_weighting: str = _key("uniform", doc="weight of a timestep's loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = _key(5.0, doc="gamma of min_snr", above=0)
 
@@ -229,7 +233,10 @@ class AutoencoderTrainingParams:
     lr: float = _key(1e-3, doc="peak learning rate", above=0)
     kl_weight: float = _key(1e-3, doc="weight of the mean KL divergence of a latent value", at_least=0)
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
-    adversarial_weight: float = _key(0.1, doc="weight of the patch discriminator", at_least=0)
+    adversarial_weight: float = _key(0.3, doc="weight of the patch discriminator, which gives back the grain", at_least=0)
+    texture_weight: float = _key(
+        0.05, doc="weight of the difference in mean and spread of the discriminator's features, image by image", at_least=0
+    )
     adversarial_start: float = _key(0.5, doc="share of the training after which the discriminator joins", at_least=0,
                                     at_most=1)
 

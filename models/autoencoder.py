@@ -6,7 +6,7 @@ It owns loading, the channel adaptation and the scale of the latents; caching an
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "Au
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Per-channel mean and standard deviation of the raw latents of the training images, and whether all are gray."""
+    """Per-channel mean and standard deviation of the raw latents of the training images, and whether all are gray.
+
+    `signal_shares` are the shares of each channel's variance that the posterior means have; the rest is the posterior's own
+    noise. A VAE gives up channels that it does not need: they are next to nothing but noise.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     gray: bool
+    signal_shares: tuple[float, ...] = ()
 
     @classmethod
     def measure(cls, moments: Iterator[tuple[torch.Tensor, torch.Tensor]], *, gray: bool) -> "LatentStatistics":
@@ -37,12 +42,13 @@ class LatentStatistics:
 
         The variance of a draw is that of the posterior means plus the mean posterior variance. float64.
         """
-        count, total, squares = 0, 0.0, 0.0
+        count, total, squares, own = 0, 0.0, 0.0, 0.0
         for mean, std in moments:
             mean, std = mean.double(), std.double()
             count += mean.numel() // mean.shape[1]
             total = total + mean.sum(dim=(0, 2, 3))
             squares = squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))
+            own = own + std.square().sum(dim=(0, 2, 3))
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
         if not torch.isfinite(std).all() or (std <= _ROUNDING * mean.abs()).any():
@@ -50,22 +56,23 @@ class LatentStatistics:
                 f"the VAE's latents have standard deviations {[round(v, 6) for v in std.tolist()]}: expected finite "
                 "values above 0 in every channel; the VAE does not encode these images, so train or choose another"
             )
-        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray)
+        shares = (1 - own / count / std.square()).clamp(0, 1)
+        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray, signal_shares=tuple(shares.tolist()))
 
     def unscaled(self) -> "LatentStatistics":
         """Statistics by which latents stay as the VAE gives them."""
-        return LatentStatistics(mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std), gray=self.gray)
+        return replace(self, mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std))
 
 
 class LatentCodec:
     """Images in [-1, 1] <-> latents of zero mean and unit variance per channel.
 
     Always float32, frozen and outside autocast: half precision in a VAE's decoder overflows on some weights, and its
-    rounding would enter every latent.
+    rounding would enter every latent. Its weights lie channels-last, which convolutions are faster with.
     """
 
     def __init__(self, vae: nn.Module, *, im_channels: int, statistics: LatentStatistics | None) -> None:
-        self.vae = vae.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.vae_channels = int(vae.config.in_channels)
         self.im_channels = im_channels
         self.statistics = statistics

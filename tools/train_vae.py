@@ -1,6 +1,6 @@
 """Train or fine-tune a small AutoencoderKL on the training images and save it as a diffusers folder.
 
-Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator for texture. What trains is
+Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator and its features, for texture. What trains is
 `autoencoder_params.training`; the result goes where `autoencoder_params.pretrained` then points.
 """
 
@@ -27,7 +27,7 @@ from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
-from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
@@ -42,6 +42,9 @@ _CHECKPOINT_SECONDS = 60.0
 _EMA_DECAY = 0.999
 _ADAM_BETAS = (0.5, 0.99)  # the low first beta steadies adversarial training (Radford 2016)
 _CLIP_NORM = 1.0
+_JOINING_STEPS = 200  # over which the discriminator learns before its word has full weight
+_LEAST_GRAIN = 1e-3  # an eighth of a gray level; blank images have none
+_GRAIN_IMAGES = 256  # images at most that the grain's strength is measured on
 _STATE_FOLDER = "training_state"
 
 
@@ -70,7 +73,7 @@ def _train_and_save(config: Config, output: Path) -> None:
     images = open_images(config, "train")
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
-    trainer = _VaeTrainer(config, params)
+    trainer = _VaeTrainer(config, params, grain_std=measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES))))
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
           f"at most {params.max_steps} steps or {params.max_minutes:g} minutes")
     identity = hash_json({
@@ -127,17 +130,24 @@ def measure_round_trip(config: Config, folder: Path) -> float:
     return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
 
 
+def measure_grain(bank: ImageBank, positions: Sequence[int]) -> float:
+    """Standard deviation of the grain over these images, on their scale of [-1, 1]; never 0."""
+    variances = [float(extract_grain(bank.batch([position])).double().square().mean()) for position in positions]
+    return max(float(np.sqrt(np.mean(variances))), _LEAST_GRAIN)
+
+
 class _VaeTrainer:
     """The networks, optimizers and averages of one training; every random draw is addressed by the step."""
 
-    def __init__(self, config: Config, params: AutoencoderTrainingParams) -> None:
+    def __init__(self, config: Config, params: AutoencoderTrainingParams, *, grain_std: float) -> None:
         self.params = params
+        self.adversarial_steps = 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.train_params.seed)
         channels = config.dataset_params.params.im_channels
         self.vae = _open_for_fine_tuning(config) if params.fine_tune else _fresh_vae(config, params)
         self.vae.to(self.device)
-        self.discriminator = PatchDiscriminator(channels).to(self.device)
+        self.discriminator = PatchDiscriminator(channels, grain_std=grain_std).to(self.device)
         self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
         self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0,
                                                fused=True)
@@ -156,8 +166,8 @@ class _VaeTrainer:
     def train_step(self, pixels: torch.Tensor, *, step: int, share: float, seed: int) -> str:
         """One step on images (B, C, H, W); `share` is the part of the training that has passed."""
         adversarial = self.params.adversarial_weight > 0 and share >= self.params.adversarial_start
-        factor = lr_factor("cosine", share=share, step=step, warmup_steps=100)
-        for optimizer in (self.vae_optimizer, self.disc_optimizer):
+        for optimizer, steps in ((self.vae_optimizer, step), (self.disc_optimizer, self.adversarial_steps)):
+            factor = lr_factor("cosine", share=share, step=steps, warmup_steps=100)
             optimizer.param_groups[0]["lr"] = self.params.lr * factor
 
         pixels = pixels.to(self.device)
@@ -171,10 +181,15 @@ class _VaeTrainer:
         loss = reconstruction + self.params.kl_weight * posterior.kl().mean() / latent_values
         if adversarial:
             self.discriminator.requires_grad_(False)
-            deception = generator_loss(self.discriminator(restored))
+            logits, made_maps = self.discriminator(restored)
+            with torch.no_grad():
+                _, real_maps = self.discriminator(pixels)
             self.discriminator.requires_grad_(True)
+            deception = generator_loss(logits)
             weight = _balance(reconstruction, deception, self.vae.decoder.conv_out.weight)
-            loss = loss + self.params.adversarial_weight * weight * deception
+            texture = (self.params.adversarial_weight * weight * deception
+                       + self.params.texture_weight * texture_loss(made_maps, real_maps))
+            loss = loss + min(self.adversarial_steps / _JOINING_STEPS, 1.0) * texture
         self.vae_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), _CLIP_NORM)
@@ -183,11 +198,12 @@ class _VaeTrainer:
         self.vae_optimizer.step()
         self.ema.update(self.vae)
         if adversarial:
-            judged = self.discriminator(torch.cat([pixels, restored.detach()])).chunk(2)
-            disc_loss = discriminator_loss(*judged)
+            logits, _ = self.discriminator(torch.cat([pixels, restored.detach()]))
+            disc_loss = discriminator_loss(*logits.chunk(2))
             self.disc_optimizer.zero_grad(set_to_none=True)
             disc_loss.backward()
             self.disc_optimizer.step()
+            self.adversarial_steps += 1
             return f"L1 {reconstruction.item():.4f} discriminator {disc_loss.item():.3f}"
         return f"L1 {reconstruction.item():.4f}"
 
@@ -204,7 +220,8 @@ class _VaeTrainer:
             tensors |= checkpoints.prefix_tensors(part.state_dict(), name)
         for name, optimizer in self._optimizers():
             tensors |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), name)
-        values = {"identity": identity, "step": step, "seconds": seconds, "num_updates": self.ema.num_updates}
+        values = {"identity": identity, "step": step, "seconds": seconds, "num_updates": self.ema.num_updates,
+                  "adversarial_steps": self.adversarial_steps}
         checkpoints.write_checkpoint(checkpoints.resume_path(folder, step), tensors, values)
         checkpoints.prune_resume_checkpoints(folder, keep=1)
 
@@ -221,6 +238,7 @@ class _VaeTrainer:
             if part is not self.ema:
                 part.load_state_dict(checkpoints.select_tensors(tensors, name))
         self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
+        self.adversarial_steps = values["adversarial_steps"]
         for name, optimizer in self._optimizers():
             checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, name))
         print(f"going on at step {values['step']}")
@@ -263,9 +281,12 @@ def _open_for_fine_tuning(config: Config) -> AutoencoderKL:
 
 
 def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
-    """Weight that makes both losses pull equally on the last layer. Source: Esser 2021 (VQGAN), eq. 7."""
+    """Weight that makes both losses pull equally on the last layer. Source: Esser 2021 (VQGAN), eq. 7.
+
+    At most 1: a discriminator that cannot tell has next to no gradient, and enlarging it would be enlarging noise.
+    """
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, deception)]
-    return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1e4).detach()
+    return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1).detach()
 
 
 def _drop_provenance(config: dict[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def test_statistics_are_those_of_draws_from_the_posteriors() -> None:
     draws = torch.cat([mean + std * torch.randn(mean.shape, generator=rng) for _ in range(100)]).double()
     np.testing.assert_allclose(statistics.mean, draws.mean(dim=(0, 2, 3)), atol=0.01)
     np.testing.assert_allclose(statistics.std, draws.std(dim=(0, 2, 3)), rtol=0.005)
-    assert statistics.gray
+    np.testing.assert_allclose(statistics.signal_shares, (mean.var(dim=(0, 2, 3)) / draws.var(dim=(0, 2, 3))), rtol=0.01)
+    assert statistics.gray and statistics.unscaled().signal_shares == statistics.signal_shares
 
 
 def test_standardised_latents_have_zero_mean_and_unit_deviation(folders: dict[str, Path]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.blocks import ResidualBlock
-from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.layers import CrossAttention, Downsample, OrdinalEmbedding, TimeEmbedding, Upsample
 from models.unet import ConditionShape, UNet, UNetShape, count_parameters
 
@@ -250,10 +250,36 @@ def test_resampling_halves_and_doubles() -> None:
 def test_discriminator_judges_patches_and_its_losses_are_hinges() -> None:
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(1, width=8)
-    logits = discriminator(torch.randn(2, 1, 32, 32))
-    assert logits.shape == (2, 1, 4, 4)
+    logits, maps = discriminator(torch.randn(2, 1, 32, 32))
+    assert logits.shape == (2, 1, 8, 8) and [tuple(one.shape[1:]) for one in maps] == [(8, 32, 32), (16, 16, 16), (32, 8, 8)]
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
     assert discriminator_loss(real, fake).item() == pytest.approx(0.5 * ((0 + 0.5) / 2 + (0 + 1) / 2))
     assert generator_loss(fake).item() == pytest.approx(1.5)
     images = torch.randn(3, 1, 32, 32)
-    torch.testing.assert_close(discriminator(images)[:1], discriminator(images[:1]), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(discriminator(images)[0][:1], discriminator(images[:1])[0], atol=1e-6, rtol=1e-5)
+
+
+def test_grain_is_what_a_slight_blur_takes_away() -> None:
+    ramp = torch.linspace(-1, 1, 16).expand(1, 2, 16, 16)
+    assert extract_grain(ramp)[..., 2:-2].abs().max() < 1e-6
+    noise = torch.randn(4, 2, 64, 64)
+    kept = 1 - 2 * (36 / 256) ** 1 + (70 / 256) ** 2  # of white noise: 1 - 2 k(0) + the sum of the squares of k
+    assert extract_grain(noise).var().item() == pytest.approx(kept, rel=0.05)
+
+
+def test_discriminator_sees_grain_on_its_own_scale() -> None:
+    torch.manual_seed(0)
+    plain, scaled = PatchDiscriminator(1, width=8), PatchDiscriminator(1, width=8, grain_std=0.01)
+    scaled.load_state_dict(plain.state_dict() | {"grain_std": torch.tensor(0.01)})
+    smooth = torch.zeros(1, 1, 32, 32)
+    grainy = smooth + 0.01 * torch.randn(1, 1, 32, 32)
+    shifts = [(network(grainy)[0] - network(smooth)[0]).abs().mean().item() for network in (plain, scaled)]
+    assert shifts[1] > 5 * shifts[0]
+
+
+def test_texture_loss_ignores_places_and_sees_strength() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 16, 16), torch.randn(2, 5, 8, 8)]
+    moved = [torch.roll(one, (3, 2), dims=(2, 3)) for one in maps]
+    assert texture_loss(moved, maps).item() == pytest.approx(0, abs=1e-6)
+    assert texture_loss([2 * one for one in maps], maps).item() > 0.9
