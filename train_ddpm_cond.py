@@ -110,7 +110,8 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
         run.write_config(config)
 
     unknown = null_levels(config)
-    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=unknown, device=device)
+    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=unknown, device=device,
+                            statistics=data.codec.statistics)
     validator = Validator(config, run, data, averaged, loss_of, device)
     tracker = start_tracker(config, run, accelerator, step=state.step)
     share = params.ldm_batch_size // accelerator.num_processes

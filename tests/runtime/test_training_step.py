@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from config.errors import UserError
 from config.schema import Config
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
+from models.autoencoder import LatentStatistics
 from models.ema import ExponentialMovingAverage
 from tools.runtime.training import (
     MOST_BAD_STEPS,
@@ -27,6 +28,7 @@ from tools.runtime.training import (
     refuse_divergence,
     train_step,
     validation_loss,
+    weigh_channels,
 )
 
 LABELS = torch.tensor([0] * 20 + [1] * 12)
@@ -209,6 +211,23 @@ def test_the_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_the_power_of_
         assert loss_of(Perfect(), batch, noise=noise, timesteps=timesteps) == 0
         silent = loss_of.per_image(lambda x, *_: torch.zeros_like(x), batch, noise=noise, timesteps=timesteps)
         torch.testing.assert_close(silent, target.square().mean(dim=(1, 2, 3)))
+
+
+def test_a_channel_weighs_as_much_as_it_holds_signal(make_config: Callable[..., Config]) -> None:
+    torch.testing.assert_close(weigh_channels([0.9, 0.0, 0.3]), torch.tensor([2.25, 0.0, 0.75]))
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(torch.randn(3, 4, 8, 8, generator=generator), torch.zeros(3, dtype=torch.int64))
+    noise, timesteps = torch.randn(3, 4, 8, 8, generator=generator), torch.tensor([10, 400, 900])
+    statistics = LatentStatistics(mean=(0.0,) * 4, std=(1.0,) * 4, gray=True, signal_shares=(1.0, 0.0, 0.5, 0.5))
+
+    def losses(**changes: str) -> torch.Tensor:
+        params = make_config(diffusion_params={"prediction_type": "epsilon", **changes}).diffusion_params
+        loss_of = DiffusionLoss(params, null_label=2, device=torch.device("cpu"), statistics=statistics)
+        return loss_of.per_image(lambda x, *_: torch.zeros_like(x), batch, noise=noise, timesteps=timesteps)
+
+    powers = noise.square().mean(dim=(2, 3))
+    torch.testing.assert_close(losses(channel_weighting="signal"), (2 * powers[:, 0] + powers[:, 2] + powers[:, 3]) / 4)
+    torch.testing.assert_close(losses(), powers.mean(dim=1))
 
 
 def test_validation_weighs_images_not_batches(make_config: Callable[..., Config]) -> None:

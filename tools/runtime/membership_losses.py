@@ -60,7 +60,8 @@ def denoising_losses(config: Config, model: TrainedModel, split: str, device: to
         source = EncodedLatents(config, split, open_codec(config, device=device))
     records = [(position, record) for position, record in enumerate(open_images(config, split).records)
                if (canary := _CANARY.fullmatch(record.path.stem)) is None or int(canary.group(1)) == 0]
-    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device)
+    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device,
+                            statistics=model.codec.statistics)
     steps = (np.arange(NUM_TIMESTEPS) + 0.5) / NUM_TIMESTEPS * config.diffusion_params.num_timesteps
     timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(config)
     values = np.empty(len(records))

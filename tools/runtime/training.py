@@ -13,7 +13,7 @@ from torch import nn
 from config.errors import UserError
 from config.schema import Config, DiffusionParams
 from dataset.order import StepDraws, TimestepDraws, generator, normal
-from models.autoencoder import LatentCodec
+from models.autoencoder import LatentCodec, LatentStatistics
 from models.ema import ExponentialMovingAverage
 from models.unet import UNet, UNetShape
 from scheduler.guidance import drop_conditions, drop_labels
@@ -173,31 +173,47 @@ def timestep_draws(params: DiffusionParams) -> TimestepDraws:
 
 
 class DiffusionLoss:
-    """The weighted squared error of the network's prediction, for one schedule and objective."""
+    """The weighted squared error of the network's prediction, for one schedule and objective.
+
+    `statistics` are those of the latents; without them all channels weigh the same.
+    """
 
     def __init__(self, params: DiffusionParams, *, null_label: int, device: torch.device,
-                 null_levels: Sequence[int] = ()) -> None:
+                 null_levels: Sequence[int] = (), statistics: LatentStatistics | None = None) -> None:
         self.schedule = make_schedule(params)
         self.prediction_type = params.prediction_type
         self.null_label, self.null_levels = null_label, null_levels
         weights = loss_weights(self.schedule, params.prediction_type, weighting=params.loss_weighting,
                                min_snr_gamma=params.min_snr_gamma)
         self.weights = torch.from_numpy(weights).float().to(device)
+        shares = () if statistics is None or params.channel_weighting == "uniform" else statistics.signal_shares
+        self.channel_weights = weigh_channels(shares).to(device) if shares else None
         every = torch.arange(self.schedule.num_timesteps, device=device)
         self._signal, self._noise = self.schedule.signal_level(every), self.schedule.noise_level(every)  # (T, 1, 1, 1)
 
     def per_image(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Unweighted mean squared error of each image, float32 (B,)."""
+        """Mean squared error of each image, float32 (B,), of equal weight for all timesteps."""
         signal, level = self._signal[timesteps], self._noise[timesteps]
         x_t = signal * batch.latents + level * noise
         target = make_target(self.prediction_type, x_0=batch.latents, noise=noise, signal_level=signal, noise_level=level)
         further = () if batch.conditions is None else (batch.conditions,)
         prediction = network(x_t, timesteps, batch.labels, *further)
-        return (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        errors = (prediction.float() - target).square().mean(dim=(2, 3))  # (B, C)
+        return (errors if self.channel_weights is None else errors * self.channel_weights).mean(dim=1)
 
     def __call__(self, network: nn.Module, batch: Batch, *, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The weighted mean over the batch, a scalar."""
         return (self.weights[timesteps] * self.per_image(network, batch, noise=noise, timesteps=timesteps)).mean()
+
+
+def weigh_channels(signal_shares: Sequence[float]) -> torch.Tensor:
+    """Weights float32 (C,) of mean 1, proportional to the signal in each latent channel.
+
+    The noise that a VAE's posterior adds is drawn anew each time: no network predicts it, and the gradient of such a channel
+    is noise. Where a VAE uses all its channels all weights are 1, nearly.
+    """
+    shares = torch.tensor(signal_shares, dtype=torch.float64)
+    return (shares / shares.mean().clamp_min(1e-12)).float()
 
 
 def read_batch(
