@@ -5,6 +5,7 @@ What it is: `gan_params`. Its images are drawn by `python -m tools.sample_gan` a
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import make_folder, write_text
+from dataset.storage import make_folder, write_json, write_text
 from models.unet import count_parameters
 from tools.evaluation.pictures import label_grid
 from tools.runtime.command import Interrupted, deferred_signals, run_command
@@ -22,6 +23,7 @@ from tools.runtime.data import open_images
 from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.runtime.generation import list_requests
 from tools.runtime.progress import Progress
+from tools.runtime.run_directory import RunDirectory
 
 _STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
 _PREVIEW_IMAGES = 8  # a class
@@ -51,6 +53,7 @@ def train_gan(config: Config) -> None:
     print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
           f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
     _cut_log(output / _LOG_NAME, step)
+    started, first_step = time.monotonic(), step
     with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
             Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
         while step < params.max_steps:
@@ -65,6 +68,8 @@ def train_gan(config: Config) -> None:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
+    rate = (step - first_step) * params.batch_size / (time.monotonic() - started)
+    write_json(RunDirectory(output).timing, {"images_per_second": rate, "steps": step - first_step})
     trainer.write_weights(output / WEIGHTS_NAME, step)
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
@@ -73,7 +78,7 @@ def train_gan(config: Config) -> None:
     rows = pixels.reshape(len(names), _PREVIEW_IMAGES, *pixels.shape[1:])
     grid = label_grid(list(zip(names, rows, strict=True)), num_columns=_PREVIEW_IMAGES, title=f"step {step:,}")
     write_png(output / _PREVIEW_NAME, grid, text={"Synthetic": "GAN preview"})
-    print(f"trained to step {step}; weights in {output / WEIGHTS_NAME}")
+    print(f"trained to step {step} ({rate:.0f} images/s); weights in {output / WEIGHTS_NAME}")
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -1,6 +1,10 @@
-"""A study of two arms from start to end, and a rerun that trains and draws nothing."""
+"""A study of two recipes and two baselines from start to end, and reruns that do again only what changed."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,9 @@ from workspace import Workspace
 from config.errors import UserError
 from dataset.decoding import decode_image
 from tools import study
+from tools.runtime.command import run_command
+
+pytestmark = pytest.mark.timeout(900)  # a dozen processes start one after another; a busy machine takes minutes for it
 
 
 def declare(workspace: Workspace, folder: Path, **changes: object) -> Path:
@@ -18,35 +25,110 @@ def declare(workspace: Workspace, folder: Path, **changes: object) -> Path:
         "base": str(workspace.config_path), "output": str(folder / "study"), "screen_minutes": 0.0005,
         "final_minutes": 0.001, "seeds": [1], "finalists": 1, "calibration_steps": 2,
         "overrides": {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
-                      "sample_params.num_images": 30, "evaluation_params.max_pairs": 10,
+                      "sample_params.num_images": 30, "evaluation_params.max_pairs": 10, "gan_params.width": 8,
                       "dataset_params.directory_inception_features": str(folder / "features")},
         "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}}, **changes},
         sort_keys=False), encoding="utf-8")
     return path
 
 
-def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(workspace: Workspace, tmp_path: Path) -> None:
-    declared = declare(workspace, tmp_path)
+def read_result(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "study/study.json").read_text(encoding="utf-8"))
+
+
+def changed_times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (folder / "study/arms").rglob("*") if path.is_file()}
+
+
+def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baselines = {"gan": {"gan": {"generator": "gan"}}, "augmented": {"augmented": {"generator": "augment_real"}}}
+    declared = declare(workspace, tmp_path, baselines=baselines)
     study.main(["--config", str(declared)])
-    result = json.loads((tmp_path / "study/study.json").read_text(encoding="utf-8"))
-    screened, final = result["rounds"]
+    result = read_result(tmp_path)
+    (screened,) = result["rounds"]  # one finalist, and baselines of one arm, leave nothing to choose in a final
     assert [row["arm"] for row in screened["arms"]] == ["ours", "epsilon"]
     best = min(screened["arms"], key=lambda row: row["distances"][0])["arm"]
-    assert result["chosen"] == best == final["arms"][0]["arm"] and [row["arm"] for row in result["test"]] == [best]
+    assert {name: family["chosen"] for name, family in result["families"].items()} == {
+        "recipes": best, "gan": "gan", "augmented": "augmented"}
     assert decode_image(tmp_path / "study/study.png").ndim == 3
     evaluations = sorted((tmp_path / "study").rglob("evaluation.json"))
     splits = [json.loads(path.read_text(encoding="utf-8"))["provenance"]["real_split"] for path in evaluations]
-    # Where the machine is so slow that the final's minutes are the screen's steps, the final is done already.
-    assert splits.count("test") == 1 and splits.count("val") in (2, 3)
+    assert splits.count("test") == 3 and splits.count("val") == 2
+    table = (tmp_path / "study/study.md").read_text(encoding="utf-8")
+    assert table.startswith("| | recipes | gan | augmented |\n") and table in capsys.readouterr().out
+    augmented = json.loads((tmp_path / "study/arms/augmented/steps1_seed1/evaluation_test/evaluation.json").read_text())
+    shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[")
+                 and row["comparison"] == "model_gap" and row["class"] == "all")
+    assert result["test"]["augmented"]["KD model gap"] == [shown]
 
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "study/arms").rglob("*") if path.is_file()}
+    before = changed_times(tmp_path)
     study.main(["--config", str(declared)])
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study/arms").rglob("*") if path.is_file()} == before
-    assert json.loads((tmp_path / "study/study.json").read_text(encoding="utf-8")) == result
+    assert changed_times(tmp_path) == before and read_result(tmp_path) == result
 
 
-def test_an_arms_mistake_is_told_before_anything_trains(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_stopped_study_goes_on_and_jobs_side_by_side_end_the_same(workspace: Workspace, tmp_path: Path) -> None:
+    declared = declare(workspace, tmp_path, seeds=[1, 2], finalists=2, arms={"ours": {}},
+                       baselines={"augmented": {"augmented": {"generator": "augment_real"}}})
+    trainings = tmp_path / "study/trainings"
+
+    def stop_once_training() -> None:
+        while not [path for path in trainings.glob("*/log.txt") if path.parent.suffix != ".speed"]:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop_once_training, daemon=True)
+    watcher.start()
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda: study.main(["--config", str(declared), "--jobs", "2"]))
+    watcher.join()
+    assert stopped.value.code == 128 + signal.SIGTERM and not (tmp_path / "study/study.json").exists()
+    study.main(["--config", str(declared), "--jobs", "2"])
+    result = read_result(tmp_path)
+    assert [len(values) for values in result["test"]["recipes"].values()] == [2] * len(result["test"]["recipes"])
+    drawn = [path.read_bytes() for path in sorted(tmp_path.glob("study/arms/ours/*/samples/manifest.csv"))]
+    assert len(drawn) == 2 and drawn[0] != drawn[1]
+
+
+def test_arms_that_differ_in_drawing_alone_share_their_training(workspace: Workspace, tmp_path: Path) -> None:
+    declared = declare(workspace, tmp_path, arms={"ours": {}, "guided": {"sample_params.guidance_scale": 2.0}})
+    study.main(["--config", str(declared)])
+    trainings = [path for path in (tmp_path / "study/trainings").iterdir() if path.suffix != ".speed"]
+    assert len(trainings) in (1, 2)  # the final's steps may be the screen's on a slow machine
+    drawn = [path.read_bytes() for path in sorted((tmp_path / "study/arms").glob("*/*/samples/images/class0_000000.png"))]
+    assert len(set(drawn)) >= 2
+
+
+def test_other_labels_make_a_study_anew(workspace: Workspace, tmp_path: Path) -> None:
+    declared = declare(workspace, tmp_path, arms={"augmented": {"generator": "augment_real"}},
+                       baselines={"b": {"other": {"generator": "augment_real", "sample_params.num_images": 20}}})
+    study.main(["--config", str(declared)])
+    result = read_result(tmp_path)
+    table = Path(str(workspace.config().dataset_params.params.csv_file))
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("\n".join(table.read_text(encoding="utf-8").splitlines()[:-20]) + "\n", encoding="utf-8")
+    given = yaml.safe_load(declared.read_text(encoding="utf-8"))
+    given["overrides"]["dataset_params.params.csv_file"] = str(fewer)
+    declared.write_text(yaml.safe_dump(given), encoding="utf-8")
+    study.main(["--config", str(declared)])
+    first = read_result(tmp_path)
+    assert first["test"] != result["test"]
+    fewer.write_text("\n".join(fewer.read_text(encoding="utf-8").splitlines()[:-10]) + "\n", encoding="utf-8")
+    study.main(["--config", str(declared)])  # the same keys, other rows behind them
+    assert read_result(tmp_path)["test"] != first["test"]
+
+
+def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path: Path) -> None:
     declared = declare(workspace, tmp_path, arms={"ours": {}, "typo": {"train_params.ldm_lrr": 1}})
     with pytest.raises(UserError, match=r"arm typo: .*ldm_lrr: unknown key; did you mean train_params\.ldm_lr\?"):
         study.main(["--config", str(declared)])
+    with pytest.raises(UserError, match="--jobs: expected 1 or more, found 0"):
+        study.main(["--config", str(declared), "--jobs", "0"])
     assert not (tmp_path / "study").exists()
+
+
+def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_path: Path) -> None:
+    declared = declare(workspace, tmp_path, overrides={"dataset_params.load_latents": False, "dataset_params.z_channels": 3})
+    with pytest.raises(UserError, match=r"ended with exit code 2 \(error: .*z_channels.*; see .*log\.txt; mended, the same"):
+        study.main(["--config", str(declared)])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from config.errors import UserError
-from tools.runtime.studying import ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
+from tools.runtime.studying import Arm, ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
 
 GIVEN: dict[str, Any] = {
     "base": "config/demo.yaml", "output": "runs/study", "screen_minutes": 2, "final_minutes": 10, "seeds": [1, 2],
@@ -28,15 +28,25 @@ def score(name: str, *distances: float, copying: bool = False, share: float | No
 def test_arms_are_those_named_and_every_combination_of_the_grid(tmp_path: Path) -> None:
     grid = {"train_params.ema_decay": [0.99, 0.999], "diffusion_params.prediction_type": ["v", "x0"]}
     study = load(tmp_path, grid=grid)
-    assert list(study.arms) == ["ours", "epsilon", "ema_decay_0.99-prediction_type_v", "ema_decay_0.99-prediction_type_x0",
+    arms = {arm.name: arm for arm in study.arms}
+    assert list(arms) == ["ours", "epsilon", "ema_decay_0.99-prediction_type_v", "ema_decay_0.99-prediction_type_x0",
                                 "ema_decay_0.999-prediction_type_v", "ema_decay_0.999-prediction_type_x0"]
-    assert study.arms["ema_decay_0.999-prediction_type_x0"] == {"train_params.ema_decay": 0.999,
-                                                                "diffusion_params.prediction_type": "x0"}
-    assert study.seeds == (1, 2) and study.finalists == 2 and study.arms["ours"] == {}
+    assert arms["ema_decay_0.999-prediction_type_x0"].overrides == {"train_params.ema_decay": 0.999,
+                                                                    "diffusion_params.prediction_type": "x0"}
+    assert study.seeds == (1, 2) and study.finalists == 2 and arms["ours"] == Arm("ours", "diffusion", {})
+
+
+def test_a_baseline_is_a_family_of_its_own_with_its_own_trials(tmp_path: Path) -> None:
+    study = load(tmp_path, arms={"ours": {}}, baselines={
+        "gan": {"gan": {"generator": "gan"}, "gan-slow": {"generator": "gan", "gan_params.lr": 0.0001}},
+        "augmented": {"augmented": {"generator": "augment_real"}}})
+    assert {family: [arm.name for arm in arms] for family, arms in study.families.items()} == {
+        "recipes": ["ours"], "gan": ["gan", "gan-slow"], "augmented": ["augmented"]}
+    assert study.families["gan"][1] == Arm("gan-slow", "gan", {"gan_params.lr": 0.0001})
 
 
 @pytest.mark.parametrize(("changes", "wanted"), [
-    ({"minutes": 3}, "expected the keys arms, base, baseline,"),
+    ({"minutes": 3}, "expected the keys arms, base, baselines,"),
     ({"base": None}, "base: expected a path, found 'None'"),
     ({"screen_minutes": 0}, "screen_minutes: expected minutes above 0, found '0'"),
     ({"final_minutes": True}, "final_minutes: expected minutes above 0"),
@@ -49,7 +59,11 @@ def test_arms_are_those_named_and_every_combination_of_the_grid(tmp_path: Path) 
     ({"grid": {"train_params.ldm_lr": 3}}, "grid: expected a list of values for train_params.ldm_lr"),
     ({"arms": {"a": {"train_params.seed": 3}, "b": {}}}, "train_params.seed: the study sets it itself"),
     ({"overrides": {"train_params.max_steps": 3}}, "train_params.max_steps: the study sets it itself"),
-    ({"baseline": "paper"}, "baseline: expected one of ours, epsilon, found 'paper'"),
+    ({"baselines": {"paper": {}}}, "baselines: expected names, each with arms"),
+    ({"baselines": {"recipes": {"a": {}}}}, "baselines: expected another name than recipes"),
+    ({"baselines": {"paper": {"ours": {}}}}, "baselines: expected arms whose names differ"),
+    ({"baselines": {"gan": {"gan": {"generator": "vae"}}}}, "gan.generator: expected one of diffusion, gan, augment_real"),
+    ({"baselines": {"gan": {"gan": {"gan_params.max_steps": 3}}}}, "gan_params.max_steps: the study sets it itself"),
 ])
 def test_a_study_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], wanted: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -66,10 +80,9 @@ def test_what_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_round_halves_the_arms_and_doubles_the_minutes(tmp_path: Path) -> None:
-    nine = {f"arm{number}": {} for number in range(9)}
-    assert list_rounds(load(tmp_path, arms=nine)) == [(9, 2), (5, 4), (3, 8)]
-    assert list_rounds(load(tmp_path, arms=nine, finalists=9)) == []
-    assert list_rounds(load(tmp_path, finalists=1)) == [(2, 2)]
+    assert list_rounds(load(tmp_path), 9) == [(9, 2), (5, 4), (3, 8)]
+    assert list_rounds(load(tmp_path, finalists=9), 9) == []
+    assert list_rounds(load(tmp_path, finalists=1), 2) == [(2, 2)]
 
 
 def test_minutes_become_whole_steps() -> None:
@@ -83,6 +96,7 @@ def test_the_least_mean_over_the_seeds_is_kept() -> None:
     assert keep_best(passed, 3) == ["good"]
     with pytest.raises(UserError, match=r"no arm .* can be kept \(copies: copying found; no class: class AUC 0.89"):
         keep_best(passed[:3], 1)
+    assert keep_best(passed[:3], 1, of_baseline=True) == ["copies"]
 
 
 def evaluation(distance: float | None, *, copies: str = "none found", made: float = 0.7) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A study of recipes by successive halving: its declaration, its rounds, what is read of each evaluation, and the choice.
 
-Training and evaluating an arm is the business of the two root scripts, which the command starts.
+Training, drawing and evaluating an arm is the business of study_runs.py.
 """
 
 import itertools
@@ -23,29 +23,44 @@ from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves
 
 SCORE = "KD model gap"
 RULE = (
-    "Chosen on validation images: each round keeps the better half of the arms by the least kernel distance (model gap) of "
-    "the first encoder; of the finalists, the least mean over the seeds. Passed over are arms with copying found in any "
-    f"seed, or whose mean class AUC is below {LEAST_CLASS_SHARE:g} of that on held-out real images. All arms of a round "
-    "have the same time, turned into steps by the speed that was measured once for each arm."
+    "Chosen on validation images, within the recipes and within each baseline: each round keeps the better half of the arms "
+    "by the least kernel distance (model gap) of the first encoder; of the finalists, the least mean over the seeds. Passed "
+    "over are arms with copying found in any seed, or whose mean class AUC is below "
+    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, unless a baseline has no other. All arms of a round have the "
+    "same time, turned into steps by the speed that was measured once for each arm."
 )
+RECIPES = "recipes"  # the family of arms and grid; the others are baselines
+GENERATORS = ("diffusion", "gan", "augment_real")
 _RESERVED = ("train_params.task_name", "train_params.seed", "train_params.max_steps", "train_params.epochs",
-             "sample_params.output", "evaluation_params.real_split")
+             "sample_params.output", "evaluation_params.real_split", "gan_params.output", "gan_params.max_steps")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of making images: the kind of generator, and config keys over those of all arms."""
+
+    name: str
+    generator: str
+    overrides: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Study:
-    """STUDY.yaml. `arms` are named sets of config keys; `grid` adds every combination of its values as further arms."""
+    """STUDY.yaml. `families` are the recipes and each baseline, with the arms that are tried for it."""
 
     base: str
     output: str
     screen_minutes: float
     final_minutes: float
     seeds: tuple[int, ...]
-    arms: Mapping[str, Mapping[str, Any]]
+    families: Mapping[str, tuple[Arm, ...]]
     finalists: int = 2
-    baseline: str | None = None
     calibration_steps: int = 30
     overrides: Mapping[str, Any] | None = None
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(itertools.chain(*self.families.values()))
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ def load_study(path: Path) -> Study:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: expected a study in YAML, which cannot be read ({reason})") from error
-    known = {field.name for field in fields(Study)} | {"grid"}
+    known = {field.name for field in fields(Study)} - {"families"} | {"arms", "grid", "baselines"}
     if not isinstance(raw, dict) or set(raw) - known:
         found = sorted(map(str, set(raw) - known)) if isinstance(raw, dict) else repr(raw)[:60]
         raise UserError(f"{path}: expected the keys {', '.join(sorted(known))}, found {found}")
@@ -105,28 +120,38 @@ def load_study(path: Path) -> Study:
     seeds = raw.get("seeds")
     check(isinstance(seeds, list) and bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
           and len(set(seeds)) == len(seeds), "seeds", "a list of different whole numbers")
-    for key in ("arms", "grid", "overrides"):
+    for key in ("arms", "grid", "baselines", "overrides"):
         check(isinstance(raw.get(key) or {}, dict), key, "a mapping")
     for key, values in (raw.get("grid") or {}).items():
         check(isinstance(values, list) and bool(values), "grid", f"a list of values for {key}")
-    arms = {str(name): values or {} for name, values in (raw.get("arms") or {}).items()}
-    check(all(isinstance(values, dict) for values in arms.values()), "arms", "names, each with config keys")
-    arms |= _combine(raw.get("grid") or {})
-    check(len(arms) >= 2, "arms", "two arms or more, from arms and grid together")
-    check(all(name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in arms), "arms",
+    recipes = {**(raw.get("arms") or {}), **_combine(raw.get("grid") or {})}
+    declared = {RECIPES: recipes, **{str(name): arms for name, arms in (raw.get("baselines") or {}).items()}}
+    check(bool(recipes) and len(declared) + len(recipes) > 2, "arms",
+          "two arms or more, from arms and grid together, or one and a baseline")
+    check(all(isinstance(arms, dict) and arms for name, arms in declared.items() if name != RECIPES), "baselines",
+          "names, each with arms")
+    check(RECIPES not in (raw.get("baselines") or {}), "baselines", f"another name than {RECIPES}")
+    arms = [(str(name), values or {}) for family in declared.values() for name, values in family.items()]
+    check(all(isinstance(values, dict) for _, values in arms), "arms", "names, each with config keys")
+    check(len({name for name, _ in arms}) == len(arms), "baselines", "arms whose names differ from all others")
+    check(all(name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name, _ in arms), "arms",
           "names of letters, digits, dots, - and _")
-    keys = [key for values in (*arms.values(), raw.get("overrides") or {}) for key in values]
+    for name, values in arms:
+        if values.get("generator", GENERATORS[0]) not in GENERATORS:
+            raise UserError(f"{path}: {name}.generator: expected one of {', '.join(GENERATORS)}, found "
+                            f"{str(values['generator'])[:60]!r}")
+    keys = [key for values in (*(values for _, values in arms), raw.get("overrides") or {}) for key in values]
     for key in keys:
         if key in _RESERVED:
-            raise UserError(f"{path}: {key}: the study sets it itself; remove it from arms, grid and overrides")
-    check(raw.get("baseline") is None or raw["baseline"] in arms, "baseline", f"one of {', '.join(arms)}")
-    values = {key: value for key, value in raw.items() if key not in ("grid", "arms", "seeds")}
-    return Study(**values, arms=arms, seeds=tuple(seeds))
+            raise UserError(f"{path}: {key}: the study sets it itself; remove it from arms, grid, baselines and overrides")
+    values = {key: value for key, value in raw.items() if key not in ("grid", "arms", "baselines", "seeds")}
+    return Study(**values, seeds=tuple(seeds), families={
+        family: tuple(_make_arm(str(name), keys or {}) for name, keys in arms.items()) for family, arms in declared.items()})
 
 
-def list_rounds(study: Study) -> list[tuple[int, float]]:
+def list_rounds(study: Study, num_arms: int) -> list[tuple[int, float]]:
     """(arms, minutes) of each screening round: half of the arms go on, with twice the minutes, down to the finalists."""
-    rounds, count, minutes = [], len(study.arms), study.screen_minutes
+    rounds, count, minutes = [], num_arms, study.screen_minutes
     while count > study.finalists:
         rounds.append((count, minutes))
         count, minutes = max(study.finalists, -(-count // 2)), minutes * 2
@@ -149,13 +174,15 @@ def score_arm(name: str, evaluations: Sequence[Mapping[str, Any]]) -> ArmScore:
                     statistics.fmean(shares) if shares else None)
 
 
-def keep_best(scores: Sequence[ArmScore], count: int) -> list[str]:
+def keep_best(scores: Sequence[ArmScore], count: int, *, of_baseline: bool = False) -> list[str]:
     """The names of the best arms that the rule does not pass over, best first.
 
     Raises:
-        UserError: it passes all of them over, saying why.
+        UserError: it passes all of them over, saying why; those of a baseline are then taken as they are.
     """
     eligible = sorted((score for score in scores if score.refusal() is None), key=lambda score: score.mean)
+    if not eligible and of_baseline:
+        eligible = sorted(scores, key=lambda score: score.mean)
     if not eligible:
         reasons = "; ".join(f"{score.name}: {score.refusal()}" for score in scores)
         raise UserError(f"no arm of the study can be kept ({reasons}); give more minutes, or other arms")
@@ -188,6 +215,10 @@ def plot_scores(path: Path, rounds: Sequence[tuple[str, Sequence[ArmScore]]]) ->
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def _make_arm(name: str, keys: Mapping[str, Any]) -> Arm:
+    return Arm(name, str(keys.get("generator", GENERATORS[0])), {key: keys[key] for key in keys if key != "generator"})
 
 
 def _combine(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,69 @@
+"""The table of a study: what the evaluations of each family's seeds say on the test set, mean and range, in Markdown."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What a line of the table reads: the metric's family, and the comparison.
+_LINES = {
+    "FD total (synthetic, real)": ("FD", "total"),
+    "FD ceiling (VAE round trip, real)": ("FD", "ceiling"),
+    "FD model gap (synthetic, VAE round trip)": ("FD", "model_gap"),
+    "FD floor (training, held out, both round trips)": ("FD", "floor"),
+    "FD real (training, held out)": ("FD", "real_real"),
+    "KD model gap": ("KD", "model_gap"),
+    "precision of the model gap": ("precision", "model_gap"),
+    "recall of the model gap": ("recall", "model_gap"),
+    "coverage of the model gap": ("coverage", "model_gap"),
+    "two-sample AUC of the model gap": ("two-sample AUC", "model_gap"),
+    "precision, total": ("precision", "total"),
+    "recall, total": ("recall", "total"),
+    "coverage, total": ("coverage", "total"),
+    "two-sample AUC, total": ("two-sample AUC", "total"),
+    "class AUC on synthetic": ("class AUC", "synthetic"),
+    "class AUC on held-out real": ("class AUC", "held_out"),
+    "near-copies": ("near-copies", "copies"),
+}
+_OFFICIAL = {"FD": "FID", "KD": "KID"}
+
+
+def read_metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Values of each line, one a seed; lines that an evaluation lacks are left out. Overall, by the first encoder."""
+    read: dict[str, list[float]] = {}
+    for line, (family, comparison) in _LINES.items():
+        values = [_find(evaluation, family, comparison) for evaluation in evaluations]
+        if all(value is not None for value in values):
+            read[line] = [float(value) for value in values if value is not None]
+    return read
+
+
+def format_table(columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Markdown: a column a family, a line a number, the mean over the seeds with the least and the most."""
+    read = {family: read_metrics(evaluations) for family, evaluations in columns.items()}
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for line in _LINES:
+        if any(line in values for values in read.values()):
+            lines.append(f"| {line} | {' | '.join(_format(values.get(line)) for values in read.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+def _find(evaluation: Mapping[str, Any], family: str, comparison: str) -> float | None:
+    names = (family, _OFFICIAL.get(family, family))
+    return next((row["value"] for row in evaluation["rows"] if row["class"] == "all" and row["comparison"] == comparison
+                 and row["metric"].split("[")[0] in names and row["value"] is not None), None)
+
+
+def _format(values: Sequence[float] | None) -> str:
+    if values is None:
+        return "-"
+    mean, least, most = statistics.fmean(values), min(values), max(values)
+    digits = _digits(mean)
+    text = f"{mean:.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({least:.{digits}f} to {most:.{digits}f})"
+
+
+def _digits(value: float) -> int:
+    """Decimal places that show about three digits."""
+    if value == 0:
+        return 0
+    return 1 if abs(value) >= 1.5 else 3 if abs(value) >= 0.01 else 5
