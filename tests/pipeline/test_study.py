@@ -129,6 +129,6 @@ def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path
 
 
 def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_path: Path) -> None:
-    declared = declare(workspace, tmp_path, overrides={"dataset_params.load_latents": False, "dataset_params.z_channels": 3})
-    with pytest.raises(UserError, match=r"ended with exit code 2 \(error: .*z_channels.*; see .*log\.txt; mended, the same"):
+    declared = declare(workspace, tmp_path, overrides={"evaluation_params.encoders": ["squeezenet1_1"]})
+    with pytest.raises(UserError, match=r"ended with exit code 2 \(error: .*train it first\); see .*log\.txt; mended"):
         study.main(["--config", str(declared)])

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from config.errors import UserError
+from tools.runtime.study_runs import StudyRuns
 from tools.runtime.studying import Arm, ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
 
+ROOT = Path(__file__).parents[2]
 GIVEN: dict[str, Any] = {
     "base": "config/demo.yaml", "output": "runs/study", "screen_minutes": 2, "final_minutes": 10, "seeds": [1, 2],
     "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}},
@@ -43,6 +45,13 @@ def test_a_baseline_is_a_family_of_its_own_with_its_own_trials(tmp_path: Path) -
     assert {family: [arm.name for arm in arms] for family, arms in study.families.items()} == {
         "recipes": ["ours"], "gan": ["gan", "gan-slow"], "augmented": ["augmented"]}
     assert study.families["gan"][1] == Arm("gan-slow", "gan", {"gan_params.lr": 0.0001})
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/studies/*.yaml")), ids=lambda path: path.name)
+def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
+    study = load_study(path)
+    for arm in study.arms:
+        assert StudyRuns(study).config_of(arm).train_params
 
 
 @pytest.mark.parametrize(("changes", "wanted"), [

@@ -22,7 +22,7 @@ from config.schema import Config
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from models.autoencoder import hash_autoencoder
 from models.classifier import WEIGHTS_FILE
-from tools.runtime.command import EXIT_SIGNAL_BASE, Interrupted
+from tools.runtime.command import EXIT_SIGNAL_BASE, Interrupted, deferred_signals
 from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.studying import Arm, Study
@@ -191,24 +191,26 @@ class StudyRuns:
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
         paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, **threads, "PYTHONPATH": paths}
-        try:
-            while waiting or active:
-                while waiting and len(active) < jobs:
-                    job = waiting.pop(0)
-                    print(f"{job.title}: see {job.log}", flush=True)
-                    process = job.start(environment)
-                    active[process.pid] = job, process
-                time.sleep(_POLL_SECONDS)
-                for job, process in list(active.values()):
-                    if (code := process.poll()) is not None:
-                        del active[process.pid]
-                        _check_exit(code, job)
-        except BaseException:
-            for _, process in active.values():
-                process.send_signal(signal.SIGTERM)
-            for _, process in active.values():
-                process.wait()
-            raise
+        with deferred_signals() as stop:  # none may fall between the start of a process and the note of it
+            try:
+                while (waiting or active) and not stop:
+                    while waiting and len(active) < jobs:
+                        job = waiting.pop(0)
+                        print(f"{job.title}: see {job.log}", flush=True)
+                        process = job.start(environment)
+                        active[process.pid] = job, process
+                    time.sleep(_POLL_SECONDS)
+                    for job, process in list(active.values()):
+                        if (code := process.poll()) is not None:
+                            del active[process.pid]
+                            _check_exit(code, job)
+            finally:
+                for _, process in active.values():
+                    process.send_signal(signal.SIGTERM)
+                for _, process in active.values():
+                    process.wait()
+        if stop:
+            raise Interrupted(stop.signal_number or signal.SIGTERM, "the same command goes on from here")
 
 
 @dataclass(frozen=True)
