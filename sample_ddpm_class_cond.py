@@ -27,7 +27,7 @@ from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.conditions import condition_levels, read_fixed_levels
 from tools.runtime.morphometry_run import draw_flips
-from tools.runtime.processes import PATIENCE, share_work
+from tools.runtime.processes import open_accelerator, share_work
 from tools.runtime.progress import Progress
 from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
     output = run.samples(config)
-    accelerator = Accelerator(kwargs_handlers=[PATIENCE])
+    accelerator = open_accelerator()
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
         draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)

@@ -30,7 +30,7 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.conditions import null_levels
 from tools.runtime.data import open_images
 from tools.runtime.latent_source import open_training_data
-from tools.runtime.processes import PATIENCE, share_work
+from tools.runtime.processes import open_accelerator, share_work
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
@@ -174,7 +174,7 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
-    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[PATIENCE, unused])
+    accelerator = open_accelerator(unused, mixed_precision=train.mixed_precision)
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "

@@ -1,6 +1,8 @@
 """Processes that `accelerate launch` started together: how long they wait for one another, and how they share work."""
 
+import atexit
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +13,24 @@ from dataset.share import Share
 
 # Processes wait for the slowest one's images and for the first one's validation. A process that dies is no matter of
 # this: its connections break at once, and the launcher ends the others.
-PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+_PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=12))
 _JOINED_BYTES = 1 << 26  # sent at once, which bounds the memory that it takes on a GPU
+
+
+def open_accelerator(*handlers: Any, mixed_precision: str = "no") -> Accelerator:
+    """The accelerator of this process, which leaves the others in order when the process ends.
+
+    Without that the threads behind the connections are torn down by the end of the interpreter, which aborts now and then.
+    """
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_PATIENCE, *handlers])
+    if accelerator.num_processes > 1:
+        atexit.register(_leave)
+    return accelerator
 
 
 def open_share() -> tuple[Share, torch.device]:
     """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
-    accelerator = Accelerator(kwargs_handlers=[PATIENCE])
+    accelerator = open_accelerator()
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
     return share_work(accelerator), device
 
@@ -40,3 +53,8 @@ def share_work(accelerator: Accelerator) -> Share:
         return joined
 
     return Share(accelerator.process_index, accelerator.num_processes, agree, join)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
