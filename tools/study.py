@@ -6,12 +6,12 @@ Running the command again goes on where it stopped: what is done is known by its
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
-from dataset.storage import write_json, write_text
+from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
 from tools.runtime.study_runs import ArmRun, StudyRuns
@@ -23,39 +23,80 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, type=Path, metavar="STUDY.yaml", help="the study; see the README")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="trainings at a time, each with its share of the cores; default 1")
+    parser.add_argument("--families", nargs="+", metavar="NAME",
+                        help=f"only these: {RECIPES}, or a baseline's name; what study.json holds of the others is kept")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, found {arguments.jobs}")
     study = studying.load_study(arguments.config)
-    run_study(study, StudyRuns(study, jobs=arguments.jobs))
+    for family in arguments.families or ():
+        if family not in study.families:
+            raise UserError(f"--families: expected some of {', '.join(study.families)}, found {family!r}")
+    run_study(study, StudyRuns(study, jobs=arguments.jobs), arguments.families or tuple(study.families))
 
 
-def run_study(study: Study, runs: StudyRuns) -> None:
-    """Screen and choose within each family, then report what was chosen on the test set."""
+def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
+    """Screen and choose within each wanted family, then report what was chosen on the test set."""
     for arm in study.arms:
         runs.config_of(arm)  # every arm's mistakes are told before the first one trains
     print(studying.RULE)
-    rounds: list[tuple[str, list[ArmScore]]] = []
-    chosen, columns, steps = {}, {}, {}
+    results = _read_results(study, runs, wanted)
     for family in study.families:
-        arm = _choose(study, runs, family, rounds)
-        chosen[family], steps[family] = arm, _steps(runs, arm, study.final_minutes)
-        columns[family] = runs.evaluate([ArmRun(arm, steps[family], seed) for seed in study.seeds], "test")
+        if family in wanted:
+            results[family] = _run_family(study, runs, family)
+            _write_results(study, results)
+    print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
+    chosen = any(row["rounds"] for row in results.values())
+    print(f"written to {study.output}: study.json, study.md" + ", study.png" * chosen)
+
+
+def _read_results(study: Study, runs: StudyRuns, wanted: Collection[str]) -> dict[str, Any]:
+    """What study.json holds of the families that are not wanted now, where it was made from the same inputs and keys."""
+    path = Path(study.output) / "study.json"
+    found = read_json(path)["families"] if path.is_file() else {}
+    kept = {}
+    for family, row in found.items():
+        if family in study.families and family not in wanted:
+            if row.get("made_from") == _identity(study, runs, family):
+                kept[family] = row
+            else:
+                print(f"{path}: {family} was made from other images, weights or keys; left out until it is run again")
+    return kept
+
+
+def _run_family(study: Study, runs: StudyRuns, family: str) -> dict[str, Any]:
+    """A family's row of study.json."""
+    rounds: list[tuple[str, list[ArmScore]]] = []
+    arm = _choose(study, runs, family, rounds)
+    steps = _steps(runs, arm, study.final_minutes)
+    evaluations = runs.evaluate([ArmRun(arm, steps, seed) for seed in study.seeds], "test")
+    print(f"{family}: {arm.name}", flush=True)
+    return {"chosen": arm.name, "generator": arm.generator, "overrides": dict(arm.overrides), "steps": steps,
+            "rounds": [{"title": title, "arms": [_as_row(score) for score in scores]} for title, scores in rounds],
+            "test": study_table.read_metrics(evaluations), "made_from": _identity(study, runs, family)}
+
+
+def _write_results(study: Study, results: Mapping[str, Any]) -> None:
     output = Path(study.output)
-    if rounds:
-        studying.plot_scores(output / "study.png", rounds)
-    table = study_table.format_table(columns)
-    print("test set, opened for these arms only\n" + table)
-    write_text(output / "study.md", table)
+    shown = [(each["title"], each["arms"]) for family in study.families if family in results
+             for each in results[family]["rounds"]]
+    if shown:
+        studying.plot_scores(output / "study.png", shown)
+    write_text(output / "study.md", study_table.format_table(_test_columns(study, results)))
     write_json(output / "study.json", {
         "rule": studying.RULE, "seeds": list(study.seeds), "final_minutes": study.final_minutes,
-        "families": {family: {"chosen": arm.name, "generator": arm.generator, "overrides": dict(arm.overrides),
-                              "steps": steps[family], "tried": [tried.name for tried in study.families[family]]}
-                     for family, arm in chosen.items()},
-        "rounds": [{"title": title, "arms": [_as_row(score) for score in scores]} for title, scores in rounds],
-        "test": {family: study_table.read_metrics(evaluations) for family, evaluations in columns.items()},
+        "families": {family: results[family] for family in study.families if family in results},
     })
-    print(f"chosen: {chosen[RECIPES].name}; written to {output}: study.json, study.md" + ", study.png" * bool(rounds))
+
+
+def _test_columns(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    return {family: results[family]["test"] for family in study.families if family in results}
+
+
+def _identity(study: Study, runs: StudyRuns, family: str) -> str:
+    """Hash of all that a family's row depends on, but for the machine's speed."""
+    return hash_json([runs.identity(study.families[family]), list(study.seeds), study.screen_minutes, study.final_minutes,
+                      study.finalists])
 
 
 def _choose(study: Study, runs: StudyRuns, family: str, rounds: list[tuple[str, list[ArmScore]]]) -> Arm:

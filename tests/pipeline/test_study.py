@@ -47,7 +47,9 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     declared = declare(workspace, tmp_path, baselines=baselines)
     study.main(["--config", str(declared)])
     result = read_result(tmp_path)
-    (screened,) = result["rounds"]  # one finalist, and baselines of one arm, leave nothing to choose in a final
+    rounds = {name: family["rounds"] for name, family in result["families"].items()}
+    (screened,) = rounds.pop("recipes")  # one finalist, and baselines of one arm, leave nothing to choose in a final
+    assert rounds == {"gan": [], "augmented": []}
     assert [row["arm"] for row in screened["arms"]] == ["ours", "epsilon"]
     best = min(screened["arms"], key=lambda row: row["distances"][0])["arm"]
     assert {name: family["chosen"] for name, family in result["families"].items()} == {
@@ -61,7 +63,7 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     augmented = json.loads((tmp_path / "study/arms/augmented/steps1_seed1/evaluation_test/evaluation.json").read_text())
     shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[")
                  and row["comparison"] == "model_gap" and row["class"] == "all")
-    assert result["test"]["augmented"]["KD model gap"] == [shown]
+    assert result["families"]["augmented"]["test"]["KD model gap"] == [shown]
 
     before = changed_times(tmp_path)
     study.main(["--config", str(declared)])
@@ -86,7 +88,8 @@ def test_a_stopped_study_goes_on_and_jobs_side_by_side_end_the_same(workspace: W
     assert stopped.value.code == 128 + signal.SIGTERM and not (tmp_path / "study/study.json").exists()
     study.main(["--config", str(declared), "--jobs", "2"])
     result = read_result(tmp_path)
-    assert [len(values) for values in result["test"]["recipes"].values()] == [2] * len(result["test"]["recipes"])
+    measured = result["families"]["recipes"]["test"]
+    assert [len(values) for values in measured.values()] == [2] * len(measured)
     drawn = [path.read_bytes() for path in sorted(tmp_path.glob("study/arms/ours/*/samples/manifest.csv"))]
     assert len(drawn) == 2 and drawn[0] != drawn[1]
 
@@ -100,7 +103,7 @@ def test_arms_that_differ_in_drawing_alone_share_their_training(workspace: Works
     assert len(set(drawn)) >= 2
 
 
-def test_other_labels_make_a_study_anew(workspace: Workspace, tmp_path: Path) -> None:
+def test_other_labels_make_a_study_anew(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     declared = declare(workspace, tmp_path, arms={"augmented": {"generator": "augment_real"}},
                        baselines={"b": {"other": {"generator": "augment_real", "sample_params.num_images": 20}}})
     study.main(["--config", str(declared)])
@@ -113,10 +116,16 @@ def test_other_labels_make_a_study_anew(workspace: Workspace, tmp_path: Path) ->
     declared.write_text(yaml.safe_dump(given), encoding="utf-8")
     study.main(["--config", str(declared)])
     first = read_result(tmp_path)
-    assert first["test"] != result["test"]
+    assert first["families"]["recipes"]["test"] != result["families"]["recipes"]["test"]
     fewer.write_text("\n".join(fewer.read_text(encoding="utf-8").splitlines()[:-10]) + "\n", encoding="utf-8")
-    study.main(["--config", str(declared)])  # the same keys, other rows behind them
-    assert read_result(tmp_path)["test"] != first["test"]
+    study.main(["--config", str(declared), "--families", "b"])  # the same keys, other rows behind them
+    assert "recipes was made from other images, weights or keys" in capsys.readouterr().out
+    (left,) = (result := read_result(tmp_path))["families"].items()
+    assert left[0] == "b" and left[1]["test"] != first["families"]["b"]["test"]
+    study.main(["--config", str(declared), "--families", "recipes"])
+    assert list(read_result(tmp_path)["families"]) == ["recipes", "b"]  # each as it was, in the declared order
+    assert read_result(tmp_path)["families"]["b"] == result["families"]["b"]
+    assert (tmp_path / "study/study.md").read_text(encoding="utf-8").startswith("| | recipes | b |\n")
 
 
 def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path: Path) -> None:
@@ -125,6 +134,8 @@ def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path
         study.main(["--config", str(declared)])
     with pytest.raises(UserError, match="--jobs: expected 1 or more, found 0"):
         study.main(["--config", str(declared), "--jobs", "0"])
+    with pytest.raises(UserError, match="--families: expected some of recipes, found 'gan'"):
+        study.main(["--config", str(declared), "--families", "gan"])
     assert not (tmp_path / "study").exists()
 
 

@@ -67,6 +67,12 @@ class StudyRuns:
         except UserError as error:
             raise UserError(f"arm {arm.name}: {error}") from error
 
+    def identity(self, arms: Sequence[Arm]) -> str:
+        """Hash of the keys of these arms and of the images, labels and weights behind them."""
+        configs = [self.config_of(arm) for arm in arms]
+        return hash_json([[arm.name, arm.generator, config_to_dict(config), self._hash_inputs(config),
+                           _hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True)])
+
     def seconds_per_step(self, arm: Arm) -> float:
         """Measured once an arm, with all cores, and kept, so that the number of steps, and with it every run, stays the same
         ever after; 1 where nothing trains."""

@@ -37,10 +37,9 @@ def read_metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[flo
     return read
 
 
-def format_table(columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Markdown: a column a family, a line a number, the mean over the seeds with the least and the most."""
-    read = {family: read_metrics(evaluations) for family, evaluations in columns.items()}
-    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+def format_table(read: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Markdown: a column a family, a line a number of `read_metrics`, the mean over the seeds, least and most."""
+    lines = [f"| | {' | '.join(read)} |", "|---|" + "---|" * len(read)]
     for line in _LINES:
         if any(line in values for values in read.values()):
             lines.append(f"| {line} | {' | '.join(_format(values.get(line)) for values in read.values())} |")

@@ -201,15 +201,17 @@ def format_scores(title: str, scores: Sequence[ArmScore]) -> str:
     return "\n".join(lines)
 
 
-def plot_scores(path: Path, rounds: Sequence[tuple[str, Sequence[ArmScore]]]) -> None:
-    """One panel a round: the score of each arm, a point a seed, the mean as a bar."""
+def plot_scores(path: Path, rounds: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """One panel a round of study.json's rows: the score of each arm, a point a seed, the mean as a bar."""
     figure, panels = pyplot.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 1.6 + 0.35 * len(rounds[0][1])),
                                      squeeze=False, layout="constrained")
     for panel, (title, scores) in zip(panels.flat, rounds, strict=True):
-        ranked = sorted((score for score in scores if score.distances), key=lambda score: -score.mean)
-        panel.barh([score.name for score in ranked], [score.mean for score in ranked], color="lightsteelblue")
-        for row, score in enumerate(ranked):
-            panel.plot(score.distances, [row] * len(score.distances), "k.", markersize=5)
+        means = {row["arm"]: statistics.fmean(row["distances"]) for row in scores if row["distances"]}
+        ranked = sorted(means, key=lambda name: -means[name])
+        panel.barh(ranked, [means[name] for name in ranked], color="lightsteelblue")
+        for row in scores:
+            if row["distances"]:
+                panel.plot(row["distances"], [ranked.index(row["arm"])] * len(row["distances"]), "k.", markersize=5)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(f"{SCORE}, validation")
     with atomic_path(path) as temporary:
