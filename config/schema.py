@@ -227,7 +227,10 @@ class AutoencoderTrainingParams:
     channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving less than levels", at_least=1)
     num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
     norm_groups: int = _key(16, doc="groups of each group normalisation", at_least=1)
-    max_minutes: float = _key(10.0, doc="wall clock of the training, resumed runs included", above=0)
+    max_minutes: float | None = _key(
+        10.0, doc="wall clock of the training, resumed runs included; null: max_steps alone ends it, so that it can be "
+                  "repeated exactly", above=0
+    )
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
     batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float = _key(1e-3, doc="peak learning rate", above=0)

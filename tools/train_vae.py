@@ -7,6 +7,7 @@ Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator and its 
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def _train_and_save(config: Config, output: Path) -> None:
     order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
     trainer = _VaeTrainer(config, params, grain_std=measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES))))
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
-          f"at most {params.max_steps} steps or {params.max_minutes:g} minutes")
+          f"at most {params.max_steps} steps" + (f" or {params.max_minutes:g} minutes" if params.max_minutes else ""))
     identity = hash_json({
         "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
         "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
@@ -85,18 +86,20 @@ def _train_and_save(config: Config, output: Path) -> None:
     write_patient_note(output, "The weights in this folder")
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
+    limit = 60 * (params.max_minutes or math.inf)
     started = last_saved = time.monotonic()
     with deferred_signals() as stop, Progress("training the VAE", params.max_steps, unit="steps", initial=step,
                                               enabled=config.logging_params.progress_bar) as progress:
-        while step < params.max_steps and (elapsed := seconds + time.monotonic() - started) < params.max_minutes * 60:
+        while step < params.max_steps and (elapsed := seconds + time.monotonic() - started) < limit:
             pixels = bank.batch(order.positions(step * params.batch_size, params.batch_size))
             views = generator(order.seed, "vae view", step).integers(len(symmetries), size=params.batch_size)
             pixels = torch.stack([apply_symmetry(image, symmetries[view])
                                   for image, view in zip(pixels, views, strict=True)])
-            share = max(step / params.max_steps, elapsed / (params.max_minutes * 60))
+            share = max(step / params.max_steps, elapsed / limit)
             note = trainer.train_step(pixels, step=step, share=share, seed=order.seed)
             step += 1
-            progress.update(step, f"{note}, at most {max(params.max_minutes - elapsed / 60, 0):.1f} min left")
+            left = min(limit - elapsed, elapsed / step * (params.max_steps - step))
+            progress.update(step, f"{note}, {max(left, 0) / 60:.1f} min left")
             if stop or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
                 last_saved = time.monotonic()
                 trainer.save_state(output / _STATE_FOLDER, identity, step, seconds + last_saved - started)

@@ -101,6 +101,14 @@ def test_an_interrupted_training_goes_on(workspace: Workspace, tmp_path: Path, c
     assert not (folder / "training_state").exists()
 
 
+def test_without_a_limit_in_minutes_a_training_can_be_repeated(workspace: Workspace, tmp_path: Path) -> None:
+    steps = ("autoencoder_params.training.max_minutes=null", "autoencoder_params.training.max_steps=8",
+             "autoencoder_params.training.adversarial_start=0.25")
+    for name in ("first", "second"):
+        train_vae.main(workspace.arguments(*steps, output(tmp_path / name)))
+    assert (tmp_path / "first" / WEIGHTS).read_bytes() == (tmp_path / "second" / WEIGHTS).read_bytes()
+
+
 def test_fine_tuning_starts_from_the_pretrained_weights(workspace: Workspace, trained: Path, tmp_path: Path) -> None:
     overrides = (f"autoencoder_params.pretrained={trained}", "autoencoder_params.training.fine_tune=true",
                  "autoencoder_params.training.max_steps=2", output(tmp_path / "tuned"))

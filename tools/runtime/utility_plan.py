@@ -82,13 +82,16 @@ def _describe_time(study: Study) -> list[str]:
         sampling += estimate.expected_seconds(estimate.count_sampling_flops(config, num_synthetic), rate)
         # A round trip is an encoding and a decoding; each is taken for half of it.
         coding += per_round_trip * ((views * num_train + splits.count("val") + num_synthetic) / 2 + num_train)
-    vae = request.num_folds * config.autoencoder_params.training.max_minutes * 60 if study.refit_vae else 0.0
-    parts = [f"VAEs at most {estimate.format_duration(vae)}"] if study.refit_vae else []
+    minutes = config.autoencoder_params.training.max_minutes if study.refit_vae else None
+    vae = request.num_folds * (minutes or 0.0) * 60
+    parts = [f"VAEs at most {estimate.format_duration(vae)}"] if minutes else []
     parts += [f"generators {estimate.format_duration(generators)}", f"drawing {estimate.format_duration(sampling)}"]
     parts += [f"encoding and decoding {estimate.format_duration(coding)}"] if per_round_trip else []
     parts += [f"{request.num_folds * len(request.arms) * request.num_seeds} classifiers "
               f"{estimate.format_duration(classifiers)}"]
     left_out = "validation and start-up" if per_round_trip else "encoding, decoding (no VAE yet), validation and start-up"
+    if study.refit_vae and not minutes:
+        left_out = f"{request.num_folds} VAEs of {config.autoencoder_params.training.max_steps} steps, {left_out}"
     total = vae + generators + sampling + coding + classifiers
     return [f"time  about {estimate.format_duration(total)} on this {device.type} ({', '.join(parts)}), from short timings, "
             f"without {left_out}"]
