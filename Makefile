@@ -35,4 +35,4 @@ bench: $(STAMP)
 	$(RUN) -m tools.benchmark
 
 clean:
-	rm -rf demo runs
+	rm -rf demo

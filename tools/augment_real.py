@@ -21,12 +21,13 @@ from dataset.image_bank import ImageBank
 from dataset.images import to_uint8, write_png
 from dataset.order import SampleOrder, generator
 from dataset.patient_note import write_patient_note
-from dataset.storage import make_folder, write_text
+from dataset.storage import write_text
 from dataset.symmetries import apply_symmetry
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
 from tools.runtime.generation import count_per_class, list_requests
 from tools.runtime.progress import Progress
+from tools.runtime.run_directory import owned
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 
 # Mild, so that the images stay images of their class: shares of the range, of the contrast and of the side.
@@ -39,14 +40,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the images go; empty or absent")
     arguments = parser.parse_args(argv)
-    write_augmented(load_config(arguments.config, arguments.set), arguments.output)
+    config = load_config(arguments.config, arguments.set)
+    if arguments.output.is_dir() and any(arguments.output.iterdir()):
+        raise UserError(f"{arguments.output}: expected an empty folder or none, found files; give another --output, or "
+                        "remove them")
+    with owned(arguments.output, "tools.augment_real", key="--output"):
+        write_augmented(config, arguments.output)
 
 
 def write_augmented(config: Config, output: Path) -> None:
     """Training images of each class, all of them equally often, each in an allowed view and mildly changed."""
-    make_folder(output)
-    if any(output.iterdir()):
-        raise UserError(f"{output}: expected an empty folder or none, found files; give another --output, or remove them")
     images, params = open_images(config, "train"), config.sample_params
     labels = np.array([record.label for record in images.records])
     members = [np.flatnonzero(labels == label) for label in range(config.num_classes)]

@@ -13,6 +13,7 @@ from tools.runtime import generation, samples
 from tools.runtime.command import run_command
 from tools.runtime.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
 from tools.runtime.progress import Progress
+from tools.runtime.run_directory import owned
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default <gan_params.output>/samples")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    draw(config, arguments.output or Path(config.gan_params.output) / "samples")
+    output = arguments.output or Path(config.gan_params.output) / "samples"
+    with owned(output, "tools.sample_gan", key="--output"):
+        draw(config, output)
 
 
 def draw(config: Config, output: Path) -> None:

@@ -14,6 +14,7 @@ from config.errors import UserError
 from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
+from tools.runtime.run_directory import owned
 from tools.runtime.study_runs import ArmRun, StudyRuns
 from tools.runtime.studying import RECIPES, Arm, ArmScore, Study
 
@@ -32,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in arguments.families or ():
         if family not in study.families:
             raise UserError(f"--families: expected some of {', '.join(study.families)}, found {family!r}")
-    run_study(study, StudyRuns(study, jobs=arguments.jobs), arguments.families or tuple(study.families))
+    runs = StudyRuns(study, jobs=arguments.jobs)
+    for arm in study.arms:
+        runs.config_of(arm)  # every arm's mistakes are told before the first one trains
+    with owned(Path(study.output), "tools.study", key="output"):
+        run_study(study, runs, arguments.families or tuple(study.families))
 
 
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     """Screen and choose within each wanted family, then report what was chosen on the test set."""
-    for arm in study.arms:
-        runs.config_of(arm)  # every arm's mistakes are told before the first one trains
     print(studying.RULE)
     results = _read_results(study, runs, wanted)
     for family in study.families:

@@ -15,7 +15,7 @@ from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.run_directory import RunDirectory
+from tools.runtime.run_directory import RunDirectory, owned
 
 _SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
 _TABLE, _PICTURE, _CHOSEN = "sweep.json", "sweep.png", "chosen"
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sample = config.sample_params
     points = sweeping.list_points(checkpoints, arguments.sampler or [sample.sampler], arguments.steps or [sample.num_steps],
                                   arguments.guidance or [sample.guidance_scale])
-    sweep(config, points, arguments, output=arguments.output or run.root / "sweep")
+    output = arguments.output or run.root / "sweep"
+    with owned(output, "tools.sweep", key="--output"):
+        sweep(config, points, arguments, output=output)
 
 
 def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argparse.Namespace, *, output: Path) -> None:

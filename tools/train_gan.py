@@ -23,7 +23,7 @@ from tools.runtime.data import open_images
 from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.runtime.generation import list_requests
 from tools.runtime.progress import Progress
-from tools.runtime.run_directory import RunDirectory
+from tools.runtime.run_directory import RunDirectory, owned
 
 _STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
 _PREVIEW_IMAGES = 8  # a class
@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train_gan(config: Config) -> None:
     """Train until gan_params.max_steps and write the averaged generator."""
+    with owned(Path(config.gan_params.output), "tools.train_gan", key="gan_params.output"):
+        _train(config)
+
+
+def _train(config: Config) -> None:
     params = config.gan_params
     output, device = Path(params.output), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = open_images(config, "train")

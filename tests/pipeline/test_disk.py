@@ -18,7 +18,7 @@ from workspace import Workspace, forget_accelerator
 import sample_ddpm_class_cond
 import train_ddpm_cond
 from config.errors import UserError
-from tools import cache_latents, evaluate, train_encoder
+from tools import cache_latents, evaluate, sample_gan, study, sweep, train_encoder, train_gan
 from tools.runtime import checkpoints
 from tools.runtime.run_directory import owned
 from tools.runtime.tracking import Tracker, WandbMirror
@@ -141,14 +141,26 @@ def test_a_disk_of_wandb_that_fills_in_the_middle_is_one_warning(
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "sweep", "sample_gan", "train_gan", "study"])
 def test_a_second_command_on_the_same_output_says_who_holds_it(
     workspace: Workspace, reference: Path, tmp_path: Path, command: str
 ) -> None:
     arguments = [*workspace.arguments(), "--output", str(tmp_path)]
-    refusal = pytest.raises(UserError, match=rf"{tmp_path} is in use by the first \(process {os.getpid()}\).*--output")
+    key = {"train_gan": "gan_params.output", "study": "output"}.get(command, "--output")
+    refusal = pytest.raises(UserError, match=rf"{tmp_path} is in use by the first \(process {os.getpid()}\).* {key}$")
     with owned(tmp_path, "the first"), refusal:
         if command == "sample":
             sample_ddpm_class_cond.main(arguments)
-        else:
+        elif command == "evaluate":
             evaluate.main([*arguments, "--synthetic", str(reference)])
+        elif command == "sweep":
+            sweep.main(arguments)
+        elif command == "sample_gan":
+            sample_gan.main(arguments)
+        elif command == "train_gan":
+            train_gan.main(workspace.arguments(f"gan_params.output={tmp_path}"))
+        else:
+            declared = tmp_path / "study.yaml"
+            declared.write_text(json.dumps({"base": str(workspace.config_path), "output": str(tmp_path), "screen_minutes": 1,
+                                            "final_minutes": 1, "seeds": [1], "arms": {"first": {}, "second": {}}}))
+            study.main(["--config", str(declared)])

@@ -45,6 +45,7 @@ def test_network_evaluations_count_guidance_inside_its_interval_twice() -> None:
     assert count_evaluations(SweepPoint(Path("best.safetensors"), "ddim", 20, 1.0), CONFIG) == 20
     half = load_config("config/demo.yaml", ["sample_params.guidance_interval=[0.25, 0.75]"])
     assert count_evaluations(point, half) == 30
+    assert count_evaluations(SweepPoint(Path("best.safetensors"), "heun", 20, 2.0), half) == 1.5 * 39
 
 
 def test_points_are_the_grid_without_repeats() -> None:

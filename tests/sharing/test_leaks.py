@@ -1,5 +1,6 @@
 """What is found in a text or a picture, and what is let through."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,13 @@ def test_names_of_images_groups_and_tables_are_found(tmp_path: Path, text: str) 
     secrets = gather(tmp_path, ("sub/E7_day5.png", "P7x"), ("123456", "train"))
     assert secrets.find(text) is not None
     assert secrets.clean(text) == LEFT_OUT
+
+
+def test_a_folder_per_class_has_no_table_to_name(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    params = replace(config.dataset_params.params, csv_file=None)
+    config = replace(config, dataset_params=replace(config.dataset_params, params=params))
+    assert gather_secrets(config, [], own_words=()).find("table clinic_a.csv") is None
 
 
 def test_telling_covariates_are_found(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tools.runtime.training import latent_shape, make_schedule, make_unet
 OVERLAPPED, IN_TURN, PASSES = "sampling/overlapped", "sampling/in_turn", "sampling/passes"
 _BATCH = 64
 _FEW = 8  # images that are drawn with a thousand steps too
+_SAMPLER = "ddim"  # one evaluation a step, with any schedule
 _NEVER = (0.9995, 0.9996)  # an interval between two timesteps: guidance is asked for and never applies
 
 
@@ -91,7 +92,7 @@ def prepare_in_turn(setup: Setup) -> Repeat:
 
 def prepare_passes(setup: Setup) -> Repeat:
     """Seconds of 20 steps on a batch: plain, guided, guided nowhere; and of 20 and 1000 steps on a few images."""
-    denoising, params = _make_denoising(setup), SampleParams(num_steps=20, batch_size=16)
+    denoising, params = _make_denoising(setup), SampleParams(sampler=_SAMPLER, num_steps=20, batch_size=16)
     watch = Stopwatch(denoising.network)
 
     def draw(count: int, **changes: object) -> tuple[float, float]:
@@ -106,13 +107,13 @@ def prepare_passes(setup: Setup) -> Repeat:
         plain, _ = draw(16)
         guided, guided_rows = draw(16, guidance_scale=1.5)
         _, outside_rows = draw(16, guidance_scale=1.5, guidance_interval=_NEVER)
-        few, _ = draw(_FEW, sampler="ddim")
-        thousand, _ = draw(_FEW, sampler="ddim", num_steps=denoising.schedule.num_timesteps)
+        few, _ = draw(_FEW)
+        thousand, _ = draw(_FEW, num_steps=denoising.schedule.num_timesteps)
         return {"plain": plain, "guided": guided, "guided_rows": guided_rows, "outside_rows": outside_rows, "few": few,
                 "thousand": thousand}
 
     draw(16)
-    draw(_FEW, sampler="ddim")
+    draw(_FEW)
     return repeat
 
 
@@ -124,7 +125,7 @@ def _prepare_drawing(setup: Setup, name: str) -> Repeat:
     gray = config.dataset_params.params.im_channels == 1
     statistics = LatentStatistics(mean=(0.0,) * channels, std=(1.0,) * channels, gray=gray)
     codec = open_codec(config, statistics=statistics, decoder_only=True)
-    params = SampleParams(num_steps=20, batch_size=_BATCH)
+    params = SampleParams(sampler=_SAMPLER, num_steps=20, batch_size=_BATCH)
     requests = generation.list_requests([num_images(setup), *[0] * (config.num_classes - 1)])
     batches = generation.split_into_batches(requests, _BATCH)
     writer = samples.SampleWriter(Path(setup.scratch) / f"sampling_{name}", requests, params=params,

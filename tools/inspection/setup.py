@@ -13,6 +13,7 @@ _SHARE_FOR_TRAINING = 0.8  # of a GPU's memory; the rest is for its context, the
 _GIBIBYTE = 1 << 30
 _GPU_STEPS, _CPU_STEPS = 12_000, 2_000
 _BATCH = 24  # the paper's
+_FLOW = {"schedule": "rectified_flow", "prediction_type": "velocity", "timestep_sampling": "logit_normal"}
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,18 @@ def choose_setup(*, side_px: int, num_train: int, num_test: int, gpu_memory_gb: 
 
 
 def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int, gpu_memory_gb: float) -> Setup:
-    """The paper's set-up, in bf16."""
+    """The paper's network in bf16 with the recipe of config/embryo_best.yaml."""
     epochs = max(10, min(300, round(_GPU_STEPS * _BATCH / max(num_train, 1))))
     return Setup(image_size, image_size // 8, ("class", "context_class"), {
         "train_params": {"ldm_batch_size": _BATCH, "gradient_accumulation_steps": accumulation, "num_samples": 8,
-                         "ldm_validate_epochs": max(1, epochs // 60), "ldm_lr": 0.0005, "epochs": epochs,
-                         "label_dropout": 0.2, "mixed_precision": "bf16"},
-        "diffusion_params": {"prediction_type": "epsilon"},
+                         "ldm_validate_epochs": max(1, epochs // 60), "ldm_lr": 0.0002, "epochs": epochs,
+                         "label_dropout": 0.1, "ema_decay": 0.9995, "mixed_precision": "bf16"},
+        "diffusion_params": _FLOW,
         "unet_params": {"channels": [256, 320, 384, 512], "num_layers": 2, "attention": [True] * 4, "num_heads": 8,
                         "time_embedding_dim": 512, "context_dim": 512},
         "autoencoder_params": {"pretrained": "stabilityai/sd-vae-ft-mse", "batch_size": 4 if gpu_memory_gb < 32 else 8},
-        "sample_params": {"num_steps": 25, "guidance_scale": 1.5, "num_images": max(num_test, 32), "batch_size": 32},
+        "sample_params": {"sampler": "heun", "num_steps": 8, "guidance_scale": 2.5, "guidance_interval": [0.2, 0.7],
+                          "num_images": max(num_test, 32), "batch_size": 32},
     }, "")
 
 
@@ -72,10 +74,12 @@ def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: 
         "train_params": {"ldm_batch_size": 16, "num_samples": 16, "ldm_validate_epochs": max(1, epochs // 10),
                          "ldm_lr": 0.001, "epochs": epochs, "max_steps": steps, "label_dropout": 0.1,
                          "ema_decay": 0.998 if steps == _CPU_STEPS else 0.995},
-        "unet_params": {"channels": [64, 96, 128], "num_layers": 2, "attention": [False, True, True]},
+        "diffusion_params": _FLOW,
+        "unet_params": {"channels": [64, 96, 128], "num_layers": 2, "attention": [False, True, True], "norm_groups": 8},
         "autoencoder_params": {"pretrained": f"runs/{name}_vae", "batch_size": 8, "training": {
-            "output": f"runs/{name}_vae", "channels": vae, "batch_size": 8 if image_size < 128 else 4, "max_minutes": 10}},
-        "sample_params": {"num_images": max(num_test, 32), "batch_size": 32},
+            "output": f"runs/{name}_vae", "channels": vae, "batch_size": 8 if image_size < 128 else 4, "max_minutes": 20,
+            "kl_weight": 0.0001}},
+        "sample_params": {"sampler": "heun", "num_steps": 10, "num_images": max(num_test, 32), "batch_size": 32},
     }, where)
 
 

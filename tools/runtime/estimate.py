@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, SampleParams
 from dataset.annotations import ImageRecord
 from models.autoencoder import resolve_autoencoder
 from models.layers import SelfAttention
@@ -114,8 +114,17 @@ def expected_seconds(flops: float, rate: float) -> float:
 def count_sampling_flops(config: Config, num_images: int) -> float:
     """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
     batch_size, params = config.sample_params.batch_size, config.sample_params
-    passes = params.num_steps * (1 if params.guidance_scale == 1 else 2)
-    return count_step_flops(config, batch_size) / _BACKWARD_FACTOR * passes * -(-num_images // batch_size)
+    passes = count_evaluations(params) * -(-num_images // batch_size)
+    return count_step_flops(config, batch_size) / _BACKWARD_FACTOR * passes
+
+
+def count_evaluations(params: SampleParams) -> float:
+    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps, and
+    heun two evaluations in every step but the last."""
+    low, high = params.guidance_interval[:2]
+    share = 0.0 if params.guidance_scale == 1 else high - low
+    steps = 2 * params.num_steps - 1 if params.sampler == "heun" else params.num_steps
+    return steps * (1.0 + share)
 
 
 def count_step_flops(config: Config, batch_size: int) -> int:

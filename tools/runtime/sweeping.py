@@ -5,7 +5,7 @@ Drawing and evaluating a point is the sampling script's business, which the comm
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dataset.storage import hash_file, hash_json
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.memorisation import COPYING_FOUND
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
+from tools.runtime import estimate
 from tools.runtime.condition_judges import find_condition_judge
 from tools.runtime.data import latents_identity, open_images
 
@@ -104,12 +105,9 @@ def list_points(
 
 
 def count_evaluations(point: SweepPoint, config: Config) -> float:
-    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps, and
-    heun two evaluations in every step but the last."""
-    low, high = config.sample_params.guidance_interval[:2]
-    share = 0.0 if point.guidance_scale == 1 else high - low
-    steps = 2 * point.num_steps - 1 if point.sampler == "heun" else point.num_steps
-    return steps * (1.0 + share)
+    """Forward passes of the network an image with the point's settings and the config's guidance interval."""
+    return estimate.count_evaluations(replace(config.sample_params, sampler=point.sampler, num_steps=point.num_steps,
+                                              guidance_scale=point.guidance_scale))
 
 
 def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:

@@ -109,7 +109,7 @@ def gather_secrets(config: Config, records: Sequence[ImageRecord], *, own_words:
         if Path(value).is_absolute():
             paths.add(value)
     table = config.dataset_params.params.csv_file
-    for value in table.values() if isinstance(table, Mapping) else (table,):
+    for value in table.values() if isinstance(table, Mapping) else [table] if table else []:
         add(Path(value).name, "table name")
     paths |= {str(Path.cwd()), str(Path.home())}
     return Secrets(names, frozenset(common), frozenset(path for path in paths if len(path) > 1 and path != "/root"))
