@@ -13,6 +13,7 @@ from models.unet import count_parameters
 from tools.benchmarks import rivals
 from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.limit import MATMUL
+from tools.benchmarks.operators import PASSES, find_operators, measure_operator
 from tools.benchmarks.workers import Repeat, Setup, interleave, timed
 from tools.runtime.estimate import count_step_flops
 from tools.runtime.training import latent_shape, make_optimizer, make_unet
@@ -37,6 +38,7 @@ def measure(setup: Setup) -> Findings:
     bound = materialised["seconds"] * matmul_rate / flops
     found.lines.append(f"matrix products at {matmul_rate / 1e9:.0f} GFLOP/s: at all of it ours were {bound:.1f} times as "
                        "fast as materialised attention")
+    bound_seconds = _measure_operators(config, flops, matmul_rate, found)
     folder = Path(setup.scratch)
     outputs = [np.load(folder / f"paper_step_{name}.npy", allow_pickle=False) for name in ("ours", "materialised")]
     found.expect_equal("outputs of ours and of materialised attention", float(np.abs(outputs[0] - outputs[1]).max()),
@@ -48,9 +50,21 @@ def measure(setup: Setup) -> Findings:
               (flops / ours["seconds"]) / (their_flops / theirs["seconds"]), 1.15),
         Ratio("paper's step: share of the matrix-product rate", flops / ours["seconds"] / matmul_rate, 0.6, percent=True),
     ]
-    found.numbers = {"seconds": ours["seconds"], "peak_bytes": ours["peak_bytes"], "flops": flops, "bound": bound,
-                     "parameters": ours["parameters"], "matmul_flops": matmul_rate, "variants": results}
+    found.numbers = {"seconds": ours["seconds"], "seconds_of_operators": bound_seconds, "peak_bytes": ours["peak_bytes"],
+                     "flops": flops, "bound": bound, "parameters": ours["parameters"], "matmul_flops": matmul_rate, "variants": results}
     return found
+
+
+def _measure_operators(config: Config, flops: int, matmul_rate: float, found: Findings) -> float:
+    """Seconds of a step if each operator ran as it does by itself and nothing else took time; adds a line for each kind."""
+    seconds = 0.0
+    for operator in find_operators(config, 1):
+        rate = measure_operator(operator, torch.device("cpu"), torch.float32)
+        seconds += PASSES * operator.kind_flops / rate
+        found.lines.append(f"{operator.kind:<14} alone, forward and backward: {rate / 1e9:.0f} GFLOP/s "
+                           f"({rate / matmul_rate:.0%}), {PASSES * operator.kind_flops / flops:.0%} of a step's FLOPs")
+    found.lines.append(f"a step of such operators alone, without norms, activations and update: {seconds:.2f} s")
+    return seconds
 
 
 def prepare_ours(setup: Setup) -> Repeat:
