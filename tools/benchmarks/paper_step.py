@@ -51,7 +51,8 @@ def measure(setup: Setup) -> Findings:
         Ratio("paper's step: share of the matrix-product rate", flops / ours["seconds"] / matmul_rate, 0.6, percent=True),
     ]
     found.numbers = {"seconds": ours["seconds"], "seconds_of_operators": bound_seconds, "peak_bytes": ours["peak_bytes"],
-                     "flops": flops, "bound": bound, "parameters": ours["parameters"], "matmul_flops": matmul_rate, "variants": results}
+                     "flops": flops, "bound": bound, "parameters": ours["parameters"],
+                     "matmul_flops": matmul_rate, "variants": results}
     return found
 
 
