@@ -59,8 +59,7 @@ def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int
         "unet_params": {"channels": [256, 320, 384, 512], "num_layers": 2, "attention": [True] * 4, "num_heads": 8,
                         "time_embedding_dim": 512, "context_dim": 512},
         "autoencoder_params": {"pretrained": "stabilityai/sd-vae-ft-mse", "batch_size": 4 if gpu_memory_gb < 32 else 8},
-        "sample_params": {"sampler": "heun", "num_steps": 8, "guidance_scale": 2.5, "guidance_interval": [0.2, 0.7],
-                          "num_images": max(num_test, 32), "batch_size": 32},
+        "sample_params": {"sampler": "heun", "num_steps": 10, "num_images": max(num_test, 32), "batch_size": 32},
     }, "")
 
 
