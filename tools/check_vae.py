@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = [trial.measure(folder) for folder in arguments.vae or [config.autoencoder_params.pretrained]]
     print(f"{trial.num_images} {trial.split} images; octaves: power of the round trip over that of the images")
     print(format_table(measured))
+    real = trial.measure_training_images()
+    if real is not None:
+        print(f"as many training images in place of round trips: FD {real.frechet_distance:.1f}, precision "
+              f"{real.precision:.2f}, recall {real.recall:.2f}")
     best = choose(measured)
     verdict = _describe_choice(best)
     print("\n".join([verdict, *(f"note: {note}" for note in trial.notes)]))
@@ -58,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.output is not None:
         write_json(arguments.output / "vae.json", {
             "schema": 1, "num_images": trial.num_images, "split": trial.split, "rule": RULE, "verdict": verdict,
-            "notes": list(trial.notes), "vaes": [vae.to_json() for vae in measured]})
+            "notes": list(trial.notes), "vaes": [vae.to_json() for vae in measured],
+            "training_images": None if real is None else asdict(real)})
         print(f"written to {arguments.output}: vae.json")
 
 

@@ -1,11 +1,13 @@
 """What a round trip costs: closed forms, direction, and the rule that says when a VAE is not good enough."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
 from tools.inspection.readout import GroupedLabels
-from tools.inspection.round_trip import VaeMeasurement, choose, format_table, measure_round_trip, octave_ratios
+from tools.inspection.round_trip import Ceiling, VaeMeasurement, choose, format_table, measure_round_trip, octave_ratios
 
 
 def draw_noise(count: int = 24, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -81,3 +83,15 @@ def test_the_better_vae_is_chosen_and_the_table_names_what_is_wrong() -> None:
     table = format_table([soft, sharp])
     assert "soft: keeps" in table and "sharp: keeps" not in table and "not read" in table
     assert soft.to_json()["good_enough"] is False and sharp.to_json()["good_enough"] is True
+
+
+def test_of_good_vaes_the_one_whose_images_lie_nearest_as_a_set_is_chosen() -> None:
+    images, rng = draw_noise(), np.random.default_rng(0)
+    features = rng.standard_normal((60, 4))
+    near, far = Ceiling.between(features, features), Ceiling.between(features, features + 3)
+    assert near.frechet_distance == pytest.approx(0, abs=1e-9) and (near.precision, near.recall) == (1, 1)
+    assert far.frechet_distance == pytest.approx(4 * 3**2) and far.recall < near.recall
+    exact = dataclasses.replace(measure(images, images, "exact"), ceiling=far)
+    other = dataclasses.replace(measure(images, blur(images, 0.5), "other"), ceiling=near)
+    assert choose([exact, other]) is other
+    assert "36.0" in format_table([exact, other]) and other.to_json()["ceiling"]["recall"] == 1

@@ -38,6 +38,7 @@ def test_an_untrained_vae_is_not_good_enough(
     shown = capsys.readouterr().out
     assert "30 val images" in shown and "no val images" not in shown and "no VAE is good enough; the least bad is" in shown
     assert "--fine-tune MINUTES" in shown and "LPIPS was not measured" in shown
+    assert "FD, precision and recall were not measured: name evaluation_params.squeezenet_path" in shown
     written = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))
     assert [vae["name"] for vae in written["vaes"]] == folders
     assert not any(vae["good_enough"] for vae in written["vaes"])

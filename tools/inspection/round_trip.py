@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.evaluation.frechet import frechet_distance
+from tools.evaluation.neighbours import neighbour_scores
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 
 FINEST_JUDGED_PX = 4  # wavelength: the octave below it is mostly the sensor's noise, which no VAE keeps
@@ -22,11 +24,26 @@ _EPS = 1e-12
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """Round trips against the images themselves as sets of features: what no model with this VAE can do better than."""
+
+    frechet_distance: float
+    precision: float
+    recall: float
+
+    @classmethod
+    def between(cls, real: np.ndarray, restored: np.ndarray) -> "Ceiling":
+        """Of features (N, D) of the images and of their round trips."""
+        scores = neighbour_scores(real, restored)
+        return cls(frechet_distance(real, restored), scores.precision, scores.recall)
+
+
+@dataclass(frozen=True)
 class VaeMeasurement:
     """One VAE on held-out images. `spectrum` maps "4-8 px" to the power of the round trip over that of the images.
 
-    `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read;
-    `problems` is what the rule holds against the VAE, and empty where it is good enough.
+    `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read,
+    `ceiling` where there is no encoder. `problems` is what the rule holds against the VAE, empty where it is good enough.
     """
 
     name: str
@@ -37,6 +54,7 @@ class VaeMeasurement:
     auc_restored: Interval | None
     auc_loss: Interval | None
     problems: tuple[str, ...]
+    ceiling: Ceiling | None = None
 
     @property
     def worst_octave(self) -> float:
@@ -50,7 +68,7 @@ class VaeMeasurement:
 
 def measure_round_trip(
     name: str, real: np.ndarray, restored: np.ndarray, *, grouped: GroupedLabels | None,
-    scores: tuple[np.ndarray, np.ndarray] | None, lpips: float | None,
+    scores: tuple[np.ndarray, np.ndarray] | None, lpips: float | None, ceiling: Ceiling | None = None,
 ) -> VaeMeasurement:
     """Compare images float (N, C, H, H) in [-1, 1] with their round trip.
 
@@ -58,6 +76,7 @@ def measure_round_trip(
         grouped: labels and groups of the images, None where the class cannot be read.
         scores: log-probabilities (N, classes) of the images and of their round trips by one and the same classifier.
         lpips: mean LPIPS of the pairs, where it was measured.
+        ceiling: how far the two lie apart as sets, where an encoder saw them.
     """
     errors = np.square(restored.astype(np.float64) - real).mean(axis=(1, 2, 3))
     psnr_db = float(np.mean(10 * np.log10(4 / np.maximum(errors, _EPS))))
@@ -70,7 +89,7 @@ def measure_round_trip(
                 if _is_judged(band) and not POWER_RANGE[0] <= ratio <= POWER_RANGE[1]]
     if auc_real is not None and auc_real.low > 0.5 and auc_loss.value > SIGNAL_SHARE * (auc_real.value - 0.5):
         problems.append(f"loses {auc_loss.format()} of the class AUC {auc_real.value:.3f}")
-    return VaeMeasurement(name, psnr_db, lpips, spectrum, auc_real, auc_restored, auc_loss, tuple(problems))
+    return VaeMeasurement(name, psnr_db, lpips, spectrum, auc_real, auc_restored, auc_loss, tuple(problems), ceiling)
 
 
 def octave_ratios(real: np.ndarray, restored: np.ndarray) -> dict[str, float]:
@@ -101,22 +120,28 @@ def octave_ratios(real: np.ndarray, restored: np.ndarray) -> dict[str, float]:
 
 
 def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
-    """The VAE with the fewest problems; of several such the one that changes its worst octave least."""
-    return min(measured, key=lambda vae: (len(vae.problems), vae.worst_octave))
+    """The VAE with the fewest problems; of several such the least Fréchet distance, or where none was measured the one that
+    changes its worst octave least."""
+    def badness(vae: VaeMeasurement) -> float:
+        return vae.worst_octave if vae.ceiling is None else vae.ceiling.frechet_distance
+
+    return min(measured, key=lambda vae: (len(vae.problems), badness(vae)))
 
 
 def format_table(measured: Sequence[VaeMeasurement]) -> str:
     """A row a VAE, then what is held against each."""
     bands = list(measured[0].spectrum)
     width = max(len(vae.name) for vae in measured) + 2
-    lines = [f"{'VAE':<{width}}{'PSNR dB':>8}{'LPIPS':>8}" + "".join(f"{band:>10}" for band in bands)
-             + "  AUC real, restored, loss (95% interval)"]
+    lines = [f"{'VAE':<{width}}{'PSNR dB':>8}{'LPIPS':>8}{'FD':>8}{'precision':>11}{'recall':>8}"
+             + "".join(f"{band:>10}" for band in bands) + "  AUC real, restored, loss (95% interval)"]
     for vae in measured:
         lpips = "" if vae.lpips is None else f"{vae.lpips:.3f}"
         area = "not read"
         if vae.auc_real is not None:
             area = f"{vae.auc_real.value:.3f}, {vae.auc_restored.value:.3f}, {vae.auc_loss.format()}"
-        lines.append(f"{vae.name:<{width}}{vae.psnr_db:>8.2f}{lpips:>8}"
+        of = vae.ceiling
+        sets = f"{'':>27}" if of is None else f"{of.frechet_distance:>8.1f}{of.precision:>11.2f}{of.recall:>8.2f}"
+        lines.append(f"{vae.name:<{width}}{vae.psnr_db:>8.2f}{lpips:>8}{sets}"
                      + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
     lines += [f"{vae.name}: {problem}" for vae in measured for problem in vae.problems]
     lines.append(f"rule: {RULE}")

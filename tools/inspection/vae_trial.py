@@ -8,14 +8,16 @@ import torch
 from config.errors import UserError
 from config.schema import Config
 from dataset.images import to_uint8
+from dataset.order import generator
 from models.autoencoder import load_codec, resolve_autoencoder
 from models.classifier import Classifier
+from tools.evaluation.distances import SMALLEST_FRECHET_SET
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.inspection.class_scores import judge_scores, load_judge, network_features
 from tools.inspection.descriptors import describe_image
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, fit_and_score
-from tools.inspection.round_trip import VaeMeasurement, measure_round_trip
+from tools.inspection.round_trip import Ceiling, VaeMeasurement, measure_round_trip
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
 
@@ -62,6 +64,13 @@ class VaeTrial:
             self._perceptual = load_perceptual(config.dataset_params.lpips_path, device=device)
         except UserError as error:
             self.notes.append(f"LPIPS was not measured: {error}")
+        self._held_features: np.ndarray | None = None
+        if config.evaluation_params.squeezenet_path is None:
+            self.notes.append("FD, precision and recall were not measured: name evaluation_params.squeezenet_path")
+        elif len(self._held) < SMALLEST_FRECHET_SET:
+            self.notes.append(f"FD, precision and recall were not measured: they want {SMALLEST_FRECHET_SET} images")
+        else:
+            self._held_features = self._encode(self._held)
 
     @property
     def num_images(self) -> int:
@@ -86,7 +95,22 @@ class VaeTrial:
                 restored[start:start + size] = batch.cpu().numpy()
                 bar.update(min(start + size, len(restored)))
         return measure_round_trip(folder, self._held, restored, grouped=self._grouped, scores=self._read_class(restored),
-                                  lpips=self._mean_lpips(restored))
+                                  lpips=self._mean_lpips(restored), ceiling=self._measure_ceiling(restored))
+
+    def measure_training_images(self) -> Ceiling | None:
+        """As many training images in place of round trips: the scale to read a VAE's ceiling by."""
+        if len(self._train) < len(self._held):
+            return None
+        chosen = generator(0, "training images beside round trips").permutation(len(self._train))[:len(self._held)]
+        return self._measure_ceiling(self._train[chosen])
+
+    def _measure_ceiling(self, others: np.ndarray) -> Ceiling | None:
+        if self._held_features is None:
+            return None
+        return Ceiling.between(self._held_features, self._encode(others))
+
+    def _encode(self, images: np.ndarray) -> np.ndarray | None:
+        return next(iter(network_features(self.config, images, device=self.device).values()), None)
 
     def _read_class(self, restored: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         if self._grouped is None:
@@ -100,8 +124,8 @@ class VaeTrial:
         return scores[:len(real)], scores[len(real):]
 
     def _describe(self, images: np.ndarray) -> np.ndarray:
-        by_network = network_features(self.config, images, device=self.device)
-        return np.concatenate(list(by_network.values()), axis=1) if by_network else describe_image(images)
+        by_network = self._encode(images)
+        return describe_image(images) if by_network is None else by_network
 
     def _mean_lpips(self, restored: np.ndarray) -> float | None:
         if self._perceptual is None or restored.shape[-1] < 32:
