@@ -27,3 +27,8 @@ def name_some(offenders: list[str], limit: int = 5) -> str:
     """Join up to `limit` offenders and say how many more there are: "a, b, c and 7 more"."""
     shown = ", ".join(offenders[:limit])
     return shown if len(offenders) <= limit else f"{shown} and {len(offenders) - limit} more"
+
+
+def escape_unprintable(text: str) -> str:
+    """The text with control characters and the like, which names of a user's may hold, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -30,7 +30,7 @@ _PUBLISHED_LAYOUT = {
 }
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, which YAML would silently let the later one win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -99,7 +99,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: config file cannot be read ({error})") from error
     try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # a subclass of SafeLoader
+        raw = yaml.load(text, Loader=UniqueKeyLoader)  # a subclass of SafeLoader
     except _YAML_ERRORS as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):

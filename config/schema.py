@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from config.errors import UserError
+from config.errors import UserError, escape_unprintable
 
 CONDITION_TYPES = ("class", "context_class")
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc", "euler", "heun")
@@ -234,7 +234,7 @@ class AutoencoderTrainingParams:
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
     batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float = _key(1e-3, doc="peak learning rate", above=0)
-    kl_weight: float = _key(1e-3, doc="weight of the mean KL divergence of a latent value", at_least=0)
+    kl_weight: float = _key(1e-4, doc="weight of the mean KL divergence of a latent value", at_least=0)
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
     adversarial_weight: float = _key(0.3, doc="weight of the patch discriminator, which gives back the grain", at_least=0)
     texture_weight: float = _key(
@@ -364,7 +364,7 @@ def check_consistency(config: Config, source: str) -> None:
                     _check_sampling, _check_rest):
         for holds, message in section(config):
             if not holds:
-                raise UserError(f"{source}: {message}")
+                raise UserError(escape_unprintable(f"{source}: {message}"))
 
 
 # Each yields what must hold and the message where it does not; a later line may rely on the earlier ones.
@@ -468,6 +468,9 @@ def _check_diffusion(config: Config) -> Requirements:
     yield (flow == (diffusion.prediction_type == "velocity"),
            f"diffusion_params.schedule {diffusion.schedule} does not go with prediction_type {diffusion.prediction_type}: "
            "rectified_flow and velocity go together")
+    yield (diffusion.schedule != "cosine" or diffusion.prediction_type != "epsilon",
+           "diffusion_params.schedule cosine does not go with prediction_type epsilon: its last timestep keeps 0.00005 of "
+           "the signal, by which an error in epsilon would be divided; choose v or x0")
     yield (not flow or diffusion.loss_weighting == "uniform",
            "diffusion_params.loss_weighting min_snr does not go with schedule rectified_flow; choose uniform")
 

@@ -25,12 +25,12 @@ from dataset.storage import write_text
 from dataset.symmetries import apply_symmetry
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
-from tools.runtime.generation import count_per_class, list_requests
+from tools.runtime.generation import list_requests, requested_counts
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 
-# Mild, so that the images stay images of their class: shares of the range, of the contrast and of the side.
+# Mild, so that the images stay images of their class: levels on [-1, 1], and shares of the contrast and of the side.
 _BRIGHTNESS, _CONTRAST, _SHIFT = 0.1, 0.1, 0.04
 
 
@@ -54,8 +54,7 @@ def write_augmented(config: Config, output: Path) -> None:
     labels = np.array([record.label for record in images.records])
     members = [np.flatnonzero(labels == label) for label in range(config.num_classes)]
     class_counts = [len(positions) for positions in members]
-    counts = ([params.per_class] * config.num_classes if params.per_class is not None
-              else count_per_class(params.num_images or len(images), class_counts))
+    counts = requested_counts(params, class_counts)
     orders = [SampleOrder([0] * count, seed=params.seed) for count in class_counts]
     bank, symmetries = ImageBank(images), config.dataset_params.plain_symmetries
     write_patient_note(output, "The images in this folder")

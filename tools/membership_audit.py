@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config, output / "canaries" / "config.yaml")
         audits = audit(config, None)
     name = "membership.json" if arguments.plant_canaries is None else "membership_canaries.json"
-    checkpoint = arguments.checkpoint or default_checkpoint(config)
+    checkpoint = arguments.checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config)
     write_json(output / name, {"checkpoint_sha256": hash_file(checkpoint), "real_split": config.evaluation_params.real_split,
                                **{who: found.to_dict() for who, found in audits.items()}})
     for who, found in audits.items():
@@ -64,7 +64,8 @@ def train(config: Config, path: Path) -> None:
 def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]:
     """Members and, where some are planted, canaries, each against the held-out groups."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_trained_model(config, checkpoint or default_checkpoint(config), device)
+    run = RunDirectory(Path(config.train_params.task_name))
+    model = load_trained_model(config, checkpoint or run.weights(config), device)
     trained = denoising_losses(config, model, "train", device)
     held_out = denoising_losses(config, model, config.evaluation_params.real_split, device)
     others = (held_out.values, [record.group for record in held_out.records])
@@ -73,10 +74,6 @@ def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]
     if canary.any():
         audits["canaries"] = audit_membership(*trained.select(canary), *others)
     return audits
-
-
-def default_checkpoint(config: Config) -> Path:
-    return RunDirectory(Path(config.train_params.task_name)).checkpoints / config.train_params.ldm_ckpt_name
 
 
 if __name__ == "__main__":

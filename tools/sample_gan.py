@@ -33,10 +33,7 @@ def draw(config: Config, output: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, params = Path(config.gan_params.output) / WEIGHTS_NAME, describe_samples(config.sample_params)
     network, class_counts = load_generator(config, weights, device)
-    total = params.num_images or sum(class_counts)
-    counts = ([params.per_class] * config.num_classes if params.per_class is not None
-              else generation.count_per_class(total, class_counts))
-    requests = generation.list_requests(counts)
+    requests = generation.list_requests(generation.requested_counts(params, class_counts))
     writer = samples.SampleWriter(output, requests, params=params, class_names=config.dataset_params.params.class_names,
                                   checkpoint_sha256=hash_file(weights))
     writer.check_folder()

@@ -14,6 +14,7 @@ from config.errors import UserError
 from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
+from tools.runtime.evaluation_weights import require_first_encoder
 from tools.runtime.run_directory import owned
 from tools.runtime.study_runs import ArmRun, StudyRuns
 from tools.runtime.studying import RECIPES, Arm, ArmScore, Study
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--families: expected some of {', '.join(study.families)}, found {family!r}")
     runs = StudyRuns(study, jobs=arguments.jobs)
     for arm in study.arms:
-        runs.config_of(arm)  # every arm's mistakes are told before the first one trains
+        require_first_encoder(runs.config_of(arm))  # every arm's mistakes are told before the first one trains
     with owned(Path(study.output), "tools.study", key="output"):
         run_study(study, runs, arguments.families or tuple(study.families))
 

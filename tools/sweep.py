@@ -15,6 +15,7 @@ from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
+from tools.runtime.evaluation_weights import require_first_encoder
 from tools.runtime.run_directory import RunDirectory, owned
 
 _SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     run = RunDirectory(Path(config.train_params.task_name))
-    checkpoints = arguments.checkpoint or [run.checkpoints / config.train_params.ldm_ckpt_name]
+    checkpoints = arguments.checkpoint or [run.weights(config)]
     if arguments.all_checkpoints:
         checkpoints = [*checkpoints, *reversed(list_resume_checkpoints(run.checkpoints))]
     sample = config.sample_params
@@ -50,6 +51,9 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
     missing = [str(point.checkpoint) for point in points if not point.checkpoint.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: expected the weights of a trained model, found nothing there; train first")
+    for point in points:  # before hours go into the first ones
+        load_config(arguments.config, [*arguments.set, *point.overrides()])
+    require_first_encoder(config)
     hashes = {point.checkpoint: hash_file(point.checkpoint) for point in points}
     results = []
     for number, point in enumerate(points, start=1):

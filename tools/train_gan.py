@@ -64,6 +64,7 @@ def _train(config: Config) -> None:
         while step < params.max_steps:
             losses = trainer.train_step(step)
             step += 1
+            rate = (step - first_step) * params.batch_size / (time.monotonic() - started)
             bar.update(step, f"critic {losses['critic_loss']:.3f} generator {losses['generator_loss']:.3f}")
             last = step == params.max_steps
             if step % config.logging_params.interval_steps == 0 or last:
@@ -73,7 +74,6 @@ def _train(config: Config) -> None:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
-    rate = (step - first_step) * params.batch_size / (time.monotonic() - started)
     write_json(RunDirectory(output).timing, {"images_per_second": rate, "steps": step - first_step})
     trainer.write_weights(output / WEIGHTS_NAME, step)
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)

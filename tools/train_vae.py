@@ -24,20 +24,22 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
+from dataset.latents import LabelledImages
 from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json, write_bytes, write_json
+from dataset.storage import hash_file, hash_json, read_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
+from models.autoencoder import hash_autoencoder
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, deferred_signals, run_command
-from tools.runtime.data import has_split, open_codec, open_images, transform_identity
+from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
-from tools.runtime.training import lr_factor
+from tools.runtime.training import MOST_BAD_STEPS, lr_factor
 
 _CHECKPOINT_SECONDS = 60.0
 _EMA_DECAY = 0.999
@@ -46,7 +48,7 @@ _CLIP_NORM = 1.0
 _JOINING_STEPS = 200  # over which the discriminator learns before its word has full weight
 _LEAST_GRAIN = 1e-3  # an eighth of a gray level; blank images have none
 _GRAIN_IMAGES = 256  # images at most that the grain's strength is measured on
-_STATE_FOLDER = "training_state"
+_STATE_FOLDER, _RECORD = "training_state", "training.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,30 +61,44 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train_vae(config: Config) -> Path:
     """Train until max_steps or max_minutes, validate on held-out images, save; returns the folder."""
-    params = config.autoencoder_params.training
-    output = Path(params.output)
-    if (output / "training.json").exists():
+    output = Path(config.autoencoder_params.training.output)
+    images = open_images(config, "train")
+    identity = _identity(config, images)
+    if (output / _RECORD).exists():
+        if read_json(output / _RECORD).get("made_from") != _made_from(identity, config):
+            raise UserError(f"{output} holds a finished VAE of other settings, limits or images; remove it or name another "
+                            "autoencoder_params.training.output")
         print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
         return output
     with owned(output, "tools.train_vae", key="autoencoder_params.training.output"):
-        _train_and_save(config, output)
+        _train_and_save(config, images, output, identity)
     return output
 
 
-def _train_and_save(config: Config, output: Path) -> None:
+def _identity(config: Config, images: LabelledImages) -> str:
+    """Hash of all that each step of the training depends on."""
     params = config.autoencoder_params.training
-    images = open_images(config, "train")
+    return hash_json({
+        "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
+        "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
+        "images": [[hash_file(record.path), record.label] for record in images.records],
+        "start": [hash_autoencoder(find_autoencoder(config)) if params.fine_tune else None, config.train_params.seed],
+    })
+
+
+def _made_from(identity: str, config: Config) -> str:
+    """Hash of all that a finished VAE depends on."""
+    params = config.autoencoder_params.training
+    return hash_json([identity, params.max_minutes, params.max_steps])
+
+
+def _train_and_save(config: Config, images: LabelledImages, output: Path, identity: str) -> None:
+    params = config.autoencoder_params.training
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
     trainer = _VaeTrainer(config, params, grain_std=measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES))))
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
           f"at most {params.max_steps} steps" + (f" or {params.max_minutes:g} minutes" if params.max_minutes else ""))
-    identity = hash_json({
-        "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
-        "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
-        "images": [[hash_file(record.path), record.label] for record in images.records],
-        "start": [config.autoencoder_params.pretrained if params.fine_tune else None, config.train_params.seed],
-    })
     write_patient_note(output, "The weights in this folder")
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
@@ -106,9 +122,10 @@ def _train_and_save(config: Config, output: Path) -> None:
             if stop:
                 raise Interrupted(stop.signal_number, f"saved at step {step}; run the same command to go on")
     trainer.finish(output)
-    psnr = measure_round_trip(config, output)
-    write_json(output / "training.json", {
-        "steps": step, "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
+    psnr = measure_round_trip(config, output, trainer.device)
+    write_json(output / _RECORD, {
+        "made_from": _made_from(identity, config), "steps": step,
+        "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
         "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
@@ -117,17 +134,16 @@ def _train_and_save(config: Config, output: Path) -> None:
           f"use it with autoencoder_params.pretrained: {output}")
 
 
-def measure_round_trip(config: Config, folder: Path) -> float:
+def measure_round_trip(config: Config, folder: Path, device: torch.device) -> float:
     """PSNR in dB of the VAE's round trip over the val split, or the train split where there is no val."""
     params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
-    codec = open_codec(dataclasses.replace(config, autoencoder_params=params))
+    codec = open_codec(dataclasses.replace(config, autoencoder_params=params), device=device)
     images = open_images(config, "val" if has_split(config, "val") else "train")
     errors: list[float] = []
     with Progress("round trip", len(images), enabled=config.logging_params.progress_bar) as progress:
         for start in range(0, len(images), params.batch_size):
             pixels = torch.stack([images[i][0] for i in range(start, min(start + params.batch_size, len(images)))])
-            mean, _ = codec.encode(pixels)
-            restored = codec.vae.decode(mean).sample.clamp(-1, 1)
+            restored = codec.round_trip(pixels).cpu()
             errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
             progress.update(len(errors))
     return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
@@ -144,7 +160,7 @@ class _VaeTrainer:
 
     def __init__(self, config: Config, params: AutoencoderTrainingParams, *, grain_std: float) -> None:
         self.params = params
-        self.adversarial_steps = 0
+        self.adversarial_steps, self.skipped_in_a_row = 0, 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.train_params.seed)
         channels = config.dataset_params.params.im_channels
@@ -197,18 +213,29 @@ class _VaeTrainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), _CLIP_NORM)
         if not torch.isfinite(norm):
-            return "non-finite step skipped"
+            return self._skip(step)
+        self.skipped_in_a_row = 0
         self.vae_optimizer.step()
         self.ema.update(self.vae)
         if adversarial:
             logits, _ = self.discriminator(torch.cat([pixels, restored.detach()]))
             disc_loss = discriminator_loss(*logits.chunk(2))
+            if not torch.isfinite(disc_loss):
+                return self._skip(step)
             self.disc_optimizer.zero_grad(set_to_none=True)
             disc_loss.backward()
             self.disc_optimizer.step()
             self.adversarial_steps += 1
             return f"L1 {reconstruction.item():.4f} discriminator {disc_loss.item():.3f}"
         return f"L1 {reconstruction.item():.4f}"
+
+    def _skip(self, step: int) -> str:
+        """Leave the networks as they are, unless this has come too often."""
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_BAD_STEPS:
+            raise UserError(f"step {step}: loss or gradient of the VAE or its discriminator was not finite {MOST_BAD_STEPS} "
+                            "times in a row; name another autoencoder_params.training.output and lower lr")
+        return "non-finite step skipped"
 
     def finish(self, output: Path) -> None:
         """Save the averaged weights in half precision, rounded once, as a diffusers folder."""

@@ -48,6 +48,17 @@ def test_tables_that_are_refused(tmp_path: Path, text: str, message: str) -> Non
     assert "\n" not in str(error.value)
 
 
+def test_images_of_the_same_name_in_two_folders_are_kept_apart(tmp_path: Path) -> None:
+    known = ["a/001.png", "b/001.png", "c/2.png", "c/2.tif"]
+    table = read_manual(write(tmp_path, "IMAGE_NAME,outer_diameter_px\nb/001,90\na/001.png,80\nc/2.tif,70\n"), known,
+                        um_per_px=None)
+    assert {name: values["outer_diameter"] for name, values in table.values.items()} == {
+        "b/001.png": 90, "a/001.png": 80, "c/2.tif": 70}
+    for name, message in (("d/001", "found 1 others: d/001"), ("001", "found 1 others: 001"), ("c/2", "found several")):
+        with pytest.raises(UserError, match=message):
+            read_manual(write(tmp_path, f"IMAGE_NAME,outer_diameter_px\n{name},90\n"), known, um_per_px=None)
+
+
 def test_no_overlap_is_refused(tmp_path: Path) -> None:
     table = read_manual(write(tmp_path, "IMAGE_NAME,outer_diameter_px\na,100\n"), ["a", "b"], um_per_px=None)
     with pytest.raises(UserError, match="no overlap: of 1 images measured by hand none was measured automatically"):

@@ -410,3 +410,4 @@ def test_images_read_on_demand_give_the_same_rows(sets: EvaluationSets, encoder:
     lazy = ReadOnDemand(lambda row: pixels[row], np.arange(len(pixels)), pixels.shape[1:])
     read = run(replace(sets, synthetic=replace(sets.synthetic, pixels=lazy)), tmp_path, encoder, judge=Brightness())
     assert read.rows == held.rows and read.warnings == held.warnings
+    assert lazy[np.zeros(len(lazy), dtype=bool)].shape == (0, *pixels.shape[1:])  # a class without images

@@ -71,6 +71,8 @@ def test_what_is_no_such_gan_is_refused(workspace: Workspace, gan: Path, referen
     (other / "generator.safetensors").write_bytes((reference / "checkpoints/ddpm_ckpt.safetensors").read_bytes())
     with pytest.raises(UserError, match="found another; give the config that it was trained with"):
         sample_gan.main(workspace.arguments(*of_gan(other, steps=12)))
+    with pytest.raises(UserError, match="num_images 1 leaves a class without an image"):
+        sample_gan.main(workspace.arguments(*of_gan(gan, steps=12), "sample_params.num_images=1"))
     with pytest.raises(UserError, match=r"4 px times a power of two, .*found 24"):
         train_gan.main(workspace.arguments(*of_gan(tmp_path / "g", steps=1), "dataset_params.params.image_size=24"))
 

@@ -16,6 +16,7 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from dataset.storage import hash_file
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
+from tools.runtime.generation import requested_counts
 from tools.runtime.samples import MANIFEST_COLUMNS
 from tools.runtime.trained_model import read_weights
 
@@ -144,9 +145,9 @@ def test_the_seed_changes_every_image(workspace: Workspace, drawn: Path, tmp_pat
 
 def test_by_default_as_many_as_training_images_at_their_prior(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
     config = workspace.config("sample_params.num_images=null")
-    assert sample_ddpm_class_cond.requested_counts(config.sample_params, [95, 43]) == [95, 43]
+    assert requested_counts(config.sample_params, [95, 43]) == [95, 43]
     config = workspace.config("sample_params.num_images=10")
-    assert sample_ddpm_class_cond.requested_counts(config.sample_params, [95, 43]) == [7, 3]
+    assert requested_counts(config.sample_params, [95, 43]) == [7, 3]
     sample(workspace, tmp_path, "sample_params.num_images=10", extra=())
     assert [row["label"] for row in read_manifest(tmp_path)] == ["0"] * 7 + ["1"] * 3
     with pytest.raises(UserError, match="num_images 1 leaves a class without an image"):

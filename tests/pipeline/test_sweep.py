@@ -49,6 +49,18 @@ def test_a_sweep_chooses_on_validation_and_opens_the_test_set_once(
     assert [len(opened) for opened in ledger.values()] == [1]
 
 
+def test_what_cannot_be_drawn_or_judged_is_told_before_anything_is_drawn(
+    workspace: Workspace, reference: Path, tmp_path: Path
+) -> None:
+    assert reference.is_dir()
+    output = ["--output", str(tmp_path / "sweep")]
+    with pytest.raises(UserError, match="num_steps 2000 is above"):
+        sweep.main([*workspace.arguments(), "--steps", "2", "2000", *output])
+    with pytest.raises(UserError, match=r"the first, inception, is to choose and cannot be had: .*or put another first"):
+        sweep.main([*workspace.arguments("evaluation_params.encoders=[inception, vae]"), *output])
+    assert not (tmp_path / "sweep/points").exists()
+
+
 def test_missing_weights_are_named_before_anything_is_drawn(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected the weights of a trained model, found nothing there"):
         sweep.main([*workspace.arguments(), "--checkpoint", str(tmp_path / "no.safetensors"), "--output", str(tmp_path)])

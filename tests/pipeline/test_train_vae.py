@@ -68,6 +68,19 @@ def test_a_finished_folder_is_left_alone(
     assert (trained / WEIGHTS).stat().st_mtime_ns == before
 
 
+def test_a_finished_folder_of_other_settings_is_refused(workspace: Workspace, trained: Path) -> None:
+    assert trained.is_dir()
+    for key in ("autoencoder_params.training.max_steps=61", "autoencoder_params.training.lr=0.004", "train_params.seed=6"):
+        with pytest.raises(UserError, match="holds a finished VAE of other settings, limits or images; remove it or name"):
+            train_vae.main(workspace.arguments(key))
+
+
+def test_a_training_that_diverges_ends(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not finite 10 times in a row"):
+        train_vae.main(workspace.arguments(output(tmp_path / "vae"), "autoencoder_params.training.lr=1e30"))
+    assert not (tmp_path / "vae/training.json").exists()
+
+
 def test_an_interrupted_training_goes_on(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "vae"
     arguments = workspace.arguments(output(folder), "autoencoder_params.training.max_steps=400")

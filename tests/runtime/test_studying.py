@@ -88,6 +88,13 @@ def test_what_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path / "broken.yaml")
 
 
+def test_an_arm_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("base: a.yaml\narms:\n  one: {}\n  one: {train_params.ldm_lr: 0.1}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="the key 'one' is given twice"):
+        load_study(path)
+
+
 def test_each_round_halves_the_arms_and_doubles_the_minutes(tmp_path: Path) -> None:
     assert list_rounds(load(tmp_path), 9) == [(9, 2), (5, 4), (3, 8)]
     assert list_rounds(load(tmp_path, finalists=9), 9) == []

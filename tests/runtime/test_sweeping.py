@@ -45,7 +45,15 @@ def test_network_evaluations_count_guidance_inside_its_interval_twice() -> None:
     assert count_evaluations(SweepPoint(Path("best.safetensors"), "ddim", 20, 1.0), CONFIG) == 20
     half = load_config("config/demo.yaml", ["sample_params.guidance_interval=[0.25, 0.75]"])
     assert count_evaluations(point, half) == 30
-    assert count_evaluations(SweepPoint(Path("best.safetensors"), "heun", 20, 2.0), half) == 1.5 * 39
+    # Heun's steps begin and end at 999, 949, ... 49; what lies inside is evaluated as an end and as a beginning.
+    inside = [timestep for timestep in range(999, 0, -50) if 0.25 <= timestep / 999 <= 0.75]
+    assert count_evaluations(SweepPoint(Path("best.safetensors"), "heun", 20, 2.0), half) == 39 + 2 * len(inside)
+    solver = load_config("config/demo.yaml", [
+        "sample_params.guidance_interval=[0.25, 0.75]", "diffusion_params.schedule=scaled_linear",
+        "diffusion_params.prediction_type=v", "diffusion_params.timestep_sampling=uniform",
+        "sample_params.sampler=dpm-solver++"])
+    # Its timesteps are quadratic, 999 (i / 19)^2: i from 10 to 16 lie inside.
+    assert count_evaluations(SweepPoint(Path("best.safetensors"), "dpm-solver++", 20, 2.0), solver) == 20 + 7
 
 
 def test_points_are_the_grid_without_repeats() -> None:

@@ -25,7 +25,8 @@ class ReadOnDemand:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return np.stack(list(read_ahead(self._read, self._rows[rows].tolist())))
+        chosen = self._rows[rows].tolist()
+        return np.stack(list(read_ahead(self._read, chosen))) if chosen else np.empty((0, *self.shape[1:]), dtype=np.uint8)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return read_ahead(self._read, self._rows.tolist())

@@ -34,19 +34,22 @@ def read_manual(path: Path, known: Sequence[str], *, um_per_px: float | None) ->
             not known or comes twice, a cell that is no number.
     """
     columns, units = _find_columns(path, um_per_px)
-    by_stem: dict[str, str] = {}
+    by_name: dict[str, list[str]] = {}
     for image_id in known:
-        by_stem.setdefault(image_id, image_id)
-        by_stem.setdefault(_stem(image_id), image_id)
+        for name in {image_id, _without_suffix(image_id)}:
+            by_name.setdefault(name, []).append(image_id)
     rows = read_table(path, {IMAGE_COLUMN: IMAGE_COLUMN, **columns}, None, "")
     names = [row.cells[IMAGE_COLUMN].strip() for row in rows]
-    unknown = [name for name in names if name not in by_stem and _stem(name) not in by_stem]
+    found = [by_name.get(name) or by_name.get(_without_suffix(name), []) for name in names]
+    unknown = [name for name, ids in zip(names, found, strict=True) if not ids]
     if unknown:
         raise UserError(f"{path}: expected names of the config's real images in {IMAGE_COLUMN}, found {len(unknown)} "
                         f"others: {name_some(unknown)}; correct them or remove their rows")
+    several = [name for name, ids in zip(names, found, strict=True) if len(ids) > 1]
+    if several:
+        raise UserError(f"{path}: {name_some(several)}: expected one image of this name, found several; give the extension")
     values: dict[str, dict[str, float]] = {}
-    for row, name in zip(rows, names, strict=True):
-        image_id = by_stem.get(name) or by_stem[_stem(name)]
+    for row, name, (image_id,) in zip(rows, names, found, strict=True):
         if image_id in values:
             raise UserError(f"{path}: {row.where}: {name} comes twice; keep one row an image, such as the mean of readings")
         values[image_id] = {measure: _to_number(row.cells[measure], path, row.where, columns[measure])
@@ -110,5 +113,6 @@ def _to_number(text: str, path: Path, where: str, column: str) -> float:
     return value
 
 
-def _stem(name: str) -> str:
-    return PurePath(name).stem
+def _without_suffix(name: str) -> str:
+    """The name with its folders, without its extension."""
+    return name.removesuffix(PurePath(name).suffix)

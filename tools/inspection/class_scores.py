@@ -18,7 +18,8 @@ def network_features(config: Config, images: np.ndarray, *, device: torch.device
     path = config.evaluation_params.squeezenet_path
     if path is None:
         return {}
-    encoder = load_encoder("squeezenet1_1", weights_path=path, device=device)
+    encoder = load_encoder("squeezenet1_1", weights_path=path, device=device,
+                           preset=config.evaluation_params.squeezenet_preset)
     pixels = to_uint8(images).transpose(0, 2, 3, 1)
     return {encoder.name: encoder.encode(pixels, batch_size=config.evaluation_params.batch_size)}
 

@@ -22,7 +22,7 @@ from models.autoencoder import hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report, report_page
 from tools.evaluation.copies import audit_pixels, name_pairs
-from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
@@ -30,6 +30,7 @@ from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.condition_judges import load_condition_judges, with_levels
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
+from tools.runtime.evaluation_weights import open_encoder
 from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
 from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
@@ -225,15 +226,10 @@ def _load_encoders(
     config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport
 ) -> list[Encoder]:
     """The configured encoders that can be had; each other one leaves a row that says what it wants."""
-    params = config.evaluation_params
-    paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
-             "classifier": params.classifier_path, "dinov2": params.dinov2_path, "vae": vae_folder}
-    presets = {"inception": params.inception_preset, "squeezenet1_1": params.squeezenet_preset}
     encoders = []
-    for name in params.encoders:
+    for name in config.evaluation_params.encoders:
         try:
-            encoders.append(load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device,
-                                         allow_download=params.allow_download))
+            encoders.append(open_encoder(config, name, vae_folder=vae_folder, device=device))
         except UserError as error:
             names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
             for metric in names:

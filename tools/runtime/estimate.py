@@ -13,15 +13,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
-from config.schema import Config, SampleParams
+from config.schema import Config
 from dataset.annotations import ImageRecord
 from models.autoencoder import resolve_autoencoder
 from models.layers import SelfAttention
 from models.unet import UNet, count_parameters
+from scheduler.guidance import scale_at
+from scheduler.samplers import evaluated_timesteps
 from tools.runtime.training import latent_shape, unet_shape
 
 _FLOAT_BYTES = 4
-_WEIGHT_COPIES = 5  # weights, gradient, two Adam moments, average
+_WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
 _BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
 _ATTAINED_SHARE = 0.5  # of the matrix-product rate that a training step of this network reaches on a CPU or GPU
 _RATE_SIZE = 1024  # side of the matrices whose product measures the rate
@@ -113,18 +115,18 @@ def expected_seconds(flops: float, rate: float) -> float:
 
 def count_sampling_flops(config: Config, num_images: int) -> float:
     """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
-    batch_size, params = config.sample_params.batch_size, config.sample_params
-    passes = count_evaluations(params) * -(-num_images // batch_size)
+    batch_size = config.sample_params.batch_size
+    passes = count_evaluations(config) * -(-num_images // batch_size)
     return count_step_flops(config, batch_size) / _BACKWARD_FACTOR * passes
 
 
-def count_evaluations(params: SampleParams) -> float:
-    """Forward passes of the network an image: guidance takes two inside its interval, taken as a share of the steps, and
-    heun two evaluations in every step but the last."""
-    low, high = params.guidance_interval[:2]
-    share = 0.0 if params.guidance_scale == 1 else high - low
-    steps = 2 * params.num_steps - 1 if params.sampler == "heun" else params.num_steps
-    return steps * (1.0 + share)
+def count_evaluations(config: Config) -> int:
+    """Forward passes of the network that an image takes: two where guidance acts, one elsewhere."""
+    params, num_timesteps = config.sample_params, config.diffusion_params.num_timesteps
+    interval = (params.guidance_interval[0], params.guidance_interval[1])
+    return sum(1 if scale_at(timestep, num_timesteps=num_timesteps, guidance_scale=params.guidance_scale,
+                             interval=interval) == 1 else 2
+               for timestep in evaluated_timesteps(params.sampler, num_timesteps, params.num_steps))
 
 
 def count_step_flops(config: Config, batch_size: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from config.errors import UserError
 from config.schema import SampleParams
 from dataset.images import to_uint8
 from dataset.latents import stack_conditions
@@ -105,9 +106,20 @@ def split_into_batches(requests: Sequence[ImageRequest], batch_size: int) -> lis
     return [list(requests[start:start + batch_size]) for start in range(0, len(requests), batch_size)]
 
 
-def count_denoisings(params: SampleParams) -> int:
-    """How often the sampler asks for an estimate of x_0: once a step, heun twice except for its last."""
-    return 2 * params.num_steps - 1 if params.sampler == "heun" else params.num_steps
+def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:
+    """How many images of each class are asked for; by default as many as there are training images, at their prior.
+
+    Raises:
+        UserError: a class is left without an image.
+    """
+    if params.per_class is not None:
+        return [params.per_class] * len(class_counts)
+    total = params.num_images or sum(class_counts)
+    counts = count_per_class(total, class_counts)
+    if min(counts) == 0:
+        raise UserError(f"sample_params.num_images {total} leaves a class without an image at the class prior "
+                        f"{list(class_counts)}; raise it, or give per_class")
+    return counts
 
 
 @torch.inference_mode()
@@ -117,7 +129,7 @@ def draw_latents(
 ) -> torch.Tensor:
     """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`.
 
-    `report` gets the count of denoisings done, out of `count_denoisings`.
+    `report` gets the count of denoisings done, out of as many as scheduler.samplers.evaluated_timesteps has.
     """
     padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
     streams = [generator(seed, "sample", *request.noise_address) for request in padded]

@@ -65,15 +65,15 @@ class EncodedLatents:
         return mean + std * noise
 
     def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Posterior moments of the first images, from which the latent statistics are measured."""
+        """Posterior moments of images spread over the table, from which the latent statistics are measured."""
         count = min(_STATISTICS_IMAGES, len(self.labels))
+        positions = [number * len(self.labels) // count for number in range(count)]  # the first may be of one class only
         for start in range(0, count, self._batch_size):
-            yield from self._encode(self._bank.batch(range(start, min(start + self._batch_size, count))))
+            yield from self._encode(self._bank.batch(positions[start:start + self._batch_size]))
 
     def all_gray(self) -> bool:
-        """Whether those first images are gray."""
-        count = min(_STATISTICS_IMAGES, len(self.labels))
-        return all(is_gray_batch(self._bank.batch([position])) for position in range(count))
+        """Whether every image is gray."""
+        return all(is_gray_batch(self._bank.batch([position])) for position in range(len(self.labels)))
 
     def _encode(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for part in pixels.split(self._batch_size):

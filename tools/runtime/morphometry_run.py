@@ -117,7 +117,7 @@ def draw_flips(config: Config, checkpoint: Path | None, num_flips: int, device: 
         UserError: no such checkpoint, or one of another model.
     """
     run = RunDirectory(Path(config.train_params.task_name))
-    model = load_trained_model(config, checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name, device)
+    model = load_trained_model(config, checkpoint or run.weights(config), device)
     params = config.sample_params
     first = draw_conditions([ImageRequest(0, index) for index in range(num_flips)], model.condition_prior, seed=params.seed,
                             fixed=read_fixed_levels(config, model.condition_prior))

@@ -51,6 +51,10 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
+    def weights(self, config: Config) -> Path:
+        """The best averaged weights."""
+        return self.checkpoints / config.train_params.ldm_ckpt_name
+
     @property
     def previews(self) -> Path:
         return self.root / "previews"

@@ -21,9 +21,9 @@ from config.load import config_to_dict, load_config
 from config.schema import Config
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from models.autoencoder import hash_autoencoder
-from models.classifier import WEIGHTS_FILE
 from tools.runtime.command import EXIT_SIGNAL_BASE, Interrupted, deferred_signals
 from tools.runtime.data import find_autoencoder, open_images
+from tools.runtime.evaluation_weights import hash_evaluation_weights
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.studying import Arm, Study
 
@@ -71,7 +71,7 @@ class StudyRuns:
         """Hash of the keys of these arms and of the images, labels and weights behind them."""
         configs = [self.config_of(arm) for arm in arms]
         return hash_json([[arm.name, arm.generator, config_to_dict(config), self._hash_inputs(config),
-                           _hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True)])
+                           hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True)])
 
     def seconds_per_step(self, arm: Arm) -> float:
         """Measured once an arm, with all cores, and kept, so that the number of steps, and with it every run, stays the same
@@ -144,7 +144,7 @@ class StudyRuns:
     def _key(self, run: ArmRun, split: str) -> str:
         """Hash of all that an evaluation of the run depends on."""
         config = self.config_of(run.arm, [f"evaluation_params.real_split={split}"])
-        return hash_json([self._drawn_key(run), config_to_dict(config.evaluation_params), _hash_evaluation_weights(config)])
+        return hash_json([self._drawn_key(run), config_to_dict(config.evaluation_params), hash_evaluation_weights(config)])
 
     def _hash_inputs(self, config: Config) -> str:
         """Hash of the images, labels and VAE that a training reads, computed once."""
@@ -254,11 +254,3 @@ def _keys_of_training(run: ArmRun, folder: Path) -> list[str]:
     if run.arm.generator == "gan":
         return [*common, f"gan_params.output={folder}", f"gan_params.max_steps={run.steps}"]
     return [*common, f"train_params.task_name={folder}", f"train_params.max_steps={run.steps}"]
-
-
-def _hash_evaluation_weights(config: Config) -> list[str]:
-    """Hashes of the networks that an evaluation reads."""
-    evaluation = config.evaluation_params
-    folders = [Path(path) / WEIGHTS_FILE for path in (evaluation.judge_path, evaluation.classifier_path) if path]
-    files = [Path(path) for path in (evaluation.inception_path, evaluation.squeezenet_path) if path]
-    return [hash_file(path) for path in (*folders, *files) if path.is_file()]

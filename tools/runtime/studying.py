@@ -18,6 +18,7 @@ matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot
 
 from config.errors import UserError
+from config.load import UniqueKeyLoader
 from dataset.storage import atomic_path
 from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves
 
@@ -95,7 +96,7 @@ def load_study(path: Path) -> Study:
         UserError: one line: the file, the key, what was expected and what was found.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: expected a study in YAML, which cannot be read ({reason})") from error

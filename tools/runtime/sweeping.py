@@ -12,13 +12,12 @@ from typing import Any
 from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import hash_file, hash_json
-from models.classifier import WEIGHTS_FILE
+from dataset.storage import hash_json
 from tools.evaluation.memorisation import COPYING_FOUND
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime import estimate
-from tools.runtime.condition_judges import find_condition_judge
 from tools.runtime.data import latents_identity, open_images
+from tools.runtime.evaluation_weights import hash_evaluation_weights
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
 RULE = (
@@ -104,10 +103,11 @@ def list_points(
     return points
 
 
-def count_evaluations(point: SweepPoint, config: Config) -> float:
+def count_evaluations(point: SweepPoint, config: Config) -> int:
     """Forward passes of the network an image with the point's settings and the config's guidance interval."""
-    return estimate.count_evaluations(replace(config.sample_params, sampler=point.sampler, num_steps=point.num_steps,
-                                              guidance_scale=point.guidance_scale))
+    params = replace(config.sample_params, sampler=point.sampler, num_steps=point.num_steps,
+                     guidance_scale=point.guidance_scale)
+    return estimate.count_evaluations(replace(config, sample_params=params))
 
 
 def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
@@ -158,13 +158,11 @@ def choose(results: Sequence[PointResult]) -> PointResult:
 
 
 def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
-    """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, VAE and classifiers."""
+    """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, the VAE and the other
+    networks that are read."""
     images = {name: latents_identity(config, open_images(config, name), name) for name in ("train", split)}
-    conditions = [find_condition_judge(config, name) for name in config.dataset_params.params.conditions]
-    folders = (config.evaluation_params.classifier_path, config.evaluation_params.judge_path, *conditions)
-    weights = [Path(folder) / WEIGHTS_FILE for folder in folders if folder is not None]
     return hash_json({"settings": settings, "split": split, "config": config_to_dict(config), "images": images,
-                      "classifiers": [hash_file(path) for path in weights if path.is_file()]})
+                      "weights": hash_evaluation_weights(config)})
 
 
 def format_results(results: Sequence[PointResult]) -> str:

@@ -81,7 +81,7 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     network.to(device).eval().requires_grad_(False)
     stored = values["latent_statistics"]
     statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"],
-                                  signal_shares=tuple(stored.get("signal_shares", ())))  # not in a release before 0.3
+                                  signal_shares=tuple(stored.get("signal_shares", ())))  # not in release 0.1
     codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
     guide = None if config.sample_params.guide_checkpoint is None else _load_guide(
         config, Path(config.sample_params.guide_checkpoint), trained=trained, statistics=statistics, device=device)

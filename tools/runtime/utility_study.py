@@ -227,7 +227,7 @@ def _check_same_study(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _checkpoint(config: Config) -> Path:
-    return RunDirectory(Path(config.train_params.task_name)).checkpoints / config.train_params.ldm_ckpt_name
+    return RunDirectory(Path(config.train_params.task_name)).weights(config)
 
 
 def _hash_if_there(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from config.load import config_to_dict
 from config.schema import Config
 from dataset.images import write_png
 from models.autoencoder import LatentCodec, hash_autoencoder
+from scheduler.samplers import evaluated_timesteps
 from tools.evaluation.pictures import label_grid
 from tools.runtime import checkpoints, generation
 from tools.runtime.conditions import ConditionPrior, condition_levels, null_levels
@@ -82,8 +83,7 @@ class Validator:
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config)
             values["condition_counts"] = self.condition_prior.to_values()
-        path = self.run.checkpoints / self.config.train_params.ldm_ckpt_name
-        checkpoints.write_checkpoint(path, state.ema.state_dict(), values)
+        checkpoints.write_checkpoint(self.run.weights(self.config), state.ema.state_dict(), values)
 
     def _write_preview(self, state: TrainState, tracker: Tracker) -> Path:
         train, sample = self.config.train_params, self.config.sample_params
@@ -98,7 +98,8 @@ class Validator:
         )
         requests = generation.draw_conditions(generation.list_requests(counts), self.condition_prior, seed=train.seed)
         codec: LatentCodec = self.data.codec
-        with Progress(f"drawing {len(requests)} images", generation.count_denoisings(sample), unit="steps",
+        evaluations = evaluated_timesteps(sample.sampler, self.config.diffusion_params.num_timesteps, sample.num_steps)
+        with Progress(f"drawing {len(requests)} images", len(evaluations), unit="steps",
                       enabled=self.config.logging_params.progress_bar, passing=True) as bar:
             pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed,
                                             batch_size=len(requests), report=bar.update)

@@ -1,0 +1,61 @@
+"""Which networks drawing and evaluation read beside the model itself: their content, and whether the first can be had."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.storage import hash_file
+from models.classifier import WEIGHTS_FILE
+from tools.evaluation.encoders import Encoder, load_encoder
+from tools.runtime.condition_judges import find_condition_judge
+from tools.runtime.data import find_autoencoder
+
+
+def hash_evaluation_weights(config: Config) -> list[str]:
+    """sha256 of every weight file that is there: classifiers, encoders, LPIPS, and a guide of sampling."""
+    evaluation = config.evaluation_params
+    judges = [find_condition_judge(config, name) for name in config.dataset_params.params.conditions]
+    classifiers = [Path(folder) / WEIGHTS_FILE for folder in (evaluation.judge_path, evaluation.classifier_path, *judges)
+                   if folder is not None]
+    others = [Path(path) for path in (evaluation.inception_path, evaluation.squeezenet_path, evaluation.dinov2_path,
+                                      config.dataset_params.lpips_path, config.sample_params.guide_checkpoint) if path]
+    return [hash_file(file) for path in (*classifiers, *others) for file in _list_files(path)]
+
+
+def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.device | str = "cpu") -> Encoder:
+    """The named encoder with the config's weights and preset.
+
+    Raises:
+        UserError: weights missing, unreadable or of another network.
+    """
+    params = config.evaluation_params
+    paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
+             "classifier": params.classifier_path, "dinov2": params.dinov2_path, "vae": vae_folder}
+    presets = {"inception": params.inception_preset, "squeezenet1_1": params.squeezenet_preset}
+    return load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device,
+                        allow_download=params.allow_download)
+
+
+def require_first_encoder(config: Config) -> None:
+    """See to it that a choice is made by the encoder that was asked for, and not by the next one that can be had.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    name = config.evaluation_params.encoders[0]
+    try:
+        open_encoder(config, name, vae_folder=find_autoencoder(config))
+    except UserError as error:
+        raise UserError(f"evaluation_params.encoders: the first, {name}, is to choose and cannot be had: {error}; mend "
+                        "that, or put another first") from error
+
+
+def _list_files(path: Path) -> Iterator[Path]:
+    """The file, or those in the folder, in order; none where nothing is there."""
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
