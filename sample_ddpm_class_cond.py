@@ -18,9 +18,8 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from config.errors import UserError
 from config.load import load_config
-from config.schema import Config, SampleParams
+from config.schema import Config
 from dataset.storage import hash_file
 from tools.runtime import generation, samples
 from tools.runtime.assessment import assess
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(arguments.config, [*arguments.set, *overrides])
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     run = RunDirectory(Path(config.train_params.task_name))
-    checkpoint = arguments.checkpoint or run.checkpoints / config.train_params.ldm_ckpt_name
+    checkpoint = arguments.checkpoint or run.weights(config)
     output = run.samples(config)
     accelerator = open_accelerator()
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
@@ -82,7 +81,7 @@ def draw(
     def with_conditions(plain: Sequence[generation.ImageRequest]) -> list[generation.ImageRequest]:
         return generation.draw_conditions(plain, model.condition_prior, seed=params.seed, fixed=fixed)
 
-    requests = with_conditions(generation.list_requests(requested_counts(params, model.class_counts)))
+    requests = with_conditions(generation.list_requests(generation.requested_counts(params, model.class_counts)))
     writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
                                   checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config))
     if accelerator.is_main_process:
@@ -157,18 +156,6 @@ def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.Sa
             writer.write_condition_grid(pixels, label=label, condition=name, num_columns=len(first),
                                         levels=[level_names[level] for level in levels],
                                         withheld=None if flag is None else flag(pixels))
-
-
-def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:
-    """How many images of each class are asked for; by default as many as there are training images, at their prior."""
-    if params.per_class is not None:
-        return [params.per_class] * len(class_counts)
-    total = params.num_images or sum(class_counts)
-    counts = generation.count_per_class(total, class_counts)
-    if min(counts) == 0:
-        raise UserError(f"sample_params.num_images {total} leaves a class without an image at the class prior "
-                        f"{list(class_counts)}; raise it, or give per_class")
-    return counts
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     resume(state, run, config, accelerator, data_identity=data.identity)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
-                          f"{run.checkpoints / params.ldm_ckpt_name}")
+                          f"{run.weights(config)}")
         return
     if accelerator.is_main_process:
         run.write_config(config)
@@ -159,7 +159,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
         minutes = (time.monotonic() - started) / 60
         write_json(run.timing, {"images_per_second": rate, "steps": state.step - first_step})
         print(f"trained to step {state.step} in {minutes:.1f} min ({rate:.0f} images/s); best weights "
-              f"(step {state.best_step}) in {run.checkpoints / params.ldm_ckpt_name}")
+              f"(step {state.best_step}) in {run.weights(config)}")
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -142,8 +142,6 @@ def _build_stem(config: ClassifierConfig) -> nn.Sequential:
     channels = config.im_channels
     for step in range(halvings):
         width = max(config.norm_groups, config.widths[0] >> (halvings - 1 - step))
-        if step == halvings - 1:
-            width = config.widths[0]
         layers.append(nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1))
         if step < halvings - 1:
             layers.append(nn.SiLU())

@@ -43,6 +43,16 @@ def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     return timesteps[::-1]
 
 
+def evaluated_timesteps(sampler: str, num_timesteps: int, num_steps: int) -> list[int]:
+    """The timestep of every evaluation of the denoiser, in order: one a step, heun's two except for its last."""
+    if sampler in ("dpm-solver++", "unipc"):
+        return quadratic_timesteps(num_timesteps, num_steps)
+    timesteps = trailing_timesteps(num_timesteps, num_steps)
+    if sampler != "heun":
+        return timesteps
+    return [*(timestep for step in pairwise(timesteps) for timestep in step), timesteps[-1]]
+
+
 def sample(
     sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int,
     draw_noise: DrawNoise,
