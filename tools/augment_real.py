@@ -1,7 +1,7 @@
 """Write training images under classical augmentation as a folder that can be evaluated: a reference for every generator.
 
 `python -m tools.evaluate` then says what costs no learning at all: an upper end in fidelity, and copies of patients' images,
-which the test for copies must find. The files carry no mark of synthetic images, since they are none.
+of which the test for copies finds the hardly shifted ones. The files carry no mark of synthetic images, since they are none.
 """
 
 import argparse
