@@ -36,13 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--families: expected some of {', '.join(study.families)}, found {family!r}")
     runs = StudyRuns(study, jobs=arguments.jobs)
     for arm in study.arms:
-        require_first_encoder(runs.config_of(arm))  # every arm's mistakes are told before the first one trains
+        runs.config_of(arm)  # every arm's mistakes are told before the first one trains
     with owned(Path(study.output), "tools.study", key="output"):
         run_study(study, runs, arguments.families or tuple(study.families))
 
 
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     """Screen and choose within each wanted family, then report what was chosen on the test set."""
+    for arm in study.arms:
+        require_first_encoder(runs.config_of(arm))
     print(studying.RULE)
     results = _read_results(study, runs, wanted)
     for family in study.families:
