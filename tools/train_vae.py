@@ -214,9 +214,9 @@ class _VaeTrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), _CLIP_NORM)
         if not torch.isfinite(norm):
             return self._skip(step)
-        self.skipped_in_a_row = 0
         self.vae_optimizer.step()
         self.ema.update(self.vae)
+        note = f"L1 {reconstruction.item():.4f}"
         if adversarial:
             logits, _ = self.discriminator(torch.cat([pixels, restored.detach()]))
             disc_loss = discriminator_loss(*logits.chunk(2))
@@ -226,8 +226,9 @@ class _VaeTrainer:
             disc_loss.backward()
             self.disc_optimizer.step()
             self.adversarial_steps += 1
-            return f"L1 {reconstruction.item():.4f} discriminator {disc_loss.item():.3f}"
-        return f"L1 {reconstruction.item():.4f}"
+            note += f" discriminator {disc_loss.item():.3f}"
+        self.skipped_in_a_row = 0
+        return note
 
     def _skip(self, step: int) -> str:
         """Leave the networks as they are, unless this has come too often."""
