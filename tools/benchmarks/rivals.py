@@ -6,12 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from config.schema import Config
 from models.layers import CrossAttention, SelfAttention
+from tools.runtime.estimate import count_training_flops
 
-_BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
 _WIDTH_UNIT = 8  # channels change in steps of this, which is also the number of norm groups
 
 
@@ -78,10 +77,9 @@ def count_rival_flops(
 ) -> int:
     """Operations of a training step of a network on the meta device, counted as those of ours are."""
     data = config.dataset_params
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        run(torch.empty(batch_size, data.z_channels, data.latent_size, data.latent_size),
-            torch.empty(batch_size, dtype=torch.int64))
-    return counter.get_total_flops() * _BACKWARD_FACTOR
+    return count_training_flops(
+        lambda: run(torch.empty(batch_size, data.z_channels, data.latent_size, data.latent_size),
+                    torch.empty(batch_size, dtype=torch.int64)))
 
 
 def _plain_unet(config: Config, width: int) -> nn.Module:

@@ -6,7 +6,7 @@ Also what is still missing for it.
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -131,10 +131,21 @@ def count_evaluations(config: Config) -> int:
 
 def count_step_flops(config: Config, batch_size: int) -> int:
     """Floating-point operations of matrix products and convolutions in a training step of the config's UNet."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    def run() -> None:
         network, labels = UNet(unet_shape(config)), torch.empty(batch_size, dtype=torch.int64)
         conditions = torch.empty(batch_size, len(network.shape.conditions), dtype=torch.int64)
         network(torch.empty(batch_size, *latent_shape(config)), labels, labels, conditions)
+
+    return count_training_flops(run)
+
+
+def count_training_flops(forward: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions in a forward pass and its backward pass.
+
+    `forward` builds its tensors itself; it is run on the meta device, where nothing is computed.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        forward()
     return counter.get_total_flops() * _BACKWARD_FACTOR
 
 
