@@ -1,5 +1,6 @@
 """Every variant of the benchmark runs at a tiny size and measures what it says; how fast it is proves nothing here."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
+import train_ddpm_cond
 from config.errors import UserError
 from config.load import load_config
 from dataset.images import write_png
 from models.layers import CrossAttention, SelfAttention
+from tools import benchmark
 from tools.benchmarks import (
     demo_step,
     gpu_step,
@@ -23,6 +26,7 @@ from tools.benchmarks import (
     sampling,
     workers,
 )
+from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.workers import Setup
 from tools.runtime.estimate import count_step_flops
 
@@ -53,17 +57,37 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 def test_the_papers_step(setup: Setup) -> None:
     for prepare in paper_step.VARIANTS.values():
         numbers = prepare(setup)()
-        assert numbers["seconds"] > 0 and numbers["parameters"] > 1000
+        assert numbers["seconds"] > 0 and numbers["parameters"] > 1000 and numbers["flops"] > 1e6
     ours, theirs = (np.load(Path(setup.scratch) / f"paper_step_{name}.npy") for name in ("ours", "materialised"))
     assert SelfAttention.forward is rivals.materialised_self_attention
     assert np.abs(ours).max() > 0.01 and np.abs(ours - theirs).max() < 1e-5
 
 
-def test_the_demos_step_and_its_parts(setup: Setup) -> None:
-    ours, theirs = (prepare(setup)() for prepare in demo_step.VARIANTS.values())
-    assert ours["network_seconds"] > 0 and ours["update_seconds"] > 0
-    assert theirs["flops"] > 0 and ours["flops"] > 0
+def test_the_demos_step_and_its_parts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # put back what the variants change in their own process
+    monkeypatch.setattr(train_ddpm_cond, "make_unet", train_ddpm_cond.make_unet)
+    demo_step.write_images(Path(setup.scratch), load_config(setup.demo_config))
+    ours, around, parts, theirs = (prepare(setup)() for prepare in demo_step.VARIANTS.values())
+    assert min(ours["seconds"], around["seconds"], theirs["seconds"], theirs["flops"]) > 0
+    assert parts["network_seconds"] > 0 and parts["update_seconds"] > 0
+    assert ours["flops"] == count_step_flops(load_config(setup.demo_config), 4)
+    logs = [(Path(setup.scratch) / f"demo_step_runs/{name}/2/metrics.jsonl").read_text(encoding="utf-8")
+            for name in ("ours", "around")]
+    assert logs[0] != logs[1] and all('"step": 24' in log for log in logs)
     assert processes.prepare_training(setup)()["seconds"] > 0
+
+
+def test_the_step_runs_with_every_kind_of_condition(setup: Setup) -> None:
+    for name in ("mhsma64", "phantoms_two_conditions"):
+        raw = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text(encoding="utf-8"))
+        raw["unet_params"] = NETWORK
+        path = Path(setup.scratch) / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        training = demo_step.Training(load_config(str(path)))
+        training.step()
+        training.step_network()
+        training.update()
+        assert training.state.step == 1
 
 
 def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
@@ -73,9 +97,12 @@ def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
     config = load_config(setup.paper_config)
     operators = gpu_step.find_operators(config, 2)
     assert {operator.kind for operator in operators} == {"convolution", "linear layer", "attention"}
-    assert 3 * sum(operator.kind_flops for operator in operators) == pytest.approx(count_step_flops(config, 2), rel=0.05)
+    shipped = load_config(str(ROOT / "config/embryo.yaml"))  # two fifths of its operations are attention's
+    counted = 3 * sum(operator.kind_flops for operator in gpu_step.find_operators(shipped, 1))
+    assert counted == pytest.approx(count_step_flops(shipped, 1), rel=1e-6)
     for operator in operators:
         assert gpu_step.measure_operator(operator, torch.device("cpu"), torch.bfloat16) > 0
+    assert gpu_step.prepare_matmul(setup)()["flops_per_second"] > 0
     if not torch.cuda.is_available():
         assert gpu_step.measure(setup).lines == ["not measured: no GPU is at hand"]
 
@@ -84,7 +111,7 @@ def test_cached_and_encoded_latents_are_the_same_numbers(setup: Setup, monkeypat
     monkeypatch.setattr(latent_cache, "_WIDTHS", (32, 32, 32, 32))
     latent_cache.write_images(Path(setup.scratch), load_config(setup.paper_config))
     cached, encoded = (prepare(setup)() for prepare in latent_cache.VARIANTS.values())
-    assert cached["encode_seconds"] > 0 and 0 < encoded["step_seconds"] < encoded["seconds"]
+    assert cached["encode_seconds"] > 0 and cached["fixed_seconds"] > 0 and 0 < encoded["step_seconds"] < encoded["seconds"]
     first, second = (np.load(Path(setup.scratch) / f"latent_cache_{name}.npy") for name in ("cached", "encoded"))
     assert np.abs(first).max() > 0.1 and np.abs(first - second).max() < 5e-3
 
@@ -129,9 +156,31 @@ def test_a_worker_answers_and_one_that_fails_is_named(setup: Setup) -> None:
     broken = Setup("missing.yaml", "missing.yaml", setup.scratch, quick=True)
     with pytest.raises(UserError, match=r"demo_step/ours failed: error: .*missing\.yaml"):
         workers.interleave([demo_step.OURS], broken, repeats=1)
-    numbers = workers.interleave([demo_step.OURS], setup, repeats=2)[demo_step.OURS]
-    assert numbers["seconds"] > 0 and numbers["peak_bytes"] > 50e6
+    numbers = workers.interleave([demo_step.PARTS], setup, repeats=2)[demo_step.PARTS]
+    assert numbers["network_seconds"] > 0 and numbers["peak_bytes"] > 50e6
 
 
 def test_medians_are_of_each_number() -> None:
     assert workers.medians([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 9.0}, {"a": 2.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU this subject takes no time")
+def test_the_command_prints_the_answer_first_and_writes_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark.main(["--only", "gpu_step", "--config", str(ROOT / "config/embryo.yaml"), "--json", str(tmp_path / "b.json"),
+                    "--picture", str(tmp_path / "b.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "only a part was measured, so the time of a whole training is not told"
+    assert "  not measured: no GPU is at hand" in lines and (tmp_path / "b.png").is_file()
+    written = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
+    assert list(written["findings"]) == ["gpu_step"] and written["findings"]["gpu_step"]["ratios"] == []
+
+
+def test_what_should_be_equal_and_is_not_fails_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Findings("title", ratios=[Ratio("speed", 1.0, 6.0)])
+    found.expect_equal("outputs", 1.0, tolerance=1e-5)
+    monkeypatch.setattr(benchmark.start_up, "measure", lambda _setup: found)
+    with pytest.raises(UserError, match="outputs differ by 1, more than 1e-05"):
+        benchmark.main(["--only", "start_up", "--json", str(tmp_path / "b.json"), "--picture", str(tmp_path / "b.png")])
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["findings"]["start_up"]["unequal"]

@@ -12,9 +12,9 @@ from config.schema import Config
 from models.layers import SelfAttention
 from models.unet import UNet
 from tools.benchmarks.workers import timed
+from tools.runtime.estimate import BACKWARD_FACTOR
 from tools.runtime.training import latent_shape, unet_shape
 
-PASSES = 3  # a backward pass does the work of two forward ones
 _LEAST_SECONDS = 0.5  # of a measurement
 
 
@@ -83,7 +83,7 @@ def measure_operator(operator: Operator, device: torch.device, dtype: torch.dtyp
 
     passes(1)
     count = max(1, round(_LEAST_SECONDS / timed(lambda: passes(1))))
-    return count * PASSES * operator.flops / timed(lambda: passes(count))
+    return count * BACKWARD_FACTOR * operator.flops / timed(lambda: passes(count))
 
 
 def wait_for(device: torch.device) -> None:

@@ -1,6 +1,9 @@
-"""A training step of the paper's UNet at batch 1: ours, the same with materialised attention maps, and diffusers'."""
+"""A training step of the paper's UNet at batch 1: ours, the same with all attention maps formed, and diffusers'.
 
-from collections.abc import Callable
+Forming all maps also means that attention to a single context token, whose map is all ones, is computed.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,9 @@ from models.unet import count_parameters
 from tools.benchmarks import rivals
 from tools.benchmarks.findings import Findings, Ratio
 from tools.benchmarks.limit import MATMUL
-from tools.benchmarks.operators import PASSES, find_operators, measure_operator
-from tools.benchmarks.workers import Repeat, Setup, interleave, timed
-from tools.runtime.estimate import count_step_flops
+from tools.benchmarks.operators import Operator, find_operators, measure_operator
+from tools.benchmarks.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.runtime.estimate import BACKWARD_FACTOR, count_step_flops
 from tools.runtime.training import latent_shape, make_optimizer, make_unet
 
 OURS, MATERIALISED, DIFFUSERS = "paper_step/ours", "paper_step/materialised", "paper_step/diffusers"
@@ -25,47 +28,49 @@ _TOLERANCE = 1e-5  # largest difference of the two outputs, whose values are of 
 def measure(setup: Setup) -> Findings:
     """Seconds, memory and rates of the three, and the rate of matrix products between them."""
     results = interleave([MATMUL, OURS, MATERIALISED, DIFFUSERS], setup, repeats=1 if setup.quick else 3)
-    matmul_rate = results[MATMUL]["flops_per_second"]
     config = load_config(setup.paper_config)
-    ours, materialised, theirs = (results[name] for name in (OURS, MATERIALISED, DIFFUSERS))
-    flops, their_flops = count_step_flops(config, 1), theirs["flops"]
-    found = Findings(f"1. training step at batch 1, {setup.paper_config}, {ours['parameters'] / 1e6:.1f} M parameters, "
-                     f"{torch.get_num_threads()} threads")
-    for name, result, count in (("ours", ours, flops), ("materialised attention", materialised, flops),
-                                ("diffusers' UNet2DConditionModel", theirs, their_flops)):
-        found.lines.append(f"{name:<34}{result['seconds']:>8.2f} s{result['peak_bytes'] / 2**30:>8.2f} GiB"
-                           f"{count / 1e9:>8.0f} GFLOP{count / result['seconds'] / 1e9:>8.0f} GFLOP/s")
-    bound = materialised["seconds"] * matmul_rate / flops
-    found.lines.append(f"matrix products at {matmul_rate / 1e9:.0f} GFLOP/s: at all of it ours were {bound:.1f} times as "
-                       "fast as materialised attention")
-    bound_seconds = _measure_operators(config, flops, matmul_rate, found)
+    operators = [(operator, measure_operator(operator, torch.device("cpu"), torch.float32))
+                 for operator in find_operators(config, 1)]
+    found = conclude(results, operators, config=setup.paper_config)
     folder = Path(setup.scratch)
     outputs = [np.load(folder / f"paper_step_{name}.npy", allow_pickle=False) for name in ("ours", "materialised")]
     found.expect_equal("outputs of ours and of materialised attention", float(np.abs(outputs[0] - outputs[1]).max()),
                        tolerance=_TOLERANCE)
-    found.ratios = [
-        Ratio("paper's step: speed against materialised attention", materialised["seconds"] / ours["seconds"], 6.0),
-        Ratio("paper's step: peak memory against it", ours["peak_bytes"] / materialised["peak_bytes"], 0.45, at_most=True),
-        Ratio("paper's step: FLOP/s against diffusers",
-              (flops / ours["seconds"]) / (their_flops / theirs["seconds"]), 1.15),
-        Ratio("paper's step: share of the matrix-product rate", flops / ours["seconds"] / matmul_rate, 0.6, percent=True),
-    ]
-    found.numbers = {"seconds": ours["seconds"], "seconds_of_operators": bound_seconds, "peak_bytes": ours["peak_bytes"],
-                     "flops": flops, "bound": bound, "parameters": ours["parameters"],
-                     "matmul_flops": matmul_rate, "variants": results}
     return found
 
 
-def _measure_operators(config: Config, flops: int, matmul_rate: float, found: Findings) -> float:
-    """Seconds of a step if each operator ran as it does by itself and nothing else took time; adds a line for each kind."""
-    seconds = 0.0
-    for operator in find_operators(config, 1):
-        rate = measure_operator(operator, torch.device("cpu"), torch.float32)
-        seconds += PASSES * operator.kind_flops / rate
-        found.lines.append(f"{operator.kind:<14} alone, forward and backward: {rate / 1e9:.0f} GFLOP/s "
-                           f"({rate / matmul_rate:.0%}), {PASSES * operator.kind_flops / flops:.0%} of a step's FLOPs")
-    found.lines.append(f"a step of such operators alone, without norms, activations and update: {seconds:.2f} s")
-    return seconds
+def conclude(results: dict[str, Numbers], operators: Sequence[tuple[Operator, float]], *, config: str) -> Findings:
+    """The findings of the measured numbers of each variant and of the FLOP/s that each operator reaches by itself."""
+    matmul_rate = results[MATMUL]["flops_per_second"]
+    ours, materialised, theirs = (results[name] for name in (OURS, MATERIALISED, DIFFUSERS))
+    flops = ours["flops"]
+    found = Findings(f"1. training step at batch 1, {config}, {ours['parameters'] / 1e6:.1f} M parameters, "
+                     f"{torch.get_num_threads()} threads")
+    for name, result in (("ours", ours), ("all attention maps formed", materialised),
+                         ("diffusers' UNet2DConditionModel", theirs)):
+        count = result["flops"]
+        found.lines.append(f"{name:<34}{result['seconds']:>8.2f} s{result['peak_bytes'] / 2**30:>8.2f} GiB"
+                           f"{count / 1e9:>8.0f} GFLOP{count / result['seconds'] / 1e9:>8.0f} GFLOP/s")
+    bound = materialised["seconds"] * matmul_rate / flops
+    found.lines.append(f"matrix products at {matmul_rate / 1e9:.0f} GFLOP/s: at all of it ours were {bound:.1f} times as "
+                       "fast as with the maps formed")
+    seconds = sum(BACKWARD_FACTOR * operator.kind_flops / rate for operator, rate in operators)
+    for operator, rate in operators:
+        found.lines.append(f"{operator.kind:<14} the heaviest alone, forward and backward: {rate / 1e9:.0f} GFLOP/s "
+                           f"({rate / matmul_rate:.0%}); the kind is {BACKWARD_FACTOR * operator.kind_flops / flops:.0%} of "
+                           "a step's FLOPs")
+    found.lines.append(f"a step, had all operators their kind's rate, without norms, activations, update: {seconds:.2f} s")
+    found.ratios = [
+        Ratio("paper's step: speed against all attention maps formed", materialised["seconds"] / ours["seconds"], 6.0),
+        Ratio("paper's step: peak memory against it", ours["peak_bytes"] / materialised["peak_bytes"], 0.45, at_most=True),
+        Ratio("paper's step: FLOP/s against diffusers",
+              (flops / ours["seconds"]) / (theirs["flops"] / theirs["seconds"]), 1.15),
+        Ratio("paper's step: share of the matrix-product rate", flops / ours["seconds"] / matmul_rate, 0.6, percent=True),
+    ]
+    found.numbers = {"seconds": ours["seconds"], "seconds_of_operators": seconds, "peak_bytes": ours["peak_bytes"],
+                     "flops": flops, "bound": bound, "parameters": ours["parameters"],
+                     "matmul_flops": matmul_rate, "variants": results}
+    return found
 
 
 def prepare_ours(setup: Setup) -> Repeat:
@@ -102,7 +107,8 @@ def _prepare_unet(setup: Setup, name: str) -> Repeat:
     labels, conditions = torch.tensor([1]), torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
     step = _make_step(make_optimizer(network, config), config, lambda x, t: network(x, t, labels, conditions))
     np.save(Path(setup.scratch) / f"paper_step_{name}.npy", step().numpy())
-    return lambda: {"seconds": timed(step), "parameters": count_parameters(network)}
+    flops = count_step_flops(config, 1)  # in this process attention may be another
+    return lambda: {"seconds": timed(step), "flops": flops, "parameters": count_parameters(network)}
 
 
 def _make_step(

@@ -23,12 +23,16 @@ _ASSUMED = (
 
 def measure(setup: Setup, *, parameters: float) -> Findings:
     """Images a second of one and of two processes of one thread each; `parameters` of the paper's network."""
-    config = load_config(setup.demo_config)
-    batch = config.train_params.ldm_batch_size
     alone, pair = measure_scaling(setup, repeats=2 if setup.quick else 5)
-    found = Findings(f"8. several processes, {setup.demo_config}, batch {batch} in all, a thread each")
-    found.lines += [f"one process {batch / alone:.1f} images/s, two {batch / pair:.1f} images/s",
-                    *describe_on_paper(setup, parameters=parameters)]
+    found = conclude(alone, pair, config=setup.demo_config, batch=load_config(setup.demo_config).train_params.ldm_batch_size)
+    found.lines += describe_on_paper(setup, parameters=parameters)
+    return found
+
+
+def conclude(alone: float, pair: float, *, config: str, batch: int) -> Findings:
+    """The findings of the seconds of a step in one process and in two."""
+    found = Findings(f"8. several processes, {config}, batch {batch} in all, a thread each")
+    found.lines.append(f"one process {batch / alone:.1f} images/s, two {batch / pair:.1f} images/s")
     found.ratios = [Ratio("two processes: images/s against one", alone / pair, 1.6)]
     found.numbers = {"one_seconds": alone, "two_seconds": pair}
     return found

@@ -1,7 +1,7 @@
 """Decoding images, encoding them for the evaluation, and the memory of statistics over pairs."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,25 +48,33 @@ def measure(setup: Setup) -> Findings:
     encoders = interleave([ENCODERS], setup, repeats=1 if setup.quick else 3)[ENCODERS]
     pairs = interleave([PAIRS], setup, repeats=1)[PAIRS]
     series = measure_linearity(Path(setup.scratch), (250, 1000, 4000) if setup.quick else (1000, 5000, 20000, 50000))
-    found = Findings("5. reading and encoding images")
-    for name, result in (("in a plain loop", results[PLAIN]), ("ahead, on threads", results[AHEAD])):
-        found.lines.append(f"decoding {_SOURCE_PX} px PNGs and resizing to {_SIZE_PX} px {name:<18}"
-                           f"{count / result['seconds']:>8.1f} images/s")
+    found = conclude(results, encoders, pairs, series, count=count)
     pixels = [np.load(folder / f"reading_{name}.npy", allow_pickle=False) for name in ("plain", "ahead")]
     found.expect_equal("pixels in a plain loop and ahead", float(np.abs(pixels[0] - pixels[1]).max()), tolerance=0)
+    return found
+
+
+def conclude(results: dict[str, Numbers], encoders: Numbers, pairs: Numbers, series: Sequence[tuple[int, float]], *,
+             count: int) -> Findings:
+    """The findings of the seconds of `count` pictures, of encoders and networks, and of the series of encodings."""
+    plain, ahead = results[PLAIN], results[AHEAD]
+    found = Findings("5. reading and encoding images")
+    for name, result in (("in a plain loop", plain), ("ahead, on threads", ahead)):
+        found.lines.append(f"decoding {_SOURCE_PX} px PNGs and resizing to {_SIZE_PX} px {name:<18}"
+                           f"{count / result['seconds']:>8.1f} images/s")
     found.lines.append("encoding " + ", ".join(f"{number:,} images in {seconds:.1f} s" for number, seconds in series))
     found.lines.append(f"kernel distance with its interval and neighbour scores of {_PAIRWISE_IMAGES:,} against as many "
                        f"images, {DIMENSION} features: peak {pairs['peak_bytes'] / 2**30:.2f} GiB, {pairs['seconds']:.0f} s")
     rates = [seconds / number for number, seconds in series]
     found.ratios = [
-        Ratio("reading: both cores against a plain loop", results[PLAIN]["seconds"] / results[AHEAD]["seconds"], 1.6),
+        Ratio("reading: both cores against a plain loop", plain["seconds"] / ahead["seconds"], 1.6),
         *(Ratio(f"encoder {name}: share of the network's own rate", encoders[f"{name}_network"] / encoders[f"{name}_encode"],
                 0.8, percent=True) for name in ("classifier", "inception")),
         Ratio(f"encoding: seconds an image at {series[-1][0]:,} against {series[0][0]:,}", rates[-1] / rates[0], 1.1,
               at_most=True),
         Ratio("statistics over pairs: peak memory in GiB", pairs["peak_bytes"] / 2**30, _PAIRWISE_LIMIT_GIB, at_most=True),
     ]
-    found.numbers = {"variants": results, "encoders": encoders, "pairs": pairs, "series": series}
+    found.numbers = {"variants": results, "encoders": encoders, "pairs": pairs, "series": list(series)}
     return found
 
 

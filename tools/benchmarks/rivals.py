@@ -1,6 +1,8 @@
 """The networks that ours are measured against: attention maps that are formed, and diffusers' UNets of equal cost."""
 
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,15 +58,17 @@ def unconditional_unet(config: Config, *, flops: int, batch_size: int) -> tuple[
 
     Its channels keep the proportions of the config's; their number is what is sought. Returns it with its own count.
     """
+    @cache
     def count(width: int) -> int:
         with torch.device("meta"):
             network = _plain_unet(config, width)
         return count_rival_flops(lambda x, t: run_plain(network, x, t), config, batch_size)
 
-    counts = {width: count(width) for width in range(_WIDTH_UNIT, 2 * config.unet_params.channels[0] + 1, _WIDTH_UNIT)}
-    width = min(counts, key=lambda width: abs(counts[width] - flops))
+    widths = range(_WIDTH_UNIT, 2 * config.unet_params.channels[0] + 1, _WIDTH_UNIT)
+    above = bisect_left(widths, flops, key=count)  # a wider network costs more
+    width = min(widths[max(above - 1, 0):above + 1], key=lambda width: abs(count(width) - flops))
     torch.manual_seed(config.train_params.seed)
-    return _plain_unet(config, width), counts[width]
+    return _plain_unet(config, width), count(width)
 
 
 def run_plain(network: nn.Module, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -95,4 +99,4 @@ def _plain_unet(config: Config, width: int) -> nn.Module:
     return UNet2DModel(
         sample_size=data.latent_size, in_channels=data.z_channels, out_channels=data.z_channels,
         block_out_channels=channels, layers_per_block=unet.num_layers, norm_num_groups=_WIDTH_UNIT,
-        attention_head_dim=_WIDTH_UNIT, num_class_embeds=config.num_classes + 1, **settings)
+        attention_head_dim=channels[-1] // unet.num_heads, num_class_embeds=config.num_classes + 1, **settings)

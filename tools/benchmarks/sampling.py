@@ -26,15 +26,20 @@ _NEVER = (0.9995, 0.9996)  # an interval between two timesteps: guidance is aske
 def measure(setup: Setup) -> Findings:
     """Images a second of the whole command's work, the network's share, and costs in forward passes."""
     results = interleave([OVERLAPPED, IN_TURN], setup, repeats=1 if setup.quick else 3)
-    overlapped, in_turn = results[OVERLAPPED], results[IN_TURN]
     passes = interleave([PASSES], setup, repeats=1 if setup.quick else 3)[PASSES]
-    count = num_images(setup)
-    found = Findings(f"4. sampling of {count} images with the model of {setup.demo_config}, 20 steps")
+    found = conclude(results, passes, count=num_images(setup), config=setup.demo_config)
+    folders = [Path(setup.scratch) / f"sampling_{name}" / samples.IMAGE_FOLDER for name in ("overlapped", "in_turn")]
+    found.expect_equal("files written behind and in turn", count_differing(*folders), tolerance=0)
+    return found
+
+
+def conclude(results: dict[str, Numbers], passes: Numbers, *, count: int, config: str) -> Findings:
+    """The findings of the seconds of `count` images, and of the costs of guidance and steps."""
+    overlapped, in_turn = results[OVERLAPPED], results[IN_TURN]
+    found = Findings(f"4. sampling of {count} images with the model of {config}, 20 steps")
     for name, result in (("written while the next batch is drawn", overlapped), ("one after the other", in_turn)):
         found.lines.append(f"{name:<44}{count / result['seconds']:>8.1f} images/s, 1,000 images in "
                            f"{1000 * result['seconds'] / count:.0f} s")
-    folders = [Path(setup.scratch) / f"sampling_{name}" / samples.IMAGE_FOLDER for name in ("overlapped", "in_turn")]
-    found.expect_equal("files written behind and in turn", count_differing(*folders), tolerance=0)
     found.lines.append(f"rows through the network: {passes['guided_rows']:.2f} a step with guidance, "
                        f"{passes['outside_rows']:.2f} outside its interval")
     found.ratios = [

@@ -31,7 +31,7 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
     """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 130 or 143 signalled; a bug keeps its traceback."""
     previous = signal.signal(signal.SIGTERM, _raise_interrupted)
     if keep_freed_memory:
-        _keep_freed_memory()
+        keep_freed_buffers()
     try:
         main()
     except UserError as error:
@@ -86,7 +86,7 @@ def deferred_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_buffers() -> None:
     """Let glibc keep large freed buffers instead of giving each back to the system and faulting it in anew.
 
     Training on a CPU frees and asks for the same buffers every step: on two cores this is worth a quarter of the speed of

@@ -24,9 +24,11 @@ from tools.runtime.training import latent_shape, unet_shape
 
 _FLOAT_BYTES = 4
 _WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
-_BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
+BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
 _ATTAINED_SHARE = 0.5  # of the matrix-product rate that a training step of this network reaches on a CPU or GPU
-_RATE_SIZE = 1024  # side of the matrices whose product measures the rate
+_RATE_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product measures the rate: launching it must cost nothing
+_RATE_BURST = 8  # products that a GPU is given at once
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by train_params.mixed_precision
 
 
 def count_steps(config: Config, num_images: int) -> tuple[int, int]:
@@ -65,7 +67,7 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
     num_val = sum(record.split == "val" for record in records)
     per_epoch, total = count_steps(config, num_train)
     step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
-    rate = measure_matmul_rate(device)
+    rate = measure_training_rate(config, device)
     seconds = expected_seconds(step_flops * total, rate)
     checkpoint = parameters * _FLOAT_BYTES * 4
     latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
@@ -117,7 +119,7 @@ def count_sampling_flops(config: Config, num_images: int) -> float:
     """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
     batch_size = config.sample_params.batch_size
     passes = count_evaluations(config) * -(-num_images // batch_size)
-    return count_step_flops(config, batch_size) / _BACKWARD_FACTOR * passes
+    return count_step_flops(config, batch_size) / BACKWARD_FACTOR * passes
 
 
 def count_evaluations(config: Config) -> int:
@@ -146,22 +148,36 @@ def count_training_flops(forward: Callable[[], object]) -> int:
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         forward()
-    return counter.get_total_flops() * _BACKWARD_FACTOR
+    return counter.get_total_flops() * BACKWARD_FACTOR
+
+
+def measure_training_rate(config: Config, device: torch.device) -> float:
+    """FLOP/s of matrix products in the precision that the config trains in on the device."""
+    on_gpu = device.type == "cuda"
+    return measure_matmul_rate(device, dtype=_DTYPES[config.train_params.mixed_precision] if on_gpu else torch.float32)
 
 
 def measure_matmul_rate(
-    device: torch.device, *, seconds: float = 0.3, dtype: torch.dtype = torch.float32, side: int = _RATE_SIZE
+    device: torch.device, *, seconds: float = 0.3, dtype: torch.dtype = torch.float32, side: int | None = None
 ) -> float:
     """FLOP/s of products of square matrices on the device, measured for about `seconds`."""
+    side = side or _RATE_SIDE.get(device.type, 4096)
     a = torch.randn(side, side, device=device, dtype=dtype)
-    a @ a
-    started, products = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        a @ a
-        products += 1
+    burst = _RATE_BURST if device.type == "cuda" else 1
+
+    def multiply() -> None:
+        for _ in range(burst):
+            a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return products * 2 * side**3 / (time.perf_counter() - started)
+
+    multiply()
+    started, products, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < seconds:
+        multiply()
+        products += burst
+        elapsed = time.perf_counter() - started
+    return products * 2 * side**3 / elapsed
 
 
 class _FusedAttention(torch.autograd.Function):

@@ -67,7 +67,7 @@ def _describe_gain(study: Study, *, auc: float) -> list[str]:
 def _describe_time(study: Study) -> list[str]:
     config, request = study.config, study.request
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rate = estimate.measure_matmul_rate(device)
+    rate = estimate.measure_training_rate(config, device)
     per_step, per_prediction = _time_classifier(study)
     per_round_trip = _time_round_trip(study, device)
     views = len(config.dataset_params.symmetries)
