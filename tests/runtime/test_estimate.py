@@ -1,6 +1,7 @@
 """Estimates: steps are exact, sizes are those of the real tensors within a factor that is worth printing."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKL
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from models.unet import count_parameters
+from tools.runtime import estimate
 from tools.runtime.estimate import count_steps, describe_run, list_preparations, measure_matmul_rate
 from tools.runtime.training import make_unet
 
@@ -82,5 +84,8 @@ def test_what_is_missing_before_training_is_told_with_the_command(
     assert told(tmp_path / "my vae", group_column="PATIENT") == "nothing is missing"
 
 
-def test_the_rate_is_positive() -> None:
-    assert measure_matmul_rate(CPU, seconds=0.02) > 1e8
+def test_the_rate_is_of_products_and_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock) / 4)  # a product takes a quarter of a second
+    assert measure_matmul_rate(CPU, seconds=1.0, side=64) == 4 * 2 * 64**3 / 1.0
+    assert measure_matmul_rate(CPU, seconds=0.3, side=32) == 2 * 2 * 32**3 / 0.5
