@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 _STAGES = {
-    "labels and images": ("make_phantoms",),
+    "labels and images": ("make_phantoms", "import_mhsma"),
     "before training": ("init", "check_dataset", "check_symmetries", "check_confounders", "check_vae"),
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate", "membership_audit", "sweep", "study", "augmentation_study", "reader_study",
