@@ -1,4 +1,4 @@
-"""The README names every config key and no command that is not there."""
+"""The README and docs/ explain every config key and name no command, file or page that is not there."""
 
 import dataclasses
 import re
@@ -11,7 +11,9 @@ import pytest
 from config.schema import Config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8")
+         for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "models/pretrained/README.md")}
+KEYS = PAGES[ROOT / "docs/config.md"]
 
 
 def config_keys(cls: type = Config) -> Iterator[str]:
@@ -24,17 +26,21 @@ def config_keys(cls: type = Config) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("key", sorted(set(config_keys())))
-def test_the_readme_explains_every_key(key: str) -> None:
-    assert f"| `{key}` |" in README
+def test_every_key_is_explained(key: str) -> None:
+    assert f"| `{key}` |" in KEYS
 
 
-def test_the_readme_names_only_commands_that_exist() -> None:
-    commands = set(re.findall(r"python -m tools\.(\w+)", README))
-    assert commands
-    for command in commands:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_files_and_links_exist(page: Path) -> None:
+    text = PAGES[page]
+    for command in set(re.findall(r"python -m tools\.(\w+)", text)):
         assert (ROOT / "tools" / f"{command}.py").is_file(), command
-
-
-def test_the_readme_names_only_files_that_exist() -> None:
-    for name in set(re.findall(r"(?:config|docs)/[\w/.]+\.(?:yaml|png|svg)", README)) - {"config/my.yaml"}:
+    for name in set(re.findall(r"(?:config|docs)/[\w/.]+\.(?:yaml|png|svg|md|json)", text)) - {"config/my.yaml"}:
         assert (ROOT / name).is_file(), name
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", PAGES[ROOT / "README.md"]))
+    assert linked == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}

@@ -22,7 +22,7 @@ from tools.runtime.studying import RECIPES, Arm, ArmScore, Study
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.study", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, type=Path, metavar="STUDY.yaml", help="the study; see the README")
+    parser.add_argument("--config", required=True, type=Path, metavar="STUDY.yaml", help="the study; see docs/recipes.md")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="trainings at a time, each with its share of the cores; default 1")
     parser.add_argument("--families", nargs="+", metavar="NAME",

@@ -42,7 +42,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         lines += _key("covariate_columns", list(table.covariate_columns), 4, "kept for checks, no input of the network")
     lines += _comment_out_conditions(table.conditions)
     lines += _key("condition_types", list(setup.condition_types), 2)
-    lines += _key("z_channels", 4, 2)
+    lines += _key("z_channels", setup.z_channels, 2)
     lines += _key("latent_size", setup.latent_size, 2)
     lines += _key("directory_inception_features", f"runs/{name}_features", 2)
     lines += _key("directory_latents", f"runs/{name}_latents", 2)

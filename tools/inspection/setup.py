@@ -21,6 +21,7 @@ class Setup:
     """The parts of a config that depend on the machine; `sections` are its keys by section, `why` says what it is for."""
 
     image_size: int
+    z_channels: int
     latent_size: int
     condition_types: tuple[str, ...]
     sections: dict[str, dict[str, Any]]
@@ -51,7 +52,7 @@ def choose_setup(*, side_px: int, num_train: int, num_test: int, gpu_memory_gb: 
 def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int, gpu_memory_gb: float) -> Setup:
     """The paper's network in bf16 with the recipe of config/embryo_best.yaml."""
     epochs = max(10, min(300, round(_GPU_STEPS * _BATCH / max(num_train, 1))))
-    return Setup(image_size, image_size // 8, ("class", "context_class"), {
+    return Setup(image_size, 4, image_size // 8, ("class", "context_class"), {
         "train_params": {"ldm_batch_size": _BATCH, "gradient_accumulation_steps": accumulation, "num_samples": 8,
                          "ldm_validate_epochs": max(1, epochs // 60), "ldm_lr": 0.0002, "epochs": epochs,
                          "label_dropout": 0.1, "ema_decay": 0.9995, "mixed_precision": "bf16"},
@@ -64,12 +65,12 @@ def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int
 
 
 def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: str) -> Setup:
-    """The demo's UNet on latents of a VAE of its own."""
+    """The network, the recipe and a VAE of one's own as in config/mhsma64.yaml."""
     image_size = 32 if side_px <= 40 else 64 if side_px <= 96 else 128
     vae = {32: [16, 32, 64], 64: [16, 32, 64], 128: [16, 32, 64, 64]}[image_size]
     steps = _CPU_STEPS if num_train >= 300 else 800
     epochs = max(1, -(-steps * 16 // max(num_train, 1)))
-    return Setup(image_size, image_size // 2 ** (len(vae) - 1), ("class",), {
+    return Setup(image_size, 8, image_size // 2 ** (len(vae) - 1), ("class",), {
         "train_params": {"ldm_batch_size": 16, "num_samples": 16, "ldm_validate_epochs": max(1, epochs // 10),
                          "ldm_lr": 0.001, "epochs": epochs, "max_steps": steps, "label_dropout": 0.1,
                          "ema_decay": 0.998 if steps == _CPU_STEPS else 0.995},
@@ -77,7 +78,7 @@ def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: 
         "unet_params": {"channels": [64, 96, 128], "num_layers": 2, "attention": [False, True, True], "norm_groups": 8},
         "autoencoder_params": {"pretrained": f"runs/{name}_vae", "batch_size": 8, "training": {
             "output": f"runs/{name}_vae", "channels": vae, "batch_size": 8 if image_size < 128 else 4, "max_minutes": 20,
-            "kl_weight": 0.0001}},
+            "adversarial_start": 0.4}},
         "sample_params": {"sampler": "heun", "num_steps": 10, "num_images": max(num_test, 32), "batch_size": 32},
     }, where)
 
@@ -91,7 +92,8 @@ def _measure_memory(image_size: int) -> tuple[float, float]:
 
 def _estimate_gb(setup: Setup) -> float:
     table = {"root_dir": "-", "image_size": setup.image_size}
-    data = {"params": table, "latent_size": setup.latent_size, "condition_types": list(setup.condition_types)}
+    data = {"params": table, "z_channels": setup.z_channels, "latent_size": setup.latent_size,
+            "condition_types": list(setup.condition_types)}
     raw = {"dataset_params": data, **setup.sections}
     raw["train_params"] = {**setup.sections["train_params"], "task_name": "-"}
     return estimate_memory(build_config(raw, source="set-up"))[1] / _GIBIBYTE

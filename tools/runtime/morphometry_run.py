@@ -60,7 +60,7 @@ def run_morphometry(
     measured = {name: measure_set(images, quiet) for name, images in pixels.items()}
     if not any(images.measured().any() for images in measured.values()):
         reasons = ", ".join(f"{name}: {_format_reasons(images)}" for name, images in measured.items())
-        raise UserError(f"no oocyte could be measured ({reasons}); look at what is asked of an image in the README")
+        raise UserError(f"no oocyte could be measured ({reasons}); what is asked of an image stands in docs/morphometry.md")
     rows = morphometry_rows(
         synthetic=measured["synthetic"], real=measured["real"], train=measured["train"], flips=measured.get("class_flips"),
         class_names=table.class_names, um_per_px=table.um_per_px, repeats=config.evaluation_params.bootstrap_repeats,

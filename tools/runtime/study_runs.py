@@ -253,4 +253,5 @@ def _keys_of_training(run: ArmRun, folder: Path) -> list[str]:
     common = [f"train_params.seed={run.seed}", f"train_params.epochs={_MANY_EPOCHS}"]
     if run.arm.generator == "gan":
         return [*common, f"gan_params.output={folder}", f"gan_params.max_steps={run.steps}"]
-    return [*common, f"train_params.task_name={folder}", f"train_params.max_steps={run.steps}"]
+    return [*common, f"train_params.task_name={folder}", f"train_params.max_steps={run.steps}",
+            "train_params.num_samples=1"]  # of previews: by 1000 steps they take as long as the training
