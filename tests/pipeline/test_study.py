@@ -63,7 +63,7 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     augmented = json.loads((tmp_path / "study/arms/augmented/steps1_seed1/evaluation_test/evaluation.json").read_text())
     shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[")
                  and row["comparison"] == "model_gap" and row["class"] == "all")
-    assert result["families"]["augmented"]["test"]["KD model gap"] == [shown]
+    assert result["families"]["augmented"]["test"]["KD model gap (synthetic, VAE round trip)"] == [shown]
 
     before = changed_times(tmp_path)
     study.main(["--config", str(declared)])

@@ -4,28 +4,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What a line of the table reads: the metric's family, and the comparison.
+_COMPARED = {
+    "total": "total (synthetic, real)",
+    "ceiling": "ceiling (VAE round trip, real)",
+    "model_gap": "model gap (synthetic, VAE round trip)",
+    "floor": "floor (training, held out, both round trips)",
+    "real_real": "real (training, held out)",
+}
+# What a line of the table reads: the start of the metric's name, and the comparison.
 _LINES = {
-    "FD total (synthetic, real)": ("FD", "total"),
-    "FD ceiling (VAE round trip, real)": ("FD", "ceiling"),
-    "FD model gap (synthetic, VAE round trip)": ("FD", "model_gap"),
-    "FD floor (training, held out, both round trips)": ("FD", "floor"),
-    "FD real (training, held out)": ("FD", "real_real"),
-    "KD model gap": ("KD", "model_gap"),
-    "precision of the model gap": ("precision", "model_gap"),
-    "recall of the model gap": ("recall", "model_gap"),
-    "coverage of the model gap": ("coverage", "model_gap"),
-    "two-sample AUC of the model gap": ("two-sample AUC", "model_gap"),
-    "precision of the ceiling": ("precision", "ceiling"),
-    "recall of the ceiling": ("recall", "ceiling"),
-    "coverage of the ceiling": ("coverage", "ceiling"),
-    "precision, total": ("precision", "total"),
-    "recall, total": ("recall", "total"),
-    "coverage, total": ("coverage", "total"),
-    "two-sample AUC, total": ("two-sample AUC", "total"),
+    **{f"FD {label}": ("FD", comparison) for comparison, label in _COMPARED.items()},
+    "KD model gap (synthetic, VAE round trip)": ("KD", "model_gap"),
+    **{f"{metric} {label}": (metric, comparison) for metric in ("precision", "recall", "coverage", "two-sample AUC")
+       for comparison, label in _COMPARED.items()},
     "class AUC on synthetic": ("class AUC", "synthetic"),
+    "class AUC on VAE round trips": ("class AUC", "round_trip"),
     "class AUC on held-out real": ("class AUC", "held_out"),
-    "near-copies": ("near-copies", "copies"),
+    "near-copies by pixels": ("near-copies[pixels", "copies"),
+    "near-copies by the encoder": ("near-copies[", "copies"),
 }
 _OFFICIAL = {"FD": "FID", "KD": "KID"}
 
@@ -51,8 +47,14 @@ def format_table(read: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 def _find(evaluation: Mapping[str, Any], family: str, comparison: str) -> float | None:
     names = (family, _OFFICIAL.get(family, family))
+
+    def is_meant(metric: str) -> bool:
+        if "[" in family:
+            return metric.startswith(family) and ("pixels" in metric) == ("pixels" in family)
+        return metric.split("[")[0] in names
+
     return next((row["value"] for row in evaluation["rows"] if row["class"] == "all" and row["comparison"] == comparison
-                 and row["metric"].split("[")[0] in names and row["value"] is not None), None)
+                 and is_meant(row["metric"]) and row["value"] is not None), None)
 
 
 def _format(values: Sequence[float] | None) -> str:
