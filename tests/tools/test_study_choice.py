@@ -78,7 +78,8 @@ def test_rounds_halve_at_doubled_minutes_and_the_final_is_won_by_the_mean_over_t
     ]
     family = families_of(study)["recipes"]
     assert (family["chosen"], family["steps"]) == ("c", 300)
-    assert family["test"] == {"KD model gap (synthetic, VAE round trip)": [101.0, 102.0], "near-copies by pixels": [0.0, 0.0]}
+    assert family["test"] == {"KD model gap (synthetic, VAE round trip)": [101.0, 102.0],
+                              "near-copies by pixels": [0.0, 0.0]}
     shown = [(each["title"], {row["arm"]: row["distances"] for row in each["arms"]}) for each in family["rounds"]]
     assert shown == [
         ("recipes, 1 min, seed 1", {"a": [0.10], "b": [0.20], "c": [0.30], "d": [0.01], "e": [0.90]}),
