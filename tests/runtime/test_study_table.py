@@ -1,0 +1,95 @@
+"""The table of a study: each line reads its own number among all that an evaluation holds, and is written as stated."""
+
+from itertools import count, product
+from typing import Any
+
+import pytest
+
+from tools.runtime.study_table import format_table, read_metrics
+
+FAMILIES = ("FD", "KD", "p of KD", "precision", "recall", "density", "coverage", "two-sample AUC")
+COMPARISONS = ("total", "model_gap", "ceiling", "real_real", "floor", "halves")
+WITHOUT_ENCODER = (("class AUC", "held_out"), ("class AUC", "round_trip"), ("class AUC", "synthetic"),
+                   ("class balanced accuracy", "synthetic"), ("ratio of class AUC", "synthetic"))
+# No two are alike: the number of what is read, whose whole part this is, and the seed behind the point.
+NUMBERS = {key: float(number) for number, key in zip(count(1), (
+    *product(FAMILIES, COMPARISONS), *WITHOUT_ENCODER, ("near-copies", "copies"), ("near-copies", "copies_control")))}
+
+
+def evaluation(seed: int, *, encoder: str = "squeezenet1_1@435c,min224", official: bool = False) -> dict[str, Any]:
+    """Rows in the order of evaluation.json: what is missing first, the first encoder, its classes, then a second one."""
+    def row(metric: str, comparison: str, value: float | None, class_name: str = "all") -> dict[str, Any]:
+        return {"metric": metric, "class": class_name, "comparison": comparison, "value": value}
+
+    def name(family: str, key: str) -> str:
+        return {"FD": "FID", "KD": "KID"}.get(family, f"{family}[{key}]") if official else f"{family}[{key}]"
+
+    with_encoder = [key for key in NUMBERS if key[0] in FAMILIES]
+    plain = [key for key in NUMBERS if key[0] not in FAMILIES]
+    return {"rows": [
+        *(row(metric, "total", None) for metric in ("FID", "KID", "LPIPS")),  # an encoder that cannot be had
+        *(row(name(key[0], encoder), key[1], -1.0, "arrested") for key in with_encoder),
+        *(row(name(key[0], encoder), key[1], NUMBERS[key] + seed / 10) for key in with_encoder),
+        *(row(f"{key[0]}[classifier@12]", key[1], -2.0) for key in with_encoder),
+        *(row(key[0], key[1], -3.0, "arrested") for key in plain),
+        *(row(key[0] + "[pixels at 16 px]" * (key[0] == "near-copies"), key[1], NUMBERS[key] + seed / 10) for key in plain),
+        *(row(f"near-copies[{encoder}]", comparison, -4.0) for comparison in ("copies", "copies_control")),
+    ]}
+
+
+WANTED = {
+    "FD total (synthetic, real)": ("FD", "total"),
+    "FD ceiling (VAE round trip, real)": ("FD", "ceiling"),
+    "FD model gap (synthetic, VAE round trip)": ("FD", "model_gap"),
+    "FD floor (training, held out, both round trips)": ("FD", "floor"),
+    "FD real (training, held out)": ("FD", "real_real"),
+    "KD model gap": ("KD", "model_gap"),
+    "precision of the model gap": ("precision", "model_gap"),
+    "recall of the model gap": ("recall", "model_gap"),
+    "coverage of the model gap": ("coverage", "model_gap"),
+    "two-sample AUC of the model gap": ("two-sample AUC", "model_gap"),
+    "precision of the ceiling": ("precision", "ceiling"),
+    "recall of the ceiling": ("recall", "ceiling"),
+    "coverage of the ceiling": ("coverage", "ceiling"),
+    "precision, total": ("precision", "total"),
+    "recall, total": ("recall", "total"),
+    "coverage, total": ("coverage", "total"),
+    "two-sample AUC, total": ("two-sample AUC", "total"),
+    "class AUC on synthetic": ("class AUC", "synthetic"),
+    "class AUC on held-out real": ("class AUC", "held_out"),
+    "near-copies": ("near-copies", "copies"),
+}
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_each_line_is_the_overall_number_of_the_first_encoder_a_value_a_seed(official: bool) -> None:
+    read = read_metrics([evaluation(seed, official=official) for seed in (1, 2, 3)])
+    assert read == {line: [NUMBERS[key] + seed / 10 for seed in (1, 2, 3)] for line, key in WANTED.items()}
+    assert list(read) == list(WANTED)
+
+
+def test_a_line_that_one_seed_lacks_is_left_out() -> None:
+    whole, without_value, without_row = (evaluation(seed) for seed in (1, 2, 3))
+    for row in without_value["rows"]:
+        if row["metric"] == "class AUC" and row["comparison"] == "synthetic":
+            row["value"] = None
+    without_row["rows"] = [row for row in without_row["rows"] if not row["metric"].startswith("near-copies")]
+    read = read_metrics([whole, without_value, without_row])
+    assert set(WANTED) - set(read) == {"class AUC on synthetic", "near-copies"}
+    assert read["KD model gap"] == [NUMBERS["KD", "model_gap"] + seed / 10 for seed in (1, 2, 3)]
+
+
+def test_the_table_shows_mean_least_and_most_with_about_three_digits() -> None:
+    ours = {"near-copies": [0.0, 0.0], "FD total (synthetic, real)": [3.0, 1.0, 2.0], "KD model gap": [0.0123, 0.0137],
+            "recall, total": [0.5], "precision, total": [0.004, 0.006], "FD real (training, held out)": [123.456]}
+    gan = {"FD total (synthetic, real)": [1.49, 1.498], "KD model gap": [-0.25, -0.75], "recall, total": [0.2, 0.2, 0.5]}
+    assert format_table({"recipes": ours, "gan": gan}) == (
+        "| | recipes | gan |\n"
+        "|---|---|---|\n"
+        "| FD total (synthetic, real) | 2.0 (1.0 to 3.0) | 1.494 (1.490 to 1.498) |\n"
+        "| FD real (training, held out) | 123.5 | - |\n"
+        "| KD model gap | 0.013 (0.012 to 0.014) | -0.500 (-0.750 to -0.250) |\n"
+        "| precision, total | 0.00500 (0.00400 to 0.00600) | - |\n"
+        "| recall, total | 0.500 | 0.300 (0.200 to 0.500) |\n"
+        "| near-copies | 0 (0 to 0) | - |\n"
+    )
