@@ -2,15 +2,19 @@
 
 import csv
 import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from workspace import Workspace
+from workspace import Workspace, read_rows
 
 from config.errors import UserError
 from dataset.decoding import decode_image, read_png_text
+from dataset.images import write_png
 from tools import augment_real, sample_gan, train_gan
 from tools.runtime.assessment import evaluate_folder
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
@@ -34,13 +38,21 @@ def gan(workspace: Workspace) -> Path:
 
 
 def test_a_resumed_training_equals_an_unbroken_one(workspace: Workspace, gan: Path, tmp_path: Path) -> None:
-    for steps in (5, 12):
-        train_gan.main(workspace.arguments(*of_gan(tmp_path / "gan", steps=steps)))
-    states = [read_checkpoint(list_resume_checkpoints(folder / "training_state")[0]) for folder in (gan, tmp_path / "gan")]
+    resumed, half_a_row = tmp_path / "gan", '{"step": 99, "crit'
+    beyond = json.dumps({"step": 6, "critic_loss": -1.0, "generator_loss": -1.0}) + "\n"
+    for steps, left in ((5, beyond + half_a_row), (9, half_a_row)):  # what a training killed after its checkpoint leaves
+        train_gan.main(workspace.arguments(*of_gan(resumed, steps=steps)))
+        with (resumed / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            log.write(left)
+    train_gan.main(workspace.arguments(*of_gan(resumed, steps=12)))
+    states = [read_checkpoint(list_resume_checkpoints(folder / "training_state")[0]) for folder in (gan, resumed)]
     assert states[0][1] == states[1][1] and states[0][1]["step"] == 12
     assert all(torch.equal(tensor, states[1][0][name]) for name, tensor in states[0][0].items())
-    rows = [json.loads(line) for line in (gan / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12] and all(np.isfinite(row["critic_loss"]) for row in rows)
+    unbroken, gone_on = read_rows(gan), read_rows(resumed)
+    assert [row["step"] for row in unbroken] == [2, 4, 6, 8, 10, 12]
+    assert all(np.isfinite(list(row.values())).all() for row in unbroken)
+    assert [row["step"] for row in gone_on] == [2, 4, 5, 6, 8, 9, 10, 12]  # the last step of each call has a row
+    assert [row for row in gone_on if row["step"] not in (5, 9)] == unbroken
     with pytest.raises(UserError, match="belongs to a training with other settings or images"):
         train_gan.main([*workspace.arguments(*of_gan(tmp_path / "gan", steps=13)), "--set", "gan_params.lr=0.1"])
 
@@ -60,7 +72,27 @@ def test_its_images_are_functions_of_their_address_and_pass_the_same_evaluation(
     config = workspace.config("evaluation_params.encoders=[vae]", "evaluation_params.judge_path=null",
                               "evaluation_params.real_split=val")
     evaluation = evaluate_folder(config, tmp_path / "drawn", device=torch.device("cpu"))
-    assert any(row.metric == "KD[vae:grid8]" or row.metric.startswith("KD[vae") for row in evaluation.rows if row.value)
+    (gap,) = [row for row in evaluation.rows if row.metric.startswith("KD[vae") and row.comparison == "model_gap"
+              and row.class_name == "all"]
+    assert gap.value is not None and np.isfinite(gap.value)
+    assert evaluation.provenance["num_images"]["synthetic"] == 40
+    assert gap.n_synthetic == gap.n_real == len(open_images(config, "val"))  # sets of equal size
+
+
+def test_a_rerun_draws_the_batch_of_a_missing_image_alone(workspace: Workspace, gan: Path, tmp_path: Path) -> None:
+    def draw() -> dict[str, int]:
+        sample_gan.main([*workspace.arguments(*of_gan(gan, steps=12), "sample_params.batch_size=3",
+                                              "sample_params.num_images=null", "sample_params.per_class=6"),
+                         "--output", str(tmp_path)])
+        return {path.name: path.stat().st_mtime_ns for path in sorted((tmp_path / "images").iterdir())}
+
+    first = draw()
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(first) == 12 and draw() == first
+    (tmp_path / "images/class0_000004.png").unlink()
+    second = draw()
+    assert [name for name in first if second[name] != first[name]] == [f"class0_{index:06d}.png" for index in (3, 4, 5)]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
 def test_what_is_no_such_gan_is_refused(workspace: Workspace, gan: Path, reference: Path, tmp_path: Path) -> None:
@@ -77,22 +109,79 @@ def test_what_is_no_such_gan_is_refused(workspace: Workspace, gan: Path, referen
         train_gan.main(workspace.arguments(*of_gan(tmp_path / "g", steps=1), "dataset_params.params.image_size=24"))
 
 
-def test_augmented_real_images_stay_near_their_originals_and_carry_no_mark_of_synthetic_ones(
-    workspace: Workspace, tmp_path: Path
+@dataclass(frozen=True)
+class FlatImages:
+    """A table of flat images with a small mark on their left, and the pixels by name. No two levels are near each other."""
+
+    overrides: tuple[str, ...]
+    pixels: Mapping[str, np.ndarray]
+
+    def find(self, image: np.ndarray) -> str:
+        """The name of the image whose mean is nearest."""
+        return min(self.pixels, key=lambda name: abs(self.pixels[name].mean() - image.mean()))
+
+
+MARK = (slice(14, 17), slice(5, 8))
+TRAINING = {0: ["image0", "image2", "image4", "image6"], 1: ["image1", "image3"]}
+
+
+@pytest.fixture
+def flat_images(tmp_path: Path) -> FlatImages:
+    """Six training images of two classes, and one of class 1 for validation and for the test."""
+    pixels, lines = {}, ["NAME,LABEL,SPLIT"]
+    for index in range(8):
+        level = 16 + 32 * index
+        pixels[f"image{index}"] = np.full((32, 32), level, dtype=np.uint8)
+        pixels[f"image{index}"][MARK] = level + (80 if level < 128 else -80)
+        write_png(tmp_path / f"flat/image{index}.png", pixels[f"image{index}"])
+        lines.append(f"image{index}.png,{index % 2},{ {5: 'val', 7: 'test'}.get(index, 'train') }")
+    (tmp_path / "flat.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = {"csv_file": tmp_path / "flat.csv", "root_dir": tmp_path / "flat", "image_column": "NAME",
+             "label_column": "LABEL", "split_column": "SPLIT", "group_column": "null"}
+    return FlatImages((*(f"dataset_params.params.{key}={value}" for key, value in table.items()),
+                       "dataset_params.symmetries=[identity,mirror]", "dataset_params.symmetry_conditioning=false"), pixels)
+
+
+def test_augmented_real_images_are_mild_changes_of_their_class_s_training_images_equally_often(
+    workspace: Workspace, flat_images: FlatImages, tmp_path: Path
 ) -> None:
-    arguments = [*workspace.arguments("sample_params.num_images=null", "sample_params.per_class=6"),
+    arguments = [*workspace.arguments("sample_params.num_images=null", "sample_params.per_class=26", *flat_images.overrides),
                  "--output", str(tmp_path / "real")]
     augment_real.main(arguments)
-    made = pixels_of(tmp_path / "real")
-    assert made.shape[0] == 12 and (tmp_path / "real/PATIENT_DATA.txt").is_file()
-    assert set(read_png_text(tmp_path / "real/images/class0_000000.png")) == {"Note"}
-    images = open_images(workspace.config(), "train")
-    thumbnails = {label: [np.kron(image.numpy()[0].reshape(8, 4, 8, 4).mean(axis=(1, 3)), np.ones(1))
-                          for index, record in enumerate(images.records) if record.label == label
-                          for image in (images[index][0], images[index][0].flip(-1))] for label in (0, 1)}
-    for number, image in enumerate(made):
-        small = image.reshape(8, 4, 8, 4).mean(axis=(1, 3))
-        best = max(np.corrcoef(small.ravel(), other.ravel())[0, 1] for other in thumbnails[number // 6])
-        assert best > 0.8
+    assert (tmp_path / "real/PATIENT_DATA.txt").is_file()
+    with (tmp_path / "real/manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["0"] * 26 + ["1"] * 26
+    assert [row["IMAGE_NAME"] for row in rows] == sorted(path.name for path in (tmp_path / "real/images").iterdir())
+
+    sources: dict[int, Counter[str]] = {0: Counter(), 1: Counter()}
+    changes = []
+    for row in rows:
+        path = tmp_path / "real/images" / row["IMAGE_NAME"]
+        assert set(read_png_text(path)) == {"Note"}  # no mark of synthetic images
+        image = decode_image(path).astype(float)
+        name = flat_images.find(image)
+        sources[int(row["label"])][name] += 1
+        changes.append(measure_change(flat_images.pixels[name].astype(float), image))
+    for label, names in TRAINING.items():
+        assert sorted(sources[label]) == names
+        assert max(sources[label].values()) - min(sources[label].values()) <= 1
+    brightness, contrast, down, right, mirrored = (np.array(values) for values in zip(*changes, strict=True))
+    # Levels on [-1, 1] and shares, of which a pixel's rounding is 1/255 and 1/80; 0.04 of 32 px is one pixel.
+    for values, rounding in ((brightness, 1 / 255), (contrast, 2 / 80)):
+        assert np.abs(values).max() <= 0.1 + rounding and values.min() < -0.08 and values.max() > 0.08
+    assert set(down) == set(right) == {-1, 0, 1} and set(mirrored) == {True, False}
     with pytest.raises(UserError, match="expected an empty folder or none"):
         augment_real.main(arguments)
+
+
+def measure_change(before: np.ndarray, after: np.ndarray) -> tuple[float, float, int, int, bool]:
+    """Brightness on [-1, 1], relative contrast, shift down and right in pixels, and whether it is mirrored first."""
+    background = after[0, 0]
+    inside = after != background
+    assert inside.sum() == 9 and len(np.unique(after)) == 2  # nothing is cut out, nothing else is uncovered
+    top, left = (int(np.flatnonzero(inside.any(axis=axis))[0]) for axis in (1, 0))
+    mirrored = left > 15
+    contrast = (after[inside][0] - background) / (before[MARK][0, 0] - before[0, 0]) - 1
+    begin = 32 - MARK[1].stop if mirrored else MARK[1].start
+    return (after.mean() - before.mean()) / 127.5, contrast, top - MARK[0].start, left - begin, mirrored
