@@ -1,28 +1,34 @@
 """A study of two recipes and two baselines from start to end, and reruns that do again only what changed."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from workspace import Workspace
 
 from config.errors import UserError
 from dataset.decoding import decode_image
+from dataset.storage import write_json
 from tools import study
+from tools.runtime import studying
 from tools.runtime.command import run_command
+from tools.runtime.study_runs import StudyRuns
 
 pytestmark = pytest.mark.timeout(900)  # a dozen processes start one after another; a busy machine takes minutes for it
 
 
-def declare(workspace: Workspace, folder: Path, **changes: object) -> Path:
-    path = folder / "study.yaml"
+def declare(workspace: Workspace, folder: Path, *, output: str = "study", **changes: object) -> Path:
+    path = folder / f"{output}.yaml"
     path.write_text(yaml.safe_dump({
-        "base": str(workspace.config_path), "output": str(folder / "study"), "screen_minutes": 0.0005,
+        "base": str(workspace.config_path), "output": str(folder / output), "screen_minutes": 0.0005,
         "final_minutes": 0.001, "seeds": [1], "finalists": 1, "calibration_steps": 2,
         "overrides": {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
                       "sample_params.num_images": 30, "evaluation_params.max_pairs": 10, "gan_params.width": 8,
@@ -32,8 +38,21 @@ def declare(workspace: Workspace, folder: Path, **changes: object) -> Path:
     return path
 
 
-def read_result(folder: Path) -> dict[str, object]:
-    return json.loads((folder / "study/study.json").read_text(encoding="utf-8"))
+def put_down_speed(declared: Path, seconds_per_step: float) -> None:
+    """Have the speeds measured, then put down another, so that the numbers of steps do not depend on the machine."""
+    declaration = studying.load_study(declared)
+    for arm in declaration.arms:
+        StudyRuns(declaration).seconds_per_step(arm)
+    for path in Path(declaration.output).glob("trainings/*.speed/speed.json"):
+        write_json(path, {"seconds_per_step": seconds_per_step})
+
+
+def read_result(folder: Path, output: str = "study") -> dict[str, object]:
+    return json.loads((folder / output / "study.json").read_text(encoding="utf-8"))
+
+
+def read_pixels(samples: Path) -> np.ndarray:
+    return np.stack([decode_image(path) for path in sorted((samples / "images").iterdir())])
 
 
 def changed_times(folder: Path) -> dict[Path, int]:
@@ -70,37 +89,58 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     assert changed_times(tmp_path) == before and read_result(tmp_path) == result
 
 
-def test_a_stopped_study_goes_on_and_jobs_side_by_side_end_the_same(workspace: Workspace, tmp_path: Path) -> None:
-    declared = declare(workspace, tmp_path, seeds=[1, 2], finalists=2, arms={"ours": {}},
-                       baselines={"augmented": {"augmented": {"generator": "augment_real"}}})
-    trainings = tmp_path / "study/trainings"
+def test_a_stopped_study_goes_on_and_ends_like_an_unbroken_one_with_other_jobs(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # bits are equal where the threads are
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    asked = {"seeds": [1, 2], "arms": {"ours": {}}, "baselines": {"other": {"unused": {"generator": "augment_real"}}}}
+    unbroken = declare(workspace, tmp_path, output="unbroken", **asked)
+    put_down_speed(unbroken, 0.001)
+    study.main(["--config", str(unbroken), "--families", "recipes"])
 
-    def stop_once_training() -> None:
-        while not [path for path in trainings.glob("*/log.txt") if path.parent.suffix != ".speed"]:
+    declared, trainings = declare(workspace, tmp_path, **asked), tmp_path / "study/trainings"
+    command = ["--config", str(declared), "--families", "recipes", "--jobs", "2"]
+    (speed,) = (tmp_path / "unbroken/trainings").glob("*.speed")
+    shutil.copytree(speed, trainings / speed.name)
+
+    def stop_once_steps_are_saved() -> None:
+        while not [path for path in trainings.glob("*/checkpoints/resume-*") if path.parents[1].suffix != ".speed"]:
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    watcher = threading.Thread(target=stop_once_training, daemon=True)
+    watcher = threading.Thread(target=stop_once_steps_are_saved, daemon=True)
     watcher.start()
     with pytest.raises(SystemExit) as stopped:
-        run_command(lambda: study.main(["--config", str(declared), "--jobs", "2"]))
+        run_command(lambda: study.main(command))
     watcher.join()
     assert stopped.value.code == 128 + signal.SIGTERM and not (tmp_path / "study/study.json").exists()
-    study.main(["--config", str(declared), "--jobs", "2"])
+    study.main(command)
+    logs = [path.read_text(encoding="utf-8") for path in trainings.glob("*_steps60/log.txt")]
+    assert len(logs) == 2 and any("going on at step" in log for log in logs)
+
     result = read_result(tmp_path)
+    assert result == read_result(tmp_path, "unbroken")
     measured = result["families"]["recipes"]["test"]
     assert [len(values) for values in measured.values()] == [2] * len(measured)
-    drawn = [path.read_bytes() for path in sorted(tmp_path.glob("study/arms/ours/*/samples/manifest.csv"))]
-    assert len(drawn) == 2 and drawn[0] != drawn[1]
+    first, second = (f"arms/ours/steps60_seed{seed}/samples" for seed in (1, 2))
+    drawn = {folder: read_pixels(tmp_path / "study" / folder) for folder in (first, second)}
+    assert all(np.array_equal(pixels, read_pixels(tmp_path / "unbroken" / folder)) for folder, pixels in drawn.items())
+    assert not np.array_equal(drawn[first], drawn[second])
 
 
 def test_arms_that_differ_in_drawing_alone_share_their_training(workspace: Workspace, tmp_path: Path) -> None:
-    declared = declare(workspace, tmp_path, arms={"ours": {}, "guided": {"sample_params.guidance_scale": 2.0}})
+    declared = declare(workspace, tmp_path, arms={"ours": {}, "guided": {"sample_params.guidance_scale": 4.0}})
+    put_down_speed(declared, 0.0015)  # enough steps for the classes to part
     study.main(["--config", str(declared)])
-    trainings = [path for path in (tmp_path / "study/trainings").iterdir() if path.suffix != ".speed"]
-    assert len(trainings) in (1, 2)  # the final's steps may be the screen's on a slow machine
-    drawn = [path.read_bytes() for path in sorted((tmp_path / "study/arms").glob("*/*/samples/images/class0_000000.png"))]
-    assert len(set(drawn)) >= 2
+    trainings = [path.name for path in (tmp_path / "study/trainings").iterdir() if path.suffix != ".speed"]
+    assert sorted(name.split("_")[1] for name in trainings) == ["steps20", "steps40"]
+    screened = [tmp_path / f"study/arms/{name}/steps20_seed1/samples" for name in ("ours", "guided")]
+    pixels, tables = [read_pixels(folder) for folder in screened], [folder / "manifest.csv" for folder in screened]
+    assert (pixels[0] != pixels[1]).any(axis=(1, 2)).all()
+    rows = [row for table in tables for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())]
+    assert len(rows) == 60 and len({row["checkpoint_sha256"] for row in rows}) == 1
+    assert [row["guidance_scale"] for row in rows] == ["1"] * 30 + ["4"] * 30
 
 
 def test_other_labels_make_a_study_anew(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

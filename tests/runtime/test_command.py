@@ -37,6 +37,16 @@ def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err == message
 
 
+def test_a_signal_is_no_failure_of_what_it_falls_into(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:  # as libraries do around an import, or ours around a damaged file
+            raise UserError("the file is damaged") from error
+
+    assert end(main) == 143 and capsys.readouterr().err == "stopped by a signal\n"
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(fail(ZeroDivisionError()))

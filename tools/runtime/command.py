@@ -19,8 +19,11 @@ EXIT_USER_ERROR = 2
 EXIT_SIGNAL_BASE = 128  # a shell reports a process ended by signal n as 128 + n
 
 
-class Interrupted(Exception):
-    """The process was asked to stop by a signal and did so at a safe place; `hint` says how to go on."""
+class Interrupted(BaseException):
+    """The process was asked to stop by a signal and did so at a safe place; `hint` says how to go on.
+
+    As with KeyboardInterrupt, whoever takes any Exception for a failed import or a damaged file must not take this for one.
+    """
 
     def __init__(self, signal_number: int, hint: str = "") -> None:
         super().__init__(hint)

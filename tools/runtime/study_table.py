@@ -53,15 +53,17 @@ def _find(evaluation: Mapping[str, Any], family: str, comparison: str) -> float 
             return metric.startswith(family) and ("pixels" in metric) == ("pixels" in family)
         return metric.split("[")[0] in names
 
-    return next((row["value"] for row in evaluation["rows"] if row["class"] == "all" and row["comparison"] == comparison
-                 and is_meant(row["metric"]) and row["value"] is not None), None)
+    values = [row for row in evaluation["rows"] if row["value"] is not None]
+    metric = next((row["metric"] for row in values if is_meant(row["metric"])), None)  # of the first encoder that was had
+    return next((row["value"] for row in values if row["metric"] == metric and row["class"] == "all"
+                 and row["comparison"] == comparison), None)
 
 
 def _format(values: Sequence[float] | None) -> str:
     if values is None:
         return "-"
     mean, least, most = statistics.fmean(values), min(values), max(values)
-    digits = _digits(mean)
+    digits = _digits(mean or most)
     text = f"{mean:.{digits}f}"
     return text if len(values) == 1 else f"{text} ({least:.{digits}f} to {most:.{digits}f})"
 
