@@ -75,6 +75,8 @@ def test_results_are_read_from_the_rows_of_the_first_encoder() -> None:
     read = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": rows}, CONFIG)
     assert (read.distance, read.interval, read.copying) == (2.0, (1.0, 3.0), True)
     assert read.class_share == pytest.approx(0.8 / 0.9) and read.curves["near-copies"] == 0.1
+    less = [row("KD[a@1,p]", "total", 4.0), row("KD[a@1,p]", "model_gap", None), row("KD[b@2,p]", "model_gap", 7.0)]
+    assert read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": less}, CONFIG).distance is None  # another scale
     official = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": [row("KID", "model_gap", 3.0)]}, CONFIG)
     assert official.distance == 3.0
 

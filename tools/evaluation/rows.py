@@ -1,6 +1,6 @@
 """The result of an evaluation: rows of numbers, warnings and provenance. How they are shown is report.py's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,3 +94,25 @@ class EvaluationReport:
         """The row of this metric, comparison and class, if there is one."""
         return next((row for row in self.rows if (row.metric, row.comparison, row.class_name)
                      == (metric, comparison, class_name)), None)
+
+
+def find_headline(rows: Sequence[Mapping[str, Any]], family: str, comparison: str) -> Mapping[str, Any] | None:
+    """The overall row of a metric, by the first encoder whose weights were there, among the rows of an evaluation.json.
+
+    None where that encoder has no value for this comparison: another one's is on another scale.
+
+    Args:
+        family: the metric's name without its encoder, `FD` and `KD` also for FID and KID; `near-copies[pixels` for copies by
+            pixels, `near-copies[` by the first encoder.
+    """
+    names = (family, {"FD": "FID", "KD": "KID"}.get(family, family))
+
+    def is_meant(metric: str) -> bool:
+        if "[" in family:
+            return metric.startswith(family) and ("pixels" in metric) == ("pixels" in family)
+        return metric.split("[")[0] in names
+
+    valued = [row for row in rows if row["value"] is not None]
+    metric = next((row["metric"] for row in valued if is_meant(row["metric"])), None)
+    return next((row for row in valued if row["metric"] == metric and row["class"] == OVERALL
+                 and row["comparison"] == comparison), None)

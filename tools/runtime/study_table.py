@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.evaluation.rows import find_headline
+
 _COMPARED = {
     "total": "total (synthetic, real)",
     "ceiling": "ceiling (VAE round trip, real)",
@@ -23,16 +25,15 @@ _LINES = {
     "near-copies by pixels": ("near-copies[pixels", "copies"),
     "near-copies by the encoder": ("near-copies[", "copies"),
 }
-_OFFICIAL = {"FD": "FID", "KD": "KID"}
 
 
 def read_metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Values of each line, one a seed; lines that an evaluation lacks are left out. Overall, by the first encoder."""
     read: dict[str, list[float]] = {}
     for line, (family, comparison) in _LINES.items():
-        values = [_find(evaluation, family, comparison) for evaluation in evaluations]
-        if all(value is not None for value in values):
-            read[line] = [float(value) for value in values if value is not None]
+        rows = [find_headline(evaluation["rows"], family, comparison) for evaluation in evaluations]
+        if all(row is not None for row in rows):
+            read[line] = [float(row["value"]) for row in rows if row is not None]
     return read
 
 
@@ -43,20 +44,6 @@ def format_table(read: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         if any(line in values for values in read.values()):
             lines.append(f"| {line} | {' | '.join(_format(values.get(line)) for values in read.values())} |")
     return "\n".join(lines) + "\n"
-
-
-def _find(evaluation: Mapping[str, Any], family: str, comparison: str) -> float | None:
-    names = (family, _OFFICIAL.get(family, family))
-
-    def is_meant(metric: str) -> bool:
-        if "[" in family:
-            return metric.startswith(family) and ("pixels" in metric) == ("pixels" in family)
-        return metric.split("[")[0] in names
-
-    values = [row for row in evaluation["rows"] if row["value"] is not None]
-    metric = next((row["metric"] for row in values if is_meant(row["metric"])), None)  # of the first encoder that was had
-    return next((row["value"] for row in values if row["metric"] == metric and row["class"] == "all"
-                 and row["comparison"] == comparison), None)
 
 
 def _format(values: Sequence[float] | None) -> str:

@@ -14,6 +14,7 @@ from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import hash_json
 from tools.evaluation.memorisation import COPYING_FOUND
+from tools.evaluation.rows import OVERALL, find_headline
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime import estimate
 from tools.runtime.data import latents_identity, open_images
@@ -112,17 +113,12 @@ def count_evaluations(point: SweepPoint, config: Config) -> int:
 
 def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
     """Read an evaluation.json; the first encoder's rows are the headline."""
-    rows = [row for row in evaluation["rows"] if row["class"] == "all"]
-
-    def find(family: str, comparison: str) -> dict[str, Any] | None:
-        return next((row for row in rows if row["comparison"] == comparison and row["value"] is not None
-                     and row["metric"].split("[")[0] in (family, family.replace("KD", "KID"))), None)
-
+    rows = [row for row in evaluation["rows"] if row["class"] == OVERALL]
     wanted = {"KD model gap": ("KD", "model_gap"), "KD total": ("KD", "total"), "precision": ("precision", "total"),
               "recall": ("recall", "total"), "coverage": ("coverage", "total"), "class AUC": ("class AUC", "synthetic"),
-              "near-copies": ("near-copies", "copies")}
-    found = {name: find(*key) for name, key in wanted.items()}
-    gap, made, real = found["KD model gap"], found["class AUC"], find("class AUC", "held_out")
+              "near-copies": ("near-copies[pixels", "copies")}
+    found = {name: find_headline(rows, *key) for name, key in wanted.items()}
+    gap, made, real = found["KD model gap"], found["class AUC"], find_headline(rows, "class AUC", "held_out")
     copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
     return EvaluationCurves(
         curves={name: row["value"] for name, row in found.items() if row is not None},
