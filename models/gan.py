@@ -35,6 +35,7 @@ class Generator(nn.Module):
             self.blocks.append(ResidualBlock(width, width, embedding_dim=LATENT_DIM, norm_groups=_NORM_GROUPS, dropout=0.0))
         self.head = nn.Sequential(nn.GroupNorm(_NORM_GROUPS, widths[-1]), nn.SiLU(),
                                   nn.Conv2d(widths[-1], im_channels, 3, padding=1), nn.Tanh())
+        _keep_variance(self)
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, H) in [-1, 1] of unit normal noise (B, 128) and int64 (B,) labels."""
@@ -56,14 +57,17 @@ class ProjectionDiscriminator(nn.Module):
         widths = widths[::-1]
         self.stem = nn.Conv2d(im_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(_DownBlock(widths[max(i - 1, 0)], widths[i], halve=i > 0) for i in range(len(widths)))
+        self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         self.psi = nn.Linear(widths[-1], 1)
         self.class_embedding = nn.Embedding(num_classes, widths[-1])
+        _keep_variance(self)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (B,), above 0 for real, of images (B, C, H, H) in [-1, 1] and int64 (B,) labels."""
         x = self.stem(images)  # (B, width, H, H)
         for block in self.blocks:
             x = block(x)
+        x = self.last(F.leaky_relu(torch.cat([x, _spread(x)], dim=1), _SLOPE))  # (B, width, 4, 4)
         pooled = F.leaky_relu(x, _SLOPE).mean(dim=(2, 3))  # (B, widths[-1])
         return self.psi(pooled).squeeze(1) + (self.class_embedding(labels) * pooled).sum(dim=1)
 
@@ -83,6 +87,24 @@ class _DownBlock(nn.Module):
         hidden = self.conv_out(F.leaky_relu(self.conv_in(F.leaky_relu(x, _SLOPE)), _SLOPE))
         x = (self.skip(x) + hidden) / 2**0.5  # keeps the variance
         return F.avg_pool2d(x, 2) if self.halve else x
+
+
+def _spread(x: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): how far the features (B, C, H, W) differ over the batch, so that a generator that repeats itself is
+    found out: the standard deviation, averaged over channels and places. Source: Karras 2018, section 3.
+    """
+    spread = (x.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+    return spread.expand(len(x), 1, *x.shape[2:])
+
+
+def _keep_variance(network: nn.Module) -> None:
+    """Draw weights so that signals keep their size from layer to layer (He 2015); biases 0, layers that start at zero stay."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if module.weight.any():
+                nn.init.kaiming_normal_(module.weight, a=_SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def critic_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from models.gan import (
     LATENT_DIM,
     Generator,
     ProjectionDiscriminator,
+    _spread,
     critic_loss,
     deception_loss,
     gradient_penalty,
@@ -49,10 +50,39 @@ def test_the_classes_logits_differ_by_the_projection_alone() -> None:
         assert zero.shape == (5,) and (zero - one).abs().min() > 0
         critic.class_embedding.weight[1] = critic.class_embedding.weight[0]
         assert torch.equal(critic(images, torch.ones(5, dtype=torch.int64)), zero)
-        critic.class_embedding.weight.zero_()
-        alone = critic(images, torch.zeros(5, dtype=torch.int64))
-    # Each image is judged by itself.
-    torch.testing.assert_close(critic(images[3:4], torch.zeros(1, dtype=torch.int64)), alone[3:4])
+
+
+def test_the_critic_sees_of_the_other_images_their_spread_alone() -> None:
+    torch.manual_seed(0)
+    critic = ProjectionDiscriminator(im_channels=1, num_classes=2, widths=WIDTHS)
+    images, labels = torch.randn(4, 1, 16, 16), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        varied, repeated = critic(images, labels), critic(images[:1].expand(4, -1, -1, -1), labels)
+        assert (varied[0] - repeated[0]).abs() > 1e-4
+        critic.last.weight[:, -1] = 0  # what reads the spread
+        torch.testing.assert_close(critic(images, labels)[:1], critic(images[:1], labels[:1]))
+
+
+def test_the_spread_is_the_mean_deviation_over_the_batch() -> None:
+    features = torch.tensor([[[[1.0]], [[10.0]]], [[[3.0]], [[4.0]]]])  # deviations 1 and 3
+    torch.testing.assert_close(_spread(features), torch.full((2, 1, 1, 1), 2.0))
+    features = torch.ones(3, 2, 4, 4, requires_grad=True)  # no deviation: the gradient is still finite
+    _spread(features).sum().backward()
+    assert features.grad.isfinite().all()
+
+
+def test_new_networks_pass_on_what_they_are_given() -> None:
+    """Images of other noise differ as much as their pixels do, and logits are of order one, at 4 levels as at 6."""
+    for size in (32, 128):
+        torch.manual_seed(0)
+        widths = level_widths(size, width=8)
+        network = Generator(im_channels=1, num_classes=2, widths=widths)
+        critic = ProjectionDiscriminator(im_channels=1, num_classes=2, widths=widths)
+        labels = torch.zeros(16, dtype=torch.int64)
+        with torch.no_grad():
+            images = network(torch.randn(16, LATENT_DIM), labels)
+            assert images.std(dim=0).mean() > 0.5 * images.std()
+            assert 0.2 < critic(torch.randn(16, 1, size, size), labels).square().mean().sqrt() < 20
 
 
 def test_losses_are_their_closed_forms() -> None:

@@ -13,12 +13,13 @@ from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.augmentation import NUM_UNIFORMS, augment
+from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
 from dataset.order import generator, normal
 from dataset.symmetries import apply_symmetry
 from models.gan import LATENT_DIM, Generator, critic_loss, deception_loss, gradient_penalty
 from tools.runtime.checkpoints import read_checkpoint
-from tools.runtime.gan_training import GanTrainer, draw_gan_images, load_generator
+from tools.runtime.gan_training import GanTrainer, draw_gan_images, load_generator, measure_contrast
 from tools.runtime.generation import ImageRequest
 
 SEED, BATCH, CPU = 7, 8, torch.device("cpu")
@@ -81,7 +82,9 @@ def noise_of(step: int, part: int) -> torch.Tensor:
 
 def augmented(images: torch.Tensor, step: int, part: int) -> torch.Tensor:
     rng = generator(SEED, "gan augmentation", step, part)
-    return augment(images, torch.from_numpy(rng.random((BATCH, NUM_UNIFORMS), dtype=np.float32)))
+    uniforms = torch.from_numpy(rng.random((BATCH, NUM_UNIFORMS), dtype=np.float32))
+    contrast = torch.stack([image for image, _ in map(LevelImages().__getitem__, range(24))]).std()
+    return augment(images, uniforms, brightness=float(contrast))
 
 
 def unchanged(images: torch.Tensor, _step: int, _part: int) -> torch.Tensor:
@@ -231,3 +234,11 @@ def test_a_loss_that_is_not_finite_ends_the_training(make_trainer: Callable[...,
         trainer.critic.psi.weight.fill_(float("nan"))
     with pytest.raises(UserError, match=r"step 4: the GAN's loss is not finite; .* lower gan_params\.lr"):
         trainer.train_step(4)
+
+
+def test_brightness_is_changed_by_no_more_than_the_images_differ_in_it() -> None:
+    """A contrast that is a tenth gives a change that is a tenth; images far apart in the set are seen."""
+    for factor in (1.0, 0.1):
+        images = [torch.full((1, 8, 8), factor * level) for level in (-1.0, 1.0) for _ in range(400)]
+        bank = ImageBank([(image, 0) for image in images])
+        assert measure_contrast(bank, len(images)) == pytest.approx(factor, rel=1e-2)
