@@ -98,7 +98,7 @@ def _spread(x: torch.Tensor) -> torch.Tensor:
 
 
 def _keep_variance(network: nn.Module) -> None:
-    """Draw weights so that signals keep their size from layer to layer (He 2015); biases 0, layers that start at zero stay."""
+    """Draw weights so that signals keep their size from layer to layer (He 2015), biases 0; layers at 0 are left so."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if module.weight.any():

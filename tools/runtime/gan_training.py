@@ -35,6 +35,7 @@ from tools.runtime.data import transform_identity
 from tools.runtime.generation import ImageRequest
 
 WEIGHTS_NAME = "generator.safetensors"
+_METHOD = 2  # raised when the same keys train another GAN
 _ADAM_BETAS = (0.0, 0.99)  # Mescheder 2018, appendix D
 _CONTRAST_IMAGES = 256  # at most, from which the images' contrast is taken
 _PENALTY_INTERVAL_STEPS = 8  # a lazy penalty, weighted up by as much; Karras 2020 (StyleGAN2), section 3.1
@@ -66,7 +67,7 @@ def training_identity(config: Config, images: LabelledImages) -> str:
     """Hash of all that the steps depend on but their number."""
     params = {key: value for key, value in config_to_dict(config.gan_params).items() if key not in ("output", "max_steps")}
     return hash_json({
-        "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
+        "method": _METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
         "symmetries": list(config.dataset_params.plain_symmetries),
         "images": [[hash_file(record.path), record.label] for record in images.records],
     })
