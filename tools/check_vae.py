@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif best.problems:
         print("what fine-tuning gains is measured with --fine-tune MINUTES --output DIR, or by hand with "
               f"python -m tools.train_vae --config {arguments.config} --set autoencoder_params.pretrained={best.name} "
-              "--set autoencoder_params.training.fine_tune=true")
+              "--set autoencoder_params.training.fine_tune=true --set autoencoder_params.training.output="
+              f"{config.autoencoder_params.training.output}_tuned")
     if arguments.output is not None:
         write_json(arguments.output / "vae.json", {
             "schema": 1, "num_images": trial.num_images, "split": trial.split, "rule": RULE, "verdict": verdict,

@@ -20,7 +20,8 @@ NUMBERS = {key: float(number) for number, key in zip(count(1), (
 def evaluation(seed: int, *, encoder: str = "squeezenet1_1@435c,min224", official: bool = False) -> dict[str, Any]:
     """Rows in the order of evaluation.json: what is missing first, the first encoder, its classes, then a second one."""
     def row(metric: str, comparison: str, value: float | None, class_name: str = "all") -> dict[str, Any]:
-        return {"metric": metric, "class": class_name, "comparison": comparison, "value": value}
+        interval = None if value is None or metric != "class AUC" else [value - 0.25, value + 0.5]
+        return {"metric": metric, "class": class_name, "comparison": comparison, "value": value, "interval": interval}
 
     def name(family: str, key: str) -> str:
         return {"FD": "FID", "KD": "KID"}.get(family, f"{family}[{key}]") if official else f"{family}[{key}]"
@@ -45,21 +46,27 @@ LABELS = {"total": "total (synthetic, real)", "ceiling": "ceiling (VAE round tri
           "real_real": "real (training, held out)"}
 WANTED = {
     **{f"FD {label}": ("FD", comparison) for comparison, label in LABELS.items()},
-    "KD model gap (synthetic, VAE round trip)": ("KD", "model_gap"),
+    **{f"KD {LABELS[comparison]}": ("KD", comparison) for comparison in ("model_gap", "floor")},
     **{f"{metric} {label}": (metric, comparison) for metric in ("precision", "recall", "coverage", "two-sample AUC")
        for comparison, label in LABELS.items()},
     "class AUC on synthetic": ("class AUC", "synthetic"),
     "class AUC on VAE round trips": ("class AUC", "round_trip"),
     "class AUC on held-out real": ("class AUC", "held_out"),
+    "class AUC on held-out real, its 95% interval from": ("class AUC", "held_out"),
+    "class AUC on held-out real, its 95% interval to": ("class AUC", "held_out"),
     "near-copies by pixels": ("near-copies", "copies"),
+    "near-copies by pixels, held-out control": ("near-copies", "copies_control"),
     "near-copies by the encoder": ("near-copies by the encoder", "copies"),
+    "near-copies by the encoder, held-out control": ("near-copies by the encoder", "copies_control"),
 }
 
 
 @pytest.mark.parametrize("official", [False, True])
 def test_each_line_is_the_overall_number_of_the_first_encoder_a_value_a_seed(official: bool) -> None:
     read = read_metrics([evaluation(seed, official=official) for seed in (1, 2, 3)])
-    assert read == {line: [NUMBERS[key] + seed / 10 for seed in (1, 2, 3)] for line, key in WANTED.items()}
+    ends = {line: -0.25 if line.endswith("from") else 0.5 for line in WANTED if "interval" in line}
+    assert read == {line: [NUMBERS[key] + seed / 10 + ends.get(line, 0) for seed in (1, 2, 3)]
+                    for line, key in WANTED.items()}
     assert list(read) == list(WANTED)
 
 
@@ -70,7 +77,8 @@ def test_a_line_that_one_seed_lacks_is_left_out() -> None:
             row["value"] = None
     without_row["rows"] = [row for row in without_row["rows"] if not row["metric"].startswith("near-copies")]
     read = read_metrics([whole, without_value, without_row])
-    assert set(WANTED) - set(read) == {"class AUC on synthetic", "near-copies by pixels", "near-copies by the encoder"}
+    copies = {line for line in WANTED if line.startswith("near-copies")}
+    assert set(WANTED) - set(read) == {"class AUC on synthetic"} | copies
     assert read["KD model gap (synthetic, VAE round trip)"] == [NUMBERS["KD", "model_gap"] + seed / 10 for seed in (1, 2, 3)]
 
 

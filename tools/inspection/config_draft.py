@@ -63,6 +63,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
     if not any(split == "test" for split in table.splits) and "test" not in (proposal.split_fractions or {}):
         lines += _key("real_split", "val", 2, "there is no test split")
     lines += _key("classifier_path", f"runs/{name}_encoder", 2) + _key("judge_path", f"runs/{name}_judge", 2)
+    lines += ["", "gan_params:", *_key("output", f"runs/{name}_gan", 2)]
     return "\n".join(lines) + "\n"
 
 

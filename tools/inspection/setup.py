@@ -43,13 +43,15 @@ def choose_setup(*, side_px: int, num_train: int, num_test: int, gpu_memory_gb: 
             for accumulation in (pieces for pieces in range(1, _BATCH + 1) if _BATCH % pieces == 0):
                 needed = fixed_gb + per_image_gb * _BATCH / accumulation
                 if needed <= _SHARE_FOR_TRAINING * gpu_memory_gb:
-                    setup = _gpu_setup(image_size, accumulation, num_train, num_test, gpu_memory_gb)
+                    setup = _gpu_setup(image_size, accumulation, num_train, num_test, gpu_memory_gb, name)
                     return replace(setup, why=f"a GPU of {gpu_memory_gb:.0f} GB: training is estimated at {needed:.1f} GB")
     where = "a CPU" if gpu_memory_gb is None else f"a GPU of {gpu_memory_gb:.0f} GB and small images"
     return _small_setup(side_px, num_train, num_test, name, where)
 
 
-def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int, gpu_memory_gb: float) -> Setup:
+def _gpu_setup(
+    image_size: int, accumulation: int, num_train: int, num_test: int, gpu_memory_gb: float, name: str = "-"
+) -> Setup:
     """The paper's network in bf16 with the recipe of config/embryo_best.yaml."""
     epochs = max(10, min(300, round(_GPU_STEPS * _BATCH / max(num_train, 1))))
     return Setup(image_size, 4, image_size // 8, ("class", "context_class"), {
@@ -59,7 +61,8 @@ def _gpu_setup(image_size: int, accumulation: int, num_train: int, num_test: int
         "diffusion_params": _FLOW,
         "unet_params": {"channels": [256, 320, 384, 512], "num_layers": 2, "attention": [True] * 4, "num_heads": 8,
                         "time_embedding_dim": 512, "context_dim": 512},
-        "autoencoder_params": {"pretrained": "stabilityai/sd-vae-ft-mse", "batch_size": 4 if gpu_memory_gb < 32 else 8},
+        "autoencoder_params": {"pretrained": "stabilityai/sd-vae-ft-mse", "batch_size": 4 if gpu_memory_gb < 32 else 8,
+                               "training": {"output": f"runs/{name}_vae_tuned", "fine_tune": True, "lr": 0.0001}},
         "sample_params": {"sampler": "heun", "num_steps": 10, "num_images": max(num_test, 32), "batch_size": 32},
     }, "")
 

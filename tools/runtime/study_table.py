@@ -13,27 +13,33 @@ _COMPARED = {
     "floor": "floor (training, held out, both round trips)",
     "real_real": "real (training, held out)",
 }
-# What a line of the table reads: the start of the metric's name, and the comparison.
-_LINES = {
+# What a line of the table reads: the start of the metric's name, the comparison, and for an end of its interval which.
+_LINES: dict[str, tuple[str, str] | tuple[str, str, int]] = {
     **{f"FD {label}": ("FD", comparison) for comparison, label in _COMPARED.items()},
-    "KD model gap (synthetic, VAE round trip)": ("KD", "model_gap"),
+    **{f"KD {_COMPARED[comparison]}": ("KD", comparison) for comparison in ("model_gap", "floor")},
     **{f"{metric} {label}": (metric, comparison) for metric in ("precision", "recall", "coverage", "two-sample AUC")
        for comparison, label in _COMPARED.items()},
     "class AUC on synthetic": ("class AUC", "synthetic"),
     "class AUC on VAE round trips": ("class AUC", "round_trip"),
     "class AUC on held-out real": ("class AUC", "held_out"),
+    "class AUC on held-out real, its 95% interval from": ("class AUC", "held_out", 0),
+    "class AUC on held-out real, its 95% interval to": ("class AUC", "held_out", 1),
     "near-copies by pixels": ("near-copies[pixels", "copies"),
+    "near-copies by pixels, held-out control": ("near-copies[pixels", "copies_control"),
     "near-copies by the encoder": ("near-copies[", "copies"),
+    "near-copies by the encoder, held-out control": ("near-copies[", "copies_control"),
 }
 
 
 def read_metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Values of each line, one a seed; lines that an evaluation lacks are left out. Overall, by the first encoder."""
     read: dict[str, list[float]] = {}
-    for line, (family, comparison) in _LINES.items():
+    for line, (family, comparison, *end) in _LINES.items():
         rows = [find_headline(evaluation["rows"], family, comparison) for evaluation in evaluations]
-        if all(row is not None for row in rows):
-            read[line] = [float(row["value"]) for row in rows if row is not None]
+        values = [None if row is None else row["value"] if not end else row["interval"] and row["interval"][end[0]]
+                  for row in rows]
+        if None not in values:
+            read[line] = [float(value) for value in values]
     return read
 
 
