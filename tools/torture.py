@@ -256,7 +256,7 @@ def small_config() -> dict[str, object]:
             "params": {"csv_file": "phantoms/annotations.csv", "root_dir": "phantoms/images", "im_channels": 1,
                        "image_size": 32, "label_column": "blastocyst", "class_names": ["arrested", "blastocyst"],
                        "group_column": "PATIENT_ID", "split_column": "SPLIT"},
-            "z_channels": 4, "latent_size": 8, "directory_latents": "latents", "directory_inception_features": "features",
+            "z_channels": 8, "latent_size": 8, "directory_latents": "latents", "directory_inception_features": "features",
         },
         "train_params": {"task_name": _RUN, "ldm_batch_size": 24, "num_samples": 2, "ldm_validate_epochs": 1,
                          "max_steps": 12, "warmup_steps": 2, "checkpoint_interval_steps": 4, "validation_draws": 1},

@@ -131,9 +131,9 @@ def test_canaries_trained_fifty_times_are_found(workspace: Workspace, tmp_path: 
     overrides = {
         "dataset_params.params.csv_file": tmp_path / "few.csv", "dataset_params.params.group_column": "null",
         "dataset_params.symmetries": "[identity]", "dataset_params.directory_latents": tmp_path / "latents",
-        "autoencoder_params.pretrained": vae, "unet_params.channels": "[32,64]", "train_params.max_steps": 200,
-        "train_params.epochs": 100, "train_params.ema_decay": 0.95, "train_params.label_dropout": 0,
-        "train_params.ldm_validate_epochs": 100,
+        "autoencoder_params.pretrained": vae, "dataset_params.z_channels": 8, "unet_params.channels": "[32,64]",
+        "train_params.max_steps": 200, "train_params.epochs": 100, "train_params.ema_decay": 0.95,
+        "train_params.label_dropout": 0, "train_params.ldm_validate_epochs": 100,
     }
     arguments = workspace.arguments(*(f"{key}={value}" for key, value in overrides.items()))
     membership_audit.main([*arguments, "--plant-canaries", "6", "--output", str(tmp_path / "audit")])
