@@ -35,7 +35,8 @@ def test_commands_files_and_links_exist(page: Path) -> None:
     text = PAGES[page]
     for command in set(re.findall(r"python -m tools\.(\w+)", text)):
         assert (ROOT / "tools" / f"{command}.py").is_file(), command
-    for name in set(re.findall(r"(?:config|docs)/[\w/.]+\.(?:yaml|png|svg|md|json)", text)) - {"config/my.yaml", "config/trial.yaml"}:
+    names = set(re.findall(r"(?:config|docs)/[\w/.]+\.(?:yaml|png|svg|md|json)", text))
+    for name in names - {"config/my.yaml", "config/trial.yaml"}:
         assert (ROOT / name).is_file(), name
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (page.parent / link).exists(), link
