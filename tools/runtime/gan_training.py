@@ -76,8 +76,8 @@ def training_identity(config: Config, images: LabelledImages) -> str:
 def measure_contrast(bank: ImageBank, num_images: int) -> float:
     """Standard deviation of the pixels of images spread evenly over the set: how far augmentation may change brightness.
 
-    The 0.5 of Zhao 2020 is about that of photographs; microscopy is many times fainter, and the discriminator, which sees
-    nothing else for brightness then, lets the generator draw one image for all.
+    The 0.5 of Zhao 2020 is about that of photographs. Where images are many times fainter, as MHSMA's, brightness drowns
+    what they show, and the discriminator lets the generator draw one image for all.
     """
     positions = np.linspace(0, num_images - 1, min(num_images, _CONTRAST_IMAGES)).round().astype(int)
     return float(bank.batch(positions).std())
