@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.convolution import Convolution3x3
 from models.layers import CrossAttention, SelfAttention, zero_initialised
 
 
@@ -15,11 +16,11 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(norm_groups, in_channels)
-        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_in = Convolution3x3(in_channels, out_channels)
         self.modulation = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm_out = nn.GroupNorm(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_initialised(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_out = zero_initialised(Convolution3x3(out_channels, out_channels))
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config.schema import Config
+from models.convolution import Convolution3x3
 from models.layers import SelfAttention
 from models.unet import UNet
 from tools.benchmarks.workers import timed
@@ -44,8 +45,9 @@ def find_operators(config: Config, batch: int) -> list[Operator]:
         x = inputs[0]
         if isinstance(module, nn.Conv2d):
             flops = 2.0 * output.numel() * module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-            build = partial(nn.Conv2d, module.in_channels, module.out_channels, module.kernel_size, stride=module.stride,
-                            padding=module.padding)
+            channels = module.in_channels, module.out_channels
+            build = (partial(Convolution3x3, *channels) if isinstance(module, Convolution3x3) else
+                     partial(nn.Conv2d, *channels, module.kernel_size, stride=module.stride, padding=module.padding))
             seen["convolution"].append(Operator("convolution", build, tuple(x.shape), flops, 0))
         elif isinstance(module, nn.Linear):
             build = partial(nn.Linear, module.in_features, module.out_features)
