@@ -83,6 +83,7 @@ def draw_picture(path: Path, findings: Sequence[Findings], *, encoding: Sequence
     for row, ratio in enumerate(ratios):
         label = f" {ratio.value:.1%}" if ratio.percent else f" {ratio.value:.2f}"
         bars.text(max(ratio.part_of_target, 1), row, label, va="center", fontsize=8)
+    bars.margins(x=0.1)  # room for the longest bar's label
     if encoding:
         line = axes[0][1]
         counts, seconds = zip(*encoding, strict=True)
