@@ -16,6 +16,7 @@ from torch import nn
 
 from config.errors import UserError
 
+TRAINING_RECORD = "training.json"  # in the folder of a VAE that train_vae made
 _WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _ENCODER_PARTS = ("encoder", "quant_conv")
 _LONGEST_REASON = 300  # characters of another library's message

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
-    """Screen and choose within each wanted family, then report what was chosen on the test set."""
+    """Screen and choose within each wanted family, then report what was chosen on the test set, if the study has it so."""
     for arm in study.arms:
         require_first_encoder(runs.config_of(arm))
     print(studying.RULE)
@@ -51,9 +51,10 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
         if family in wanted:
             results[family] = _run_family(study, runs, family)
             _write_results(study, results)
-    print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
+    if study.test:
+        print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
     chosen = any(row["rounds"] for row in results.values())
-    print(f"written to {study.output}: study.json, study.md" + ", study.png" * chosen)
+    print(f"written to {study.output}: study.json" + ", study.md" * study.test + ", study.png" * chosen)
 
 
 def _read_results(study: Study, runs: StudyRuns, wanted: Collection[str]) -> dict[str, Any]:
@@ -75,20 +76,25 @@ def _run_family(study: Study, runs: StudyRuns, family: str) -> dict[str, Any]:
     rounds: list[tuple[str, list[ArmScore]]] = []
     arm = _choose(study, runs, family, rounds)
     steps = _steps(runs, arm, study.final_minutes)
-    evaluations = runs.evaluate([ArmRun(arm, steps, seed) for seed in study.seeds], "test")
-    print(f"{family}: {arm.name}", flush=True)
-    return {"chosen": arm.name, "generator": arm.generator, "overrides": dict(arm.overrides), "steps": steps,
-            "rounds": [{"title": title, "arms": [_as_row(score) for score in scores]} for title, scores in rounds],
-            "test": study_table.read_metrics(evaluations), "made_from": _identity(study, runs, family)}
+    row = {"chosen": arm.name, "generator": arm.generator, "overrides": dict(arm.overrides), "steps": steps,
+           "rounds": [{"title": title, "score": studying.score_of(arm.generator),
+                       "arms": [_as_row(score) for score in scores]} for title, scores in rounds]}
+    if study.test:
+        evaluations = runs.evaluate([ArmRun(arm, steps, seed) for seed in study.seeds], "test")
+        row |= {"test": study_table.read_metrics(evaluations, passed_vae=arm.generator == studying.THROUGH_VAE),
+                "refusal": studying.score_arm(arm, evaluations).refusal()}
+    held_against = f", which the rule would pass over: {row['refusal']}" if row.get("refusal") else ""
+    print(f"{family}: {arm.name}{held_against}", flush=True)
+    return row | {"made_from": _identity(study, runs, family)}
 
 
 def _write_results(study: Study, results: Mapping[str, Any]) -> None:
     output = Path(study.output)
-    shown = [(each["title"], each["arms"]) for family in study.families if family in results
-             for each in results[family]["rounds"]]
+    shown = [each for family in study.families if family in results for each in results[family]["rounds"]]
     if shown:
         studying.plot_scores(output / "study.png", shown)
-    write_text(output / "study.md", study_table.format_table(_test_columns(study, results)))
+    if study.test:
+        write_text(output / "study.md", study_table.format_table(_test_columns(study, results)))
     write_json(output / "study.json", {
         "rule": studying.RULE, "seeds": list(study.seeds), "final_minutes": study.final_minutes,
         "families": {family: results[family] for family in study.families if family in results},
@@ -101,8 +107,8 @@ def _test_columns(study: Study, results: Mapping[str, Any]) -> dict[str, dict[st
 
 def _identity(study: Study, runs: StudyRuns, family: str) -> str:
     """Hash of all that a family's row depends on, but for the machine's speed."""
-    return hash_json([runs.identity(study.families[family]), list(study.seeds), study.screen_minutes, study.final_minutes,
-                      study.finalists])
+    return hash_json([studying.RULE, runs.identity(study.families[family]), list(study.seeds), study.screen_minutes,
+                      study.final_minutes, study.finalists, study.test])
 
 
 def _choose(study: Study, runs: StudyRuns, family: str, rounds: list[tuple[str, list[ArmScore]]]) -> Arm:
@@ -112,7 +118,7 @@ def _choose(study: Study, runs: StudyRuns, family: str, rounds: list[tuple[str, 
     def halve(title: str, minutes: float, seeds: Sequence[int], keep: int) -> dict[str, Arm]:
         planned = {name: [ArmRun(arm, _steps(runs, arm, minutes), seed) for seed in seeds] for name, arm in arms.items()}
         found = iter(runs.evaluate([run for per_arm in planned.values() for run in per_arm], "val"))
-        scores = [studying.score_arm(name, [next(found) for _ in per_arm]) for name, per_arm in planned.items()]
+        scores = [studying.score_arm(arms[name], [next(found) for _ in per_arm]) for name, per_arm in planned.items()]
         rounds.append((title, scores))
         print(studying.format_scores(*rounds[-1]), flush=True)
         return {name: arms[name] for name in studying.keep_best(scores, keep, of_baseline=of_baseline)}

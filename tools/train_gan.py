@@ -70,12 +70,13 @@ def _train(config: Config) -> None:
             if step % config.logging_params.interval_steps == 0 or last:
                 log.write(json.dumps({"step": step, **losses}) + "\n")
                 log.flush()
+            if last:  # before the state: a run that has all its steps has its weights
+                trainer.write_weights(output / WEIGHTS_NAME, step)
             if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
     write_json(RunDirectory(output).timing, {"images_per_second": rate, "steps": step - first_step})
-    trainer.write_weights(output / WEIGHTS_NAME, step)
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
     pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)

@@ -29,7 +29,7 @@ from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, read_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
-from models.autoencoder import hash_autoencoder
+from models.autoencoder import TRAINING_RECORD, hash_autoencoder
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
@@ -48,7 +48,7 @@ _CLIP_NORM = 1.0
 _JOINING_STEPS = 200  # over which the discriminator learns before its word has full weight
 _LEAST_GRAIN = 1e-3  # an eighth of a gray level; blank images have none
 _GRAIN_IMAGES = 256  # images at most that the grain's strength is measured on
-_STATE_FOLDER, _RECORD = "training_state", "training.json"
+_STATE_FOLDER = "training_state"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,8 +64,8 @@ def train_vae(config: Config) -> Path:
     output = Path(config.autoencoder_params.training.output)
     images = open_images(config, "train")
     identity = _identity(config, images)
-    if (output / _RECORD).exists():
-        if read_json(output / _RECORD).get("made_from") != _made_from(identity, config):
+    if (output / TRAINING_RECORD).exists():
+        if read_json(output / TRAINING_RECORD).get("made_from") != _made_from(identity, config):
             raise UserError(f"{output} holds a finished VAE of other settings, limits or images; remove it or name another "
                             "autoencoder_params.training.output")
         print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
@@ -123,7 +123,7 @@ def _train_and_save(config: Config, images: LabelledImages, output: Path, identi
                 raise Interrupted(stop.signal_number, f"saved at step {step}; run the same command to go on")
     trainer.finish(output)
     psnr = measure_round_trip(config, output, trainer.device)
-    write_json(output / _RECORD, {
+    write_json(output / TRAINING_RECORD, {
         "made_from": _made_from(identity, config), "steps": step,
         "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
         "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -160,6 +161,22 @@ def test_whose_vae_a_fold_uses(
     before = load_config(tmp_path / "vae.yaml").autoencoder_params
     assert before.pretrained == str(workspace.root / "vae") and before.training.output == str(tmp_path / "vae")
     assert trained.autoencoder_params.pretrained == (before.training.output if refit else before.pretrained)
+
+
+def test_what_a_vae_of_train_vae_s_has_seen_is_not_guessed(workspace: Workspace, tmp_path: Path) -> None:
+    vae = shutil.copytree(workspace.root / "vae", tmp_path / "vae")
+    (vae / "training.json").write_text("{}", encoding="utf-8")
+    config = workspace.config(f"autoencoder_params.pretrained={vae}")
+    with pytest.raises(UserError, match=r"vae was made by train_vae, on which images is not recorded; give --refit-vae alw"):
+        plan_study(config, StudyRequest(num_folds=2))
+    assert plan_study(config, StudyRequest(num_folds=2, refit_vae="always")).refit_vae
+    assert not plan_study(config, StudyRequest(num_folds=2, refit_vae="never")).refit_vae
+
+
+def test_one_guide_for_all_folds_is_refused(workspace: Workspace) -> None:
+    config = workspace.config("sample_params.guide_checkpoint=guide.safetensors", "sample_params.guidance_scale=2")
+    with pytest.raises(UserError, match=r"sample_params\.guide_checkpoint: expected none, as one network would guide all"):
+        plan_study(config, StudyRequest(num_folds=2))
 
 
 def test_a_fold_s_table_keeps_labels_groups_and_conditions(workspace: Workspace, tmp_path: Path) -> None:

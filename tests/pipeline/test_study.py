@@ -81,8 +81,10 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     assert table.startswith("| | recipes | gan | augmented |\n") and table in capsys.readouterr().out
     augmented = json.loads((tmp_path / "study/arms/augmented/steps1_seed1/evaluation_test/evaluation.json").read_text())
     shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[")
-                 and row["comparison"] == "model_gap" and row["class"] == "all")
-    assert result["families"]["augmented"]["test"]["KD model gap (synthetic, VAE round trip)"] == [shown]
+                 and row["comparison"] == "total" and row["class"] == "all")
+    read = result["families"]["augmented"]["test"]
+    assert read["KD total (synthetic, real)"] == [shown] and not [line for line in read if "round trip" in line]
+    assert result["families"]["augmented"]["refusal"] == "copying found"
 
     before = changed_times(tmp_path)
     study.main(["--config", str(declared)])

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from config.errors import UserError
-from tools.runtime.study_runs import StudyRuns
+from tools.runtime.study_runs import StudyRuns, hash_cost
 from tools.runtime.studying import Arm, ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
 
 ROOT = Path(__file__).parents[2]
+OURS, GAN = Arm("ours", "diffusion", {}), Arm("gan", "gan", {})
 GIVEN: dict[str, Any] = {
     "base": "config/demo.yaml", "output": "runs/study", "screen_minutes": 2, "final_minutes": 10, "seeds": [1, 2],
     "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}},
@@ -72,6 +73,8 @@ def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
     ({"baselines": {"recipes": {"a": {}}}}, "baselines: expected another name than recipes"),
     ({"baselines": {"paper": {"ours": {}}}}, "baselines: expected arms whose names differ"),
     ({"baselines": {"gan": {"gan": {"generator": "vae"}}}}, "gan.generator: expected one of diffusion, gan, augment_real"),
+    ({"baselines": {"b": {"x": {"generator": "gan"}, "y": {}}}}, "baselines: expected one generator in all arms of b"),
+    ({"test": 1}, "test: expected true or false, found '1'"),
     ({"baselines": {"gan": {"gan": {"gan_params.max_steps": 3}}}}, "gan_params.max_steps: the study sets it itself"),
 ])
 def test_a_study_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], wanted: str) -> None:
@@ -119,13 +122,30 @@ def evaluation(distance: float | None, *, copies: str = "none found", made: floa
     def row(metric: str, comparison: str, value: float | None, note: str = "") -> dict[str, Any]:
         return {"metric": metric, "comparison": comparison, "value": value, "class": "all", "interval": None, "note": note}
 
-    return {"rows": [row("KD[classifier]", "model_gap", distance), row("class AUC", "synthetic", made),
-                     row("class AUC", "held_out", 0.8), row("near-copies[pixels]", "copies", 0.0, copies)]}
+    return {"rows": [row("KD[classifier]", "model_gap", distance), row("KD[classifier]", "total", 9.0),
+                     row("class AUC", "synthetic", made), row("class AUC", "held_out", 0.8),
+                     row("near-copies[pixels]", "copies", 0.0, copies)]}
 
 
 def test_an_arm_is_read_as_the_mean_of_its_seeds_and_a_copy_in_one_of_them_counts() -> None:
-    read = score_arm("arm", [evaluation(0.2, made=0.8), evaluation(0.4, made=0.6)])
+    read = score_arm(OURS, [evaluation(0.2, made=0.8), evaluation(0.4, made=0.6)])
     assert read.distances == (0.2, 0.4) and read.mean == pytest.approx(0.3) and not read.copying
     assert read.class_share == pytest.approx(0.875) and read.curves["class AUC"] == pytest.approx(0.7)
-    assert score_arm("arm", [evaluation(0.2), evaluation(0.4, copies="copying found: 3")]).copying
-    assert score_arm("arm", [evaluation(0.2), evaluation(None)]).refusal() == "no kernel distance"
+    assert score_arm(OURS, [evaluation(0.2), evaluation(0.4, copies="copying found: 3")]).copying
+    assert score_arm(OURS, [evaluation(0.2), evaluation(None)]).refusal() == "no kernel distance"
+
+
+def test_images_that_never_passed_the_vae_are_ranked_by_their_distance_to_the_images_themselves() -> None:
+    assert score_arm(GAN, [evaluation(0.2)]).distances == (9.0,)
+
+
+def test_arms_of_equal_network_and_batch_share_a_speed_and_others_do_not(tmp_path: Path) -> None:
+    arms = {"ours": {}, "rate": {"train_params.ldm_lr": 1e-4}, "drawn": {"sample_params.num_steps": 5},
+            "batch": {"train_params.ldm_batch_size": 8}, "wide": {"unet_params.channels": [128, 192, 256]}}
+    gans = {"gan": {"generator": "gan"}, "gan-rate": {"generator": "gan", "gan_params.lr": 1e-4},
+            "gan-narrow": {"generator": "gan", "gan_params.width": 8}}
+    study = load(tmp_path, arms=arms, baselines={"gans": gans})
+    runs = StudyRuns(study)
+    cost = {arm.name: hash_cost(arm.generator, runs.config_of(arm)) for arm in study.arms}
+    assert cost["ours"] == cost["rate"] == cost["drawn"] and cost["gan"] == cost["gan-rate"]
+    assert len(set(cost.values())) == 5

@@ -60,6 +60,13 @@ def test_round_trips_are_as_many_as_synthetic_images_and_carry_their_own_labels(
     assert (np.bincount(twice.members[40:] - FIRST_ROUND_TRIP) == 2).all()
 
 
+def test_round_trips_come_at_the_real_prior_where_the_ratio_leaves_some_out() -> None:
+    for ratio, wanted in ((0.5, [15, 5]), (1.5, [45, 15])):
+        arm = build_arms(REAL_LABELS, SYNTHETIC_LABELS, (ratio,), num_classes=2, seed=0)[-1]
+        assert np.bincount(arm.labels[40:]).tolist() == wanted
+        assert (arm.labels[40:] == REAL_LABELS[arm.members[40:] - len(REAL_LABELS) - len(SYNTHETIC_LABELS)]).all()
+
+
 def test_too_few_synthetic_images_are_refused() -> None:
     with pytest.raises(UserError, match=r"synthetic images x3: class 0 would have 90 of 60 that there are"):
         build_arms(REAL_LABELS, SYNTHETIC_LABELS, (3.0,), num_classes=2, seed=0)

@@ -41,18 +41,21 @@ class RecordedRuns:
     def _evaluation(self, run: ArmRun, split: str) -> dict[str, Any]:
         distance = 100.0 + run.seed if split == "test" else self.distances[run.arm.name][run.steps, run.seed]
         copies = "copying found: 3" if run.arm.name in self.copying else "none found"
-        rows = [("KD[vae]", "model_gap", distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
+        compared = "model_gap" if run.arm.generator == "diffusion" else "total"
+        rows = [("KD[vae]", compared, distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
         return {"rows": [{"metric": metric, "comparison": comparison, "class": "all", "value": value, "interval": None,
                           "note": note} for metric, comparison, value, note in rows]}
 
 
-def declare(folder: Path, **families: Sequence[str]) -> Study:
+def declare(folder: Path, *, test: bool = True, **families: Sequence[str]) -> Study:
     """Screening from 1 minute on, a final of 10 minutes between two, seeds 1 and 2."""
-    arms = {family: {name: {} for name in names} for family, names in families.items()}
+    generators = {"gan": {"generator": "gan"}, "augmented": {"generator": "augment_real"}}
+    arms = {family: {name: generators.get(family, {}) for name in names} for family, names in families.items()}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({
         "base": "config/demo.yaml", "output": str(folder / "study"), "screen_minutes": 1, "final_minutes": 10,
-        "finalists": 2, "seeds": [1, 2], "arms": arms.pop("recipes"), "baselines": arms}, sort_keys=False), encoding="utf-8")
+        "finalists": 2, "seeds": [1, 2], "test": test, "arms": arms.pop("recipes"), "baselines": arms}, sort_keys=False),
+        encoding="utf-8")
     return load_study(path)
 
 
@@ -108,7 +111,20 @@ def test_a_baseline_of_refused_arms_is_chosen_from_as_it_is_and_recipes_are_not(
     ]
     assert {name: family["chosen"] for name, family in families_of(study).items()} == {
         "recipes": "only", "gan": "gan-3", "augmented": "far"}
+    assert {name: family["refusal"] for name, family in families_of(study).items()} == {
+        "recipes": None, "gan": "copying found", "augmented": None}
+    assert [each["score"] for each in families_of(study)["gan"]["rounds"]] == ["KD total"] * 2
 
     recipes = declare(tmp_path, recipes=["gan-1", "gan-2", "gan-3"])
     with pytest.raises(UserError, match=r"no arm of the study can be kept \(gan-1: copying found; gan-2: "):
         run_study(recipes, RecordedRuns(distances, copying=["gan-1", "gan-2", "gan-3"]), ["recipes"])
+
+
+def test_a_study_without_a_test_leaves_the_test_set_closed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = declare(tmp_path, test=False, recipes=["a", "b"])
+    runs = RecordedRuns({"a": {(1200, 1): 0.2, (1200, 2): 0.3}, "b": {(1200, 1): 0.1, (1200, 2): 0.3}})
+    run_study(study, runs, ["recipes"])
+    assert [split for split, _ in runs.asked] == ["val"]
+    assert families_of(study)["recipes"]["chosen"] == "b" and "test" not in families_of(study)["recipes"]
+    assert sorted(path.name for path in Path(study.output).iterdir()) == ["study.json", "study.png"]
+    assert "test set" not in capsys.readouterr().out

@@ -18,7 +18,7 @@ from dataset.patient_note import write_patient_note
 from dataset.share import ALONE, Share
 from dataset.storage import hash_json
 from dataset.tables import defuse_cell, write_table
-from models.autoencoder import hash_autoencoder
+from models.autoencoder import TRAINING_RECORD, hash_autoencoder
 from models.classifier import Classifier
 from tools.evaluation import protocol, report, report_page
 from tools.evaluation.copies import audit_pixels, name_pairs
@@ -260,7 +260,7 @@ def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
 
 def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: EvaluationReport) -> None:
     """Warn where an encoder's weights served as a loss of the VAE: its distances then flatter."""
-    record = vae_folder / "training.json"
+    record = vae_folder / TRAINING_RECORD
     if not record.is_file():
         return
     used = set(json.loads(record.read_text(encoding="utf-8")).get("loss_weights_sha256", []))

@@ -34,6 +34,8 @@ _TRAIN = {"diffusion": ["train_ddpm_cond.py"], "gan": ["-m", "tools.train_gan"]}
 _DRAW = {"diffusion": ["sample_ddpm_class_cond.py"], "gan": ["-m", "tools.sample_gan"],
          "augment_real": ["-m", "tools.augment_real"]}
 _POLL_SECONDS = 0.2
+_DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
+_TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
 _AFTER_TRAINING = ("sample_params", "evaluation_params", "logging_params")  # sections that no training depends on
 
 
@@ -74,12 +76,12 @@ class StudyRuns:
                            hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True)])
 
     def seconds_per_step(self, arm: Arm) -> float:
-        """Measured once an arm, with all cores, and kept, so that the number of steps, and with it every run, stays the same
-        ever after; 1 where nothing trains."""
+        """Measured once for each size of network and batch, with all cores, and kept, so that the number of steps, and with
+        it every run, stays the same ever after; 1 where nothing trains."""
         if arm.generator not in _TRAIN:
             return 1.0
         run = ArmRun(arm, self._study.calibration_steps, self._study.seeds[0])
-        folder = self._training(run).with_suffix(".speed")
+        folder = Path(self._study.output) / "trainings" / f"{hash_cost(arm.generator, self.config_of(arm))}.speed"
         kept = folder / "speed.json"
         if not kept.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # a run that was killed has steps behind it that were not timed
@@ -139,7 +141,9 @@ class StudyRuns:
     def _drawn_key(self, run: ArmRun) -> str:
         """Hash of all that the run's images depend on."""
         config = self.config_of(run.arm, self._own(run))
-        return hash_json([self._training(run).name, config_to_dict(config.sample_params)])
+        guide = config.sample_params.guide_checkpoint
+        weights = [] if guide is None else [hash_file(Path(guide))]
+        return hash_json([self._training(run).name, config_to_dict(config.sample_params), *weights])
 
     def _key(self, run: ArmRun, split: str) -> str:
         """Hash of all that an evaluation of the run depends on."""
@@ -186,14 +190,14 @@ class StudyRuns:
         return [*start, "--config", self._study.base, *words, *further]
 
     def _run_jobs(self, waiting: list["_Job"], *, jobs: int) -> None:
-        """Run every job, `jobs` at a time; a signal to this process has all of them stop and save.
+        """Run every job, `jobs` at a time, each with its share of the cores, however few are left; a signal to this process
+        has all of them stop and save.
 
         Raises:
             UserError: a command failed; what it said is in its log.
             Interrupted: a command was stopped by a signal.
         """
         active: dict[int, tuple[_Job, subprocess.Popen[bytes]]] = {}
-        jobs = min(jobs, len(waiting))
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
         paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, **threads, "PYTHONPATH": paths}
@@ -249,8 +253,19 @@ def _check_exit(code: int, job: _Job) -> None:
                         "command goes on from here")
 
 
+def hash_cost(generator: str, config: Config) -> str:
+    """Of what a step's time depends on: arms that share it get equally many steps, whatever the clock said of each."""
+    sections = config_to_dict(config)
+    data, train, gan = (sections[name] for name in ("dataset_params", "train_params", "gan_params"))
+    shape = [data["params"][key] for key in ("im_channels", "image_size")]
+    if generator == "gan":
+        return hash_json([generator, shape, {key: gan[key] for key in ("batch_size", "width", "augment")}])[:12]
+    return hash_json([generator, shape, sections["unet_params"], {key: data[key] for key in _DATA_COST},
+                      {key: train[key] for key in _TRAIN_COST}])[:12]
+
+
 def _keys_of_training(run: ArmRun, folder: Path) -> list[str]:
-    common = [f"train_params.seed={run.seed}", f"train_params.epochs={_MANY_EPOCHS}"]
+    common = [f"train_params.seed={run.seed}", f"train_params.epochs={_MANY_EPOCHS}", "train_params.resume_training=true"]
     if run.arm.generator == "gan":
         return [*common, f"gan_params.output={folder}", f"gan_params.max_steps={run.steps}"]
     return [*common, f"train_params.task_name={folder}", f"train_params.max_steps={run.steps}",

@@ -22,16 +22,18 @@ from config.load import UniqueKeyLoader
 from dataset.storage import atomic_path
 from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves
 
-SCORE = "KD model gap"
+THROUGH_VAE = "diffusion"  # the generator whose images are decoded latents
+GENERATORS = (THROUGH_VAE, "gan", "augment_real")
 RULE = (
     "Chosen on validation images, within the recipes and within each baseline: each round keeps the better half of the arms "
-    "by the least kernel distance (model gap) of the first encoder; of the finalists, the least mean over the seeds. Passed "
+    "by the least kernel distance of the first encoder (to the VAE's round trips, the model gap, where images passed the "
+    "VAE, and to the images themselves where they did not); of several finalists, the least mean over the seeds. Passed "
     "over are arms with copying found in any seed, or whose mean class AUC is below "
-    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, unless a baseline has no other. All arms of a round have the "
-    "same time, turned into steps by the speed that was measured once for each arm."
+    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, unless a baseline has no other. A single finalist is not "
+    "weighed again: what the rule says of its final images stands beside them. All arms of a round have the same time, "
+    "turned into steps by a speed that is measured once for each size of network and batch."
 )
 RECIPES = "recipes"  # the family of arms and grid; the others are baselines
-GENERATORS = ("diffusion", "gan", "augment_real")
 _RESERVED = ("train_params.task_name", "train_params.seed", "train_params.max_steps", "train_params.epochs",
              "sample_params.output", "evaluation_params.real_split", "gan_params.output", "gan_params.max_steps")
 
@@ -47,7 +49,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """STUDY.yaml. `families` are the recipes and each baseline, with the arms that are tried for it."""
+    """STUDY.yaml. `families` are the recipes and each baseline, with the arms that are tried for it; `test` whether the
+    chosen ones are shown on the test set."""
 
     base: str
     output: str
@@ -56,7 +59,8 @@ class Study:
     seeds: tuple[int, ...]
     families: Mapping[str, tuple[Arm, ...]]
     finalists: int = 2
-    calibration_steps: int = 30
+    calibration_steps: int = 100
+    test: bool = True
     overrides: Mapping[str, Any] | None = None
 
     @property
@@ -118,6 +122,7 @@ def load_study(path: Path) -> Study:
         check(is_number(raw.get(key), (int, float)), key, "minutes above 0")
     for key in ("finalists", "calibration_steps"):
         check(is_number(raw.get(key, 1), int), key, "a whole number, at least 1")
+    check(isinstance(raw.get("test", True), bool), "test", "true or false")
     seeds = raw.get("seeds")
     check(isinstance(seeds, list) and bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
           and len(set(seeds)) == len(seeds), "seeds", "a list of different whole numbers")
@@ -138,9 +143,12 @@ def load_study(path: Path) -> Study:
     check(all(name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name, _ in arms), "arms",
           "names of letters, digits, dots, - and _")
     for name, values in arms:
-        if values.get("generator", GENERATORS[0]) not in GENERATORS:
+        if values.get("generator", THROUGH_VAE) not in GENERATORS:
             raise UserError(f"{path}: {name}.generator: expected one of {', '.join(GENERATORS)}, found "
                             f"{str(values['generator'])[:60]!r}")
+    for family, members in declared.items():
+        check(len({(values or {}).get("generator", THROUGH_VAE) for values in members.values()}) == 1,
+              "arms" if family == RECIPES else "baselines", f"one generator in all arms of {family}")
     keys = [key for values in (*(values for _, values in arms), raw.get("overrides") or {}) for key in values]
     for key in keys:
         if key in _RESERVED:
@@ -164,14 +172,20 @@ def steps_for(minutes: float, seconds_per_step: float) -> int:
     return max(1, int(minutes * 60 / seconds_per_step))
 
 
-def score_arm(name: str, evaluations: Sequence[Mapping[str, Any]]) -> ArmScore:
+def score_of(generator: str) -> str:
+    """The curve of `read_curves` by which images of this generator are ranked."""
+    return "KD model gap" if generator == THROUGH_VAE else "KD total"
+
+
+def score_arm(arm: Arm, evaluations: Sequence[Mapping[str, Any]]) -> ArmScore:
     """Read an arm's evaluations, one a seed."""
+    score = score_of(arm.generator)
     read = [read_curves(evaluation) for evaluation in evaluations]
     curves = {key: statistics.fmean(one.curves[key] for one in read) for key in read[0].curves
               if all(key in one.curves for one in read)}
-    distances = tuple(one.curves[SCORE] for one in read if SCORE in one.curves)
+    distances = tuple(one.curves[score] for one in read if score in one.curves)
     shares = [one.class_share for one in read if one.class_share is not None]
-    return ArmScore(name, distances if len(distances) == len(read) else (), curves, any(one.copying for one in read),
+    return ArmScore(arm.name, distances if len(distances) == len(read) else (), curves, any(one.copying for one in read),
                     statistics.fmean(shares) if shares else None)
 
 
@@ -202,26 +216,27 @@ def format_scores(title: str, scores: Sequence[ArmScore]) -> str:
     return "\n".join(lines)
 
 
-def plot_scores(path: Path, rounds: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """One panel a round of study.json's rows: the score of each arm, a point a seed, the mean as a bar."""
-    figure, panels = pyplot.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 1.6 + 0.35 * len(rounds[0][1])),
+def plot_scores(path: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """One panel a round of study.json: the score of each arm, a point a seed, the mean as a bar."""
+    figure, panels = pyplot.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 1.6 + 0.35 * len(rounds[0]["arms"])),
                                      squeeze=False, layout="constrained")
-    for panel, (title, scores) in zip(panels.flat, rounds, strict=True):
+    for panel, shown in zip(panels.flat, rounds, strict=True):
+        scores = shown["arms"]
         means = {row["arm"]: statistics.fmean(row["distances"]) for row in scores if row["distances"]}
         ranked = sorted(means, key=lambda name: -means[name])
         panel.barh(ranked, [means[name] for name in ranked], color="lightsteelblue")
         for row in scores:
             if row["distances"]:
                 panel.plot(row["distances"], [ranked.index(row["arm"])] * len(row["distances"]), "k.", markersize=5)
-        panel.set_title(title, fontsize=10)
-        panel.set_xlabel(f"{SCORE}, validation")
+        panel.set_title(shown["title"], fontsize=10)
+        panel.set_xlabel(f"{shown['score']}, validation")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
 
 def _make_arm(name: str, keys: Mapping[str, Any]) -> Arm:
-    return Arm(name, str(keys.get("generator", GENERATORS[0])), {key: keys[key] for key in keys if key != "generator"})
+    return Arm(name, str(keys.get("generator", THROUGH_VAE)), {key: keys[key] for key in keys if key != "generator"})
 
 
 def _combine(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:

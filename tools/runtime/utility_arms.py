@@ -62,11 +62,13 @@ def build_arms(
         UserError: too few synthetic images of a class.
     """
     first_synthetic, first_round_trip = len(real), len(real) + len(synthetic)
+    counts = np.bincount(real, minlength=num_classes).tolist()
     own = np.arange(len(real))
-    chosen = [_take(real, synthetic, ratio, num_classes) for ratio in ratios]
+    chosen = [_take(synthetic, count_per_class(round(ratio * len(real)), counts), ratio) for ratio in ratios]
     main = chosen[0]
     shuffled = generator(seed, "shuffled labels").permutation(synthetic[main])
-    again = np.resize(own, len(main))  # as many as synthetic images, over and over in order
+    again = np.concatenate([np.resize(np.flatnonzero(real == label), wanted)  # over and over in order
+                            for label, wanted in enumerate(count_per_class(len(main), counts))])
 
     def join(name: str, members: np.ndarray, labels: np.ndarray) -> Arm:
         return Arm(name, np.concatenate([own, members]), np.concatenate([real, labels]))
@@ -82,8 +84,8 @@ def build_arms(
     ]
 
 
-def _take(real: np.ndarray, synthetic: np.ndarray, ratio: float, num_classes: int) -> np.ndarray:
-    wanted = count_per_class(round(ratio * len(real)), np.bincount(real, minlength=num_classes).tolist())
+def _take(synthetic: np.ndarray, wanted: Sequence[int], ratio: float) -> np.ndarray:
+    """Places of the first synthetic images of each class, as many as `wanted`."""
     places = []
     for label, count in enumerate(wanted):
         of_class = np.flatnonzero(synthetic == label)

@@ -15,7 +15,7 @@ from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.splits import draw_splits
 from dataset.storage import hash_file, hash_json, write_text
-from models.autoencoder import hash_autoencoder
+from models.autoencoder import TRAINING_RECORD, hash_autoencoder
 from tools.evaluation.utility import deal_folds
 from tools.runtime.classifier_training import classifier_shape
 from tools.runtime.data import find_autoencoder, open_images
@@ -84,6 +84,9 @@ def plan_study(config: Config, request: StudyRequest) -> Study:
     """
     if request.num_seeds < 1 or request.epochs < 1:
         raise UserError(f"--seeds and --epochs: expected 1 or more, found {request.num_seeds} and {request.epochs}")
+    if config.sample_params.guide_checkpoint is not None:
+        raise UserError("sample_params.guide_checkpoint: expected none, as one network would guide all folds, also where it "
+                        "was trained on the tested images; set it to null")
     if not request.ratios or len(set(request.ratios)) < len(request.ratios) or not all(
             np.isfinite(ratio) and ratio > 0 for ratio in request.ratios):
         raise UserError(f"--synthetic-ratio: expected different numbers above 0, found {list(request.ratios)}")
@@ -151,6 +154,10 @@ def write_fold(study: Study, fold: int, folder: Path) -> Config:
 def _decide_refit(config: Config, choice: str) -> bool:
     if choice not in REFIT_CHOICES:
         raise UserError(f"--refit-vae: expected one of {', '.join(REFIT_CHOICES)}, found {choice!r}")
+    vae = Path(config.autoencoder_params.pretrained)
+    if choice == "auto" and not _is_own(config) and (vae / TRAINING_RECORD).is_file():
+        raise UserError(f"autoencoder_params.pretrained: {vae} was made by train_vae, on which images is not recorded; give "
+                        "--refit-vae always, or --refit-vae never where it has seen none of these")
     refit = choice == "always" or (choice == "auto" and _is_own(config))
     if refit and config.autoencoder_params.training.fine_tune and _is_own(config):
         raise UserError("autoencoder_params.pretrained is the fine-tuned VAE itself, which has seen every image; name the "
