@@ -154,10 +154,12 @@ def test_what_cannot_be_studied_is_refused(
 def test_whose_vae_a_fold_uses(
     workspace: Workspace, tmp_path: Path, choice: str, own: bool, refit: bool, sentence: str
 ) -> None:
-    config = workspace.config(*[f"autoencoder_params.training.output={workspace.root / 'vae'}"] * own)
+    config = workspace.config("train_params.resume_training=false",
+                              *[f"autoencoder_params.training.output={workspace.root / 'vae'}"] * own)
     study = plan_study(config, StudyRequest(num_folds=2, refit_vae=choice))
     assert study.refit_vae == refit and sentence in describe_vae(study)
     trained = write_fold(study, 0, tmp_path)
+    assert trained.train_params.resume_training  # a study goes on
     before = load_config(tmp_path / "vae.yaml").autoencoder_params
     assert before.pretrained == str(workspace.root / "vae") and before.training.output == str(tmp_path / "vae")
     assert trained.autoencoder_params.pretrained == (before.training.output if refit else before.pretrained)

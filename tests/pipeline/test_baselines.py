@@ -19,6 +19,7 @@ from tools import augment_real, sample_gan, train_gan
 from tools.runtime.assessment import evaluate_folder
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
 from tools.runtime.data import open_images
+from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer
 
 
 def of_gan(folder: Path, *, steps: int) -> tuple[str, ...]:
@@ -55,6 +56,26 @@ def test_a_resumed_training_equals_an_unbroken_one(workspace: Workspace, gan: Pa
     assert [row for row in gone_on if row["step"] not in (5, 9)] == unbroken
     with pytest.raises(UserError, match="belongs to a training with other settings or images"):
         train_gan.main([*workspace.arguments(*of_gan(tmp_path / "gan", steps=13)), "--set", "gan_params.lr=0.1"])
+
+
+def test_a_training_killed_after_its_last_checkpoint_has_its_weights(
+    workspace: Workspace, gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = workspace.arguments(*of_gan(tmp_path / "gan", steps=12))
+    save = GanTrainer.save
+
+    def save_and_die(trainer: GanTrainer, folder: Path, identity: str, step: int) -> None:
+        save(trainer, folder, identity, step)
+        if step == 12:
+            raise SystemExit(137)
+
+    monkeypatch.setattr(GanTrainer, "save", save_and_die)
+    with pytest.raises(SystemExit):
+        train_gan.main(arguments)
+    train_gan.main(arguments)  # nothing is left to do
+    made, wanted = (read_checkpoint(folder / WEIGHTS_NAME) for folder in (tmp_path / "gan", gan))
+    assert made[1]["step"] == wanted[1]["step"] == 12
+    assert all(torch.equal(tensor, made[0][name]) for name, tensor in wanted[0].items())
 
 
 def test_its_images_are_functions_of_their_address_and_pass_the_same_evaluation(

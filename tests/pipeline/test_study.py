@@ -31,6 +31,7 @@ def declare(workspace: Workspace, folder: Path, *, output: str = "study", **chan
         "base": str(workspace.config_path), "output": str(folder / output), "screen_minutes": 0.0005,
         "final_minutes": 0.001, "seeds": [1], "finalists": 1, "calibration_steps": 2,
         "overrides": {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
+                      "train_params.resume_training": False,
                       "sample_params.num_images": 30, "evaluation_params.max_pairs": 10, "gan_params.width": 8,
                       "dataset_params.directory_inception_features": str(folder / "features")},
         "arms": {"ours": {}, "epsilon": {"diffusion_params.prediction_type": "epsilon"}}, **changes},

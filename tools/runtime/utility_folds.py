@@ -137,7 +137,8 @@ def write_fold(study: Study, fold: int, folder: Path) -> Config:
     vae = study.config.autoencoder_params
     training = replace(vae.training, output=str(folder / "vae"))
     config = replace(
-        study.config, dataset_params=data, train_params=replace(study.config.train_params, task_name=str(folder / "run")),
+        study.config, dataset_params=data,
+        train_params=replace(study.config.train_params, task_name=str(folder / "run"), resume_training=True),
         sample_params=replace(study.config.sample_params, per_class=None, output=str(folder / "synthetic"),
                               num_images=round(max(study.request.ratios) * num_train)),
         autoencoder_params=replace(vae, training=training),
