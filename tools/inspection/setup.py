@@ -12,6 +12,7 @@ from tools.runtime.estimate import estimate_memory
 _SHARE_FOR_TRAINING = 0.8  # of a GPU's memory; the rest is for its context, the VAE's decoder and fragments
 _GIBIBYTE = 1 << 30
 _GPU_STEPS, _CPU_STEPS = 12_000, 2_000
+_MANY_EPOCHS = 10_000  # so that max_steps alone says how long the training is
 _BATCH = 24  # the paper's
 _FLOW = {"schedule": "rectified_flow", "prediction_type": "velocity", "timestep_sampling": "logit_normal"}
 
@@ -75,7 +76,7 @@ def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: 
     epochs = max(1, -(-steps * 16 // max(num_train, 1)))
     return Setup(image_size, 8, image_size // 2 ** (len(vae) - 1), ("class",), {
         "train_params": {"ldm_batch_size": 16, "num_samples": 16, "ldm_validate_epochs": max(1, epochs // 10),
-                         "ldm_lr": 0.001, "epochs": epochs, "max_steps": steps, "label_dropout": 0.1,
+                         "ldm_lr": 0.001, "epochs": _MANY_EPOCHS, "max_steps": steps, "label_dropout": 0.1,
                          "ema_decay": 0.998 if steps == _CPU_STEPS else 0.995},
         "diffusion_params": _FLOW,
         "unet_params": {"channels": [64, 96, 128], "num_layers": 2, "attention": [False, True, True], "norm_groups": 8},

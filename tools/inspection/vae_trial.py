@@ -77,14 +77,14 @@ class VaeTrial:
         return len(self._held)
 
     def measure(self, folder: str) -> VaeMeasurement:
-        """All measures of the VAE in a local folder.
+        """All measures of the VAE in a local folder, or of the config's own, which can be a hub id.
 
         Raises:
             UserError: no folder, or not a VAE of these images.
         """
-        if not Path(folder).is_dir():
-            raise UserError(f"--vae {folder}: expected a local folder that diffusers' save_pretrained wrote, found none")
         own = self.config.autoencoder_params
+        if folder != own.pretrained and not Path(folder).is_dir():
+            raise UserError(f"--vae {folder}: expected a local folder that diffusers' save_pretrained wrote, found none")
         resolved = resolve_autoencoder(folder, own.subfolder if folder == own.pretrained else None)
         codec = load_codec(resolved, im_channels=self.config.dataset_params.params.im_channels)
         codec.to(self.device)

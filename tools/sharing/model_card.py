@@ -97,7 +97,8 @@ def _describe_training(config: Config, facts: CardFacts, evaluation: EvaluationR
                  f"prediction of {diffusion.prediction_type}, seed {train.seed}{best}.")
     drawn = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in facts.sampling.items())
     lines.append(f"* Drawn with: {drawn}.")
-    lines.append("* `config.yaml` holds every setting but paths, names of tables and columns, and free text.")
+    lines.append("* `config.yaml` holds every setting but paths, free text, and names of tables and of columns that are no "
+                 "condition.")
     return "\n".join(lines) + "\n"
 
 
