@@ -58,15 +58,15 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
 
 
 def _read_results(study: Study, runs: StudyRuns, wanted: Collection[str]) -> dict[str, Any]:
-    """What study.json holds of the families that are not wanted now, where it was made from the same inputs and keys."""
+    """What study.json holds of the families, where it was made from the same inputs and keys; stays until they are run."""
     path = Path(study.output) / "study.json"
     found = read_json(path)["families"] if path.is_file() else {}
     kept = {}
     for family, row in found.items():
-        if family in study.families and family not in wanted:
+        if family in study.families:
             if row.get("made_from") == _identity(study, runs, family):
                 kept[family] = row
-            else:
+            elif family not in wanted:
                 print(f"{path}: {family} was made from other images, weights or keys; left out until it is run again")
     return kept
 
