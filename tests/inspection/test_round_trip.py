@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from tools.inspection.readout import GroupedLabels
-from tools.inspection.round_trip import Ceiling, VaeMeasurement, choose, format_table, measure_round_trip, octave_ratios
+from tools.inspection.round_trip import (
+    Ceiling,
+    VaeCost,
+    VaeMeasurement,
+    choose,
+    format_table,
+    measure_round_trip,
+    octave_ratios,
+)
 
 
 def draw_noise(count: int = 24, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -94,4 +102,9 @@ def test_of_good_vaes_the_one_whose_images_lie_nearest_as_a_set_is_chosen() -> N
     exact = dataclasses.replace(measure(images, images, "exact"), ceiling=far)
     other = dataclasses.replace(measure(images, blur(images, 0.5), "other"), ceiling=near)
     assert choose([exact, other]) is other
+    cost = VaeCost(num_parameters=650_000, latent_shape=(8, 16, 16), milliseconds=4.2, training_seconds=90)
+    exact = dataclasses.replace(exact, cost=cost)
+    header, row, costless = format_table([exact, other]).splitlines()[:3]
+    assert row.split()[:5] == ["exact", "0.65", "8x16x16", "1.5", "4.2"] and costless.split()[1] == f"{other.psnr_db:.2f}"
+    assert row.index("4.2") + 3 == header.index("ms") + 2  # columns are right-aligned
     assert "36.0" in format_table([exact, other]) and other.to_json()["ceiling"]["recall"] == 1

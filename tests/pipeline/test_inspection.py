@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from workspace import Workspace, save_autoencoder
 
 from config.errors import UserError
@@ -61,7 +62,12 @@ def test_fine_tuning_is_run_and_measured(workspace: Workspace, tmp_path: Path, c
                     "--fine-tune", "0.5", "--output", str(tmp_path)])
     before, after = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]
     assert after["name"] == str(tmp_path / "fine_tuned") and after["psnr_db"] > before["psnr_db"] + 3
-    assert (tmp_path / "fine_tuned/training.json").is_file()
+    seconds = json.loads((tmp_path / "fine_tuned/training.json").read_text(encoding="utf-8"))["seconds"]
+    assert (before["cost"]["training_seconds"], after["cost"]["training_seconds"]) == (None, seconds)
+    assert before["cost"]["num_parameters"] == after["cost"]["num_parameters"] == sum(
+        weights.numel() for weights in load_file(tmp_path / "vae/diffusion_pytorch_model.safetensors").values())
+    data = workspace.config().dataset_params
+    assert after["cost"]["latent_shape"] == [data.z_channels, data.latent_size, data.latent_size]
     assert capsys.readouterr().out.count("rule: a VAE is good enough") == 2
 
 

@@ -39,11 +39,29 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
+class VaeCost:
+    """What a VAE takes: its size, its latents (C, h, w), the round trip of one image on this machine, and where train_vae
+    made it the seconds of its training."""
+
+    num_parameters: int
+    latent_shape: tuple[int, ...]
+    milliseconds: float
+    training_seconds: float | None
+
+    def format(self) -> str:
+        """Cells of `format_table`."""
+        minutes = "" if self.training_seconds is None else f"{self.training_seconds / 60:.1f}"
+        shape = "x".join(map(str, self.latent_shape))
+        return f"{self.num_parameters / 1e6:>7.2f}{shape:>10}{minutes:>8}{self.milliseconds:>6.1f}"
+
+
+@dataclass(frozen=True)
 class VaeMeasurement:
     """One VAE on held-out images. `spectrum` maps "4-8 px" to the power of the round trip over that of the images.
 
     `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read,
-    `ceiling` where there is no encoder. `problems` is what the rule holds against the VAE, empty where it is good enough.
+    `ceiling` where there is no encoder, `cost` where it was not asked for. `problems` is what the rule holds against the
+    VAE, empty where it is good enough.
     """
 
     name: str
@@ -55,6 +73,7 @@ class VaeMeasurement:
     auc_loss: Interval | None
     problems: tuple[str, ...]
     ceiling: Ceiling | None = None
+    cost: VaeCost | None = None
 
     @property
     def worst_octave(self) -> float:
@@ -129,11 +148,12 @@ def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
 
 
 def format_table(measured: Sequence[VaeMeasurement]) -> str:
-    """A row a VAE, then what is held against each."""
+    """A row a VAE, with minutes of training and milliseconds of a round trip; then what is held against each."""
     bands = list(measured[0].spectrum)
     width = max(len(vae.name) for vae in measured) + 2
-    lines = [f"{'VAE':<{width}}{'PSNR dB':>8}{'LPIPS':>8}{'FD':>8}{'precision':>11}{'recall':>8}"
-             + "".join(f"{band:>10}" for band in bands) + "  AUC real, restored, loss (95% interval)"]
+    lines = [f"{'VAE':<{width}}{'M par.':>7}{'latents':>10}{'trained':>8}{'ms':>6}{'PSNR dB':>9}{'LPIPS':>8}{'FD':>8}"
+             f"{'precision':>11}{'recall':>8}" + "".join(f"{band:>10}" for band in bands)
+             + "  AUC real, restored, loss (95% interval)"]
     for vae in measured:
         lpips = "" if vae.lpips is None else f"{vae.lpips:.3f}"
         area = "not read"
@@ -141,7 +161,8 @@ def format_table(measured: Sequence[VaeMeasurement]) -> str:
             area = f"{vae.auc_real.value:.3f}, {vae.auc_restored.value:.3f}, {vae.auc_loss.format()}"
         of = vae.ceiling
         sets = f"{'':>27}" if of is None else f"{of.frechet_distance:>8.1f}{of.precision:>11.2f}{of.recall:>8.2f}"
-        lines.append(f"{vae.name:<{width}}{vae.psnr_db:>8.2f}{lpips:>8}{sets}"
+        cost = f"{'':>31}" if vae.cost is None else vae.cost.format()
+        lines.append(f"{vae.name:<{width}}{cost}{vae.psnr_db:>9.2f}{lpips:>8}{sets}"
                      + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
     lines += [f"{vae.name}: {problem}" for vae in measured for problem in vae.problems]
     lines.append(f"rule: {RULE}")

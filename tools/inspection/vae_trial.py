@@ -1,5 +1,7 @@
 """The held-out images, the classifier and the distance by which all VAEs of a comparison are measured alike."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from config.errors import UserError
 from config.schema import Config
 from dataset.images import to_uint8
 from dataset.order import generator
-from models.autoencoder import load_codec, resolve_autoencoder
+from dataset.storage import read_json
+from models.autoencoder import TRAINING_RECORD, load_codec, resolve_autoencoder
 from models.classifier import Classifier
 from tools.evaluation.distances import SMALLEST_FRECHET_SET
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
@@ -17,7 +20,7 @@ from tools.inspection.class_scores import judge_scores, load_judge, network_feat
 from tools.inspection.descriptors import describe_image
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, fit_and_score
-from tools.inspection.round_trip import Ceiling, VaeMeasurement, measure_round_trip
+from tools.inspection.round_trip import Ceiling, VaeCost, VaeMeasurement, measure_round_trip
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
 
@@ -89,13 +92,20 @@ class VaeTrial:
         codec = load_codec(resolved, im_channels=self.config.dataset_params.params.im_channels)
         codec.to(self.device)
         restored, size = np.empty_like(self._held), self.config.autoencoder_params.batch_size
+        latents, _ = codec.encode(torch.from_numpy(self._held[:1]))  # and what a first call takes besides
+        started = time.perf_counter()
         with Progress(f"round trip {folder}", len(restored), enabled=self.config.logging_params.progress_bar) as bar:
             for start in range(0, len(restored), size):
                 batch = codec.round_trip(torch.from_numpy(self._held[start:start + size]))
                 restored[start:start + size] = batch.cpu().numpy()
                 bar.update(min(start + size, len(restored)))
-        return measure_round_trip(folder, self._held, restored, grouped=self._grouped, scores=self._read_class(restored),
-                                  lpips=self._mean_lpips(restored), ceiling=self._measure_ceiling(restored))
+        milliseconds = 1000 * (time.perf_counter() - started) / len(restored)
+        cost = VaeCost(sum(weights.numel() for weights in codec.vae.parameters()), tuple(latents.shape[1:]), milliseconds,
+                       _training_seconds(resolved))
+        measured = measure_round_trip(folder, self._held, restored, grouped=self._grouped,
+                                      scores=self._read_class(restored), lpips=self._mean_lpips(restored),
+                                      ceiling=self._measure_ceiling(restored))
+        return replace(measured, cost=cost)
 
     def measure_training_images(self) -> Ceiling | None:
         """As many training images in place of round trips: the scale to read a VAE's ceiling by."""
@@ -132,3 +142,8 @@ class VaeTrial:
             return None
         real, after = (to_uint8(images).transpose(0, 2, 3, 1) for images in (self._held, restored))
         return float(self._perceptual.pairwise(real, after, np.repeat(np.arange(len(real))[:, None], 2, axis=1)).mean())
+
+
+def _training_seconds(folder: Path) -> float | None:
+    record = folder / TRAINING_RECORD
+    return read_json(record).get("seconds") if record.is_file() else None
