@@ -83,7 +83,8 @@ def draw(
 
     requests = with_conditions(generation.list_requests(generation.requested_counts(params, model.class_counts)))
     writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
-                                  checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config))
+                                  checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config),
+                                  trained_images=model.trained_images)
     if accelerator.is_main_process:
         if reject_copies:
             writer.restore_rejected()

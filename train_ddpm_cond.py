@@ -44,6 +44,7 @@ from tools.runtime.training import (
     make_unet,
     read_batch,
     refuse_divergence,
+    require_selectable,
     timestep_draws,
     train_step,
 )
@@ -84,10 +85,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     """The whole of a run, on each process."""
     params, device = config.train_params, accelerator.device
     records = open_images(config, None).records
-    has_val = any(record.split == "val" for record in records)
-    if not has_val and params.selection_metric == "ema_validation_loss":
-        raise UserError("train_params.selection_metric: ema_validation_loss needs a val split; name rows for it, set "
-                        "dataset_params.params.val_from_train, or choose selection_metric: last")
+    has_val = require_selectable(config, records)
     if accelerator.is_main_process:
         run.check_resumable(config)
     data = open_training_data(config, device, has_val=has_val, share=share_work(accelerator))

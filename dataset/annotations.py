@@ -17,9 +17,10 @@ from config.errors import UserError, name_some
 from dataset.image_folder import ImageFolder
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES, SPLITS, draw_splits
-from dataset.tables import TableRow, read_table
+from dataset.tables import TableRow, is_missing, read_table
 
 DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+_WRITTEN_NUMBER = re.compile(r"0*(\d+)(?:\.0*)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
@@ -346,10 +347,10 @@ def _resolve_rows(
                 levels.append(level)
         group = row.cells.get("group_column", name)
         if "group_column" in row.cells:
-            if not group.strip():
-                bad.add("group", row.where)
+            if is_missing(group):
+                bad.add("group", f"{row.where} {group!r}" if group.strip() else row.where)
             else:
-                known = spellings.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
+                known = spellings.setdefault(_spell_group(group), group)
                 if known != group:
                     bad.add("spelling", f"{row.where} {group!r} and {known!r}")
         split = row.table_split or ""
@@ -436,6 +437,13 @@ def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
     return indices.get(text)
 
 
+def _spell_group(group: str) -> str:
+    """What groups that are written differently have in common: case, spaces, and how a number is written, 17.0 for 17."""
+    text = "".join(unicodedata.normalize("NFKC", group).casefold().split())
+    number = _WRITTEN_NUMBER.fullmatch(text)
+    return number.group(1) if number else text
+
+
 def _show(name: str) -> str:
     """A name for a message: in quotes where spaces or control characters would be missed."""
     return name if name.isprintable() and name == name.strip() else repr(name)
@@ -467,7 +475,7 @@ def _problem_kinds(
            for name, levels in conditions.items()},
         "group": ("rows without a group", "name the patient or embryo of each image"),
         "spelling": (
-            "groups differ from another only by case or spaces",
+            "groups differ from another only by case, spaces or how a number is written",
             "write each group in one way, or a patient could come into two splits",
         ),
         "split": ("splits that cannot be used", "write train, val or test"),

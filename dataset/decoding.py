@@ -283,6 +283,9 @@ def _check_tiff(data: bytes) -> _Header:
     compression, meaning = tags.get(259, (1,))[0], tags.get(262, (1,))[0]
     if (meaning, samples) not in ((1, 1), (2, 3), (2, 4), (6, 3)):
         raise _Unusable("a TIFF with a palette or inverted gray", "save it as gray or RGB of 8 or 16 bits")
+    if bits == {16} and samples > 1 and tags.get(284, (1,))[0] != 1:  # OpenCV would read the planes as if they were mixed
+        raise _Unusable("a TIFF of 16 bits that stores each colour as a plane of its own",
+                        "save it with interleaved channels (planar configuration 1), or as PNG")
     offsets = tags.get(273) or tags.get(324) or ()
     counts = tags.get(279) or tags.get(325) or ()
     if not offsets or len(offsets) != len(counts):

@@ -26,6 +26,7 @@ _NEXT_STEPS = {
                     "every image counts as a patient of its own, images of one patient can land on both sides of a split, "
                     "and every number is too good",
 }
+_MISSING_WORDS = ("na", "n/a", "#n/a", "nan", "null")  # as R, pandas and spreadsheets write a cell without a value
 _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 
 
@@ -37,6 +38,11 @@ class TableRow:
     cells: dict[str, str]
     table_split: str | None
     number: int
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds no value: blank, or a word that programs write for that."""
+    return not cell.strip() or cell.strip().lower() in _MISSING_WORDS
 
 
 def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix: str) -> list[TableRow]:

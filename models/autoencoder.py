@@ -45,7 +45,7 @@ class LatentStatistics:
         """
         count, total, squares, own = 0, 0.0, 0.0, 0.0
         for mean, std in moments:
-            mean, std = mean.double(), std.double()
+            mean, std = mean.cpu().double(), std.cpu().double()  # some devices have no float64
             count += mean.numel() // mean.shape[1]
             total = total + mean.sum(dim=(0, 2, 3))
             squares = squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))

@@ -28,7 +28,8 @@ from tools.runtime.data import open_images
 from tools.runtime.generation import list_requests, requested_counts
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
-from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
+from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME, TRAINED_RECORD
+from tools.runtime.trained_images import list_trained_images, write_samples_record
 
 # Mild, so that the images stay images of their class: levels on [-1, 1], and shares of the contrast and of the side.
 _BRIGHTNESS, _CONTRAST, _SHIFT = 0.1, 0.1, 0.04
@@ -74,6 +75,7 @@ def write_augmented(config: Config, output: Path) -> None:
                       text={"Note": "a training image under augmentation: internal use only"})
             rows.writerow([name, request.label])
             bar.update(done)
+    write_samples_record(output / TRAINED_RECORD, checkpoint_sha256=None, trained=list_trained_images(images))
     write_text(output / MANIFEST_NAME, table.getvalue())
     print(f"{len(requests)} augmented training images, which show patients, in {output / IMAGE_FOLDER}; evaluate them with "
           f"python -m tools.evaluate --synthetic {output}")

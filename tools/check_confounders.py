@@ -12,12 +12,13 @@ from config.load import load_config
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.storage import write_json
-from tools.inspection.class_scores import judge_scores, load_judge, network_features
+from tools.inspection.class_scores import judge_scores, network_features
 from tools.inspection.confounders import format_report, measure_confounders
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
+from tools.runtime.judges import load_judge
 
 
 def main(argv: Sequence[str] | None = None) -> None:

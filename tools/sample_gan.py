@@ -14,6 +14,7 @@ from tools.runtime.command import run_command
 from tools.runtime.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
+from tools.runtime.trained_images import TRAINED_KEY
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,10 +33,10 @@ def draw(config: Config, output: Path) -> None:
     """Draw every requested image that is not there yet, then grids and the manifest."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, params = Path(config.gan_params.output) / WEIGHTS_NAME, describe_samples(config.sample_params)
-    network, class_counts = load_generator(config, weights, device)
-    requests = generation.list_requests(generation.requested_counts(params, class_counts))
+    network, values = load_generator(config, weights, device)
+    requests = generation.list_requests(generation.requested_counts(params, values["class_counts"]))
     writer = samples.SampleWriter(output, requests, params=params, class_names=config.dataset_params.params.class_names,
-                                  checkpoint_sha256=hash_file(weights))
+                                  checkpoint_sha256=hash_file(weights), trained_images=values.get(TRAINED_KEY))
     writer.check_folder()
     done = 0
     with Progress("sampling", len(requests), enabled=config.logging_params.progress_bar) as bar:

@@ -6,6 +6,7 @@ Running the command again goes on where it stopped: what is done is known by its
 """
 
 import argparse
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tools.runtime.evaluation_weights import require_first_encoder
 from tools.runtime.run_directory import owned
 from tools.runtime.study_runs import ArmRun, StudyRuns
 from tools.runtime.studying import RECIPES, Arm, ArmScore, Study
+from tools.runtime.sweeping import WITHOUT_JUDGE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,6 +48,8 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     for arm in study.arms:
         require_first_encoder(runs.config_of(arm))
     print(studying.RULE)
+    if runs.config_of(study.arms[0]).evaluation_params.judge_path is None:
+        print(f"warning: {WITHOUT_JUDGE}", file=sys.stderr)
     results = _read_results(study, runs, wanted)
     for family in study.families:
         if family in wanted:

@@ -63,6 +63,8 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
         results.append(sweeping.read_result(point, evaluation, config))
     print(sweeping.format_results(results))
     print(sweeping.RULE)
+    if config.evaluation_params.judge_path is None:
+        print(f"warning: {sweeping.WITHOUT_JUDGE}", file=sys.stderr)
     chosen = sweeping.choose(results)
     record = sweeping.make_record(results, chosen, hashes)
     write_bytes(output / _PICTURE, draw_sweep(record))

@@ -36,10 +36,11 @@ from tools.runtime.classifier_training import (
     train_classifier,
 )
 from tools.runtime.command import run_command
-from tools.runtime.condition_judges import CLASSIFIER_RECORD, find_condition_judge
 from tools.runtime.conditions import condition_levels
 from tools.runtime.data import has_split, open_images, transform_identity
+from tools.runtime.judges import CLASSIFIER_RECORD, find_condition_judge
 from tools.runtime.run_directory import owned
+from tools.runtime.trained_images import TRAINED_KEY, list_trained_images
 
 _ROLES = {"encoder": ("classifier_path", 1), "judge": ("judge_path", 2)}  # config key, and what is added to the seed
 _STATE_FOLDER = "training_state"
@@ -141,8 +142,9 @@ def _train_and_save(
     for name, data in files.items():
         write_bytes(output / name, data)
     write_json(output / CLASSIFIER_RECORD, {
-        "identity": identity, "role": role, **subject.record(), "epochs": epochs, "training_images": len(images),
-        "scores": scores,
+        "identity": identity, "role": role, **subject.record(), "epochs": epochs,
+        "class_names": list(config.dataset_params.params.class_names), "training_images": len(images),
+        TRAINED_KEY: list_trained_images(images), "scores": scores,
         "files_sha256": {name: hash_bytes(data) for name, data in files.items()},
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })

@@ -24,6 +24,7 @@ from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images
 from tools.runtime.generation import list_requests
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
+from tools.runtime.trained_images import list_trained_images
 
 _STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
 _PREVIEW_IMAGES = 8  # a class
@@ -71,7 +72,7 @@ def _train(config: Config) -> None:
                 log.write(json.dumps({"step": step, **losses}) + "\n")
                 log.flush()
             if last:  # before the state: a run that has all its steps has its weights
-                trainer.write_weights(output / WEIGHTS_NAME, step)
+                trainer.write_weights(output / WEIGHTS_NAME, step, list_trained_images(images))
             if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:

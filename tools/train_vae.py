@@ -39,6 +39,7 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
+from tools.runtime.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
 from tools.runtime.training import MOST_BAD_STEPS, lr_factor
 
 _CHECKPOINT_SECONDS = 60.0
@@ -77,7 +78,11 @@ def train_vae(config: Config) -> Path:
 
 def _identity(config: Config, images: LabelledImages) -> str:
     """Hash of all that each step of the training depends on."""
-    params = config.autoencoder_params.training
+    params, pretrained = config.autoencoder_params.training, config.autoencoder_params.pretrained
+    if params.fine_tune and Path(pretrained) == Path(params.output) and not Path(pretrained).is_dir():
+        raise UserError("autoencoder_params.training.fine_tune: expected weights to start from, but the config's "
+                        f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
+                        "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
     return hash_json({
         "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
         "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
@@ -126,12 +131,21 @@ def _train_and_save(config: Config, images: LabelledImages, output: Path, identi
     write_json(output / TRAINING_RECORD, {
         "made_from": _made_from(identity, config), "steps": step,
         "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
-        "training_images": len(images), "loss_weights_sha256": trainer.loss_weights_sha256,
+        "training_images": len(images), TRAINED_KEY: _all_trained_images(config, images),
+        "loss_weights_sha256": trainer.loss_weights_sha256,
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
           f"use it with autoencoder_params.pretrained: {output}")
+
+
+def _all_trained_images(config: Config, images: LabelledImages) -> list[str]:
+    """Those of this training and, where it went on from another VAE's weights, those of that one as far as known."""
+    trained = set(list_trained_images(images))
+    if config.autoencoder_params.training.fine_tune:
+        trained.update(read_trained_images(find_autoencoder(config) / TRAINING_RECORD) or ())
+    return sorted(trained)
 
 
 def measure_round_trip(config: Config, folder: Path, device: torch.device) -> float:

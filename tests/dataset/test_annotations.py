@@ -306,8 +306,22 @@ def test_blank_and_lookalike_groups_are_named(read):
     text = "IMAGE_NAME,y,g\n" + "".join(f"i{n:02d},{n % 2},P{n}\n" for n in range(6))
     with pytest.raises(AnnotationError, match=r"rows without a group \(1\): row 8"):
         read(text + "i07,1, \n", group_column="g")
-    with pytest.raises(AnnotationError, match=r"differ .* only by case or spaces \(1\): row 8 'p1 ' and 'P1'"):
+    with pytest.raises(AnnotationError, match=r"case, spaces or how a number is written \(1\): row 8 'p1 ' and 'P1'"):
         read(text + "i07,1,p1 \n", group_column="g")
+    with pytest.raises(AnnotationError, match=r"rows without a group \(3\): row 8 'NA', row 9 'nan', row 10 '#N/A'"):
+        read(text + "i07,1,NA\ni08,1,nan\ni09,0,#N/A\n", group_column="g")
+
+
+def test_one_patient_s_number_written_in_two_ways_is_named(tmp_path, read):
+    """pandas writes 17.0 for the 17 of a column that once had a gap: the patient would be in two splits."""
+    for split, suffix, first in (("train", "", 0), ("test", ".0", 4)):
+        (tmp_path / f"{split}.csv").write_text(
+            "IMAGE_NAME,y,g\n" + "".join(f"i{first + n:02d},{n % 2},{17 + n}{suffix}\n" for n in range(4)), encoding="utf-8")
+    tables = {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    with pytest.raises(AnnotationError, match=r"how a number is written \(4\): test\.csv row 2 '17\.0' and '17'"):
+        read(tables, group_column="g")
+    (tmp_path / "test.csv").write_text("IMAGE_NAME,y,g\ni04,0,117\ni05,1,1.7\ni06,1,17a\ni07,0,P.0\n", encoding="utf-8")
+    assert len(read(tables, group_column="g")) == 8
 
 
 # Tables that are wrong

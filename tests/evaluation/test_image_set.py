@@ -13,6 +13,7 @@ def test_counts_keep_the_prior_and_fit_every_set() -> None:
     assert matched_counts(np.array([20, 10]), np.array([40, 5]), np.array([99, 99])).tolist() == [10, 5]
     assert matched_counts(np.array([20, 10]), np.array([0, 5]), np.array([99, 99])).tolist() == [0, 0]
     assert matched_counts(np.array([20, 0]), np.array([7, 0])).tolist() == [7, 0]  # a class that the real set lacks
+    assert matched_counts(np.array([295, 5]), np.array([50, 50])).tolist() == [50, 1]  # a rare class is not rounded away
     rng = np.random.default_rng(0)
     for _ in range(50):
         wanted, first, second = rng.integers(1, 60, size=(3, 3))

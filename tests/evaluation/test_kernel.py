@@ -1,6 +1,6 @@
 """The kernel distance against its definition and torch-fidelity; its interval and test against their promises."""
 
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -49,6 +49,50 @@ def test_is_unbiased_and_may_be_negative():
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(300)
 
 
+def test_pairs_within_a_group_are_left_out():
+    """By loops, with groups of uneven size and one that has images on both sides, as an image and its round trip have."""
+    rng = np.random.default_rng(11)
+    x, y = _draw(rng, 7), _draw(rng, 6, shift=0.3)
+    groups_x, groups_y = list("aaabbcd"), list("ceefff")
+
+    def mean(one, other, names, others):
+        values = [(a @ b / 16 + 1) ** 3 for a, name in zip(one, names, strict=True)
+                  for b, also in zip(other, others, strict=True) if name != also]
+        return np.mean(values)
+
+    expected = mean(x, x, groups_x, groups_x) + mean(y, y, groups_y, groups_y) - 2 * mean(x, y, groups_x, groups_y)
+    assert kernel_distance(x, y, groups_x, groups_y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_patients_of_many_like_images_are_no_distance():
+    """Ten frames a patient against images of as many patients as there are images, all of one law."""
+    rng = np.random.default_rng(12)
+    values, plain, inside = [], [], []
+    for seed in range(40):
+        frames = np.repeat(_draw(rng, 30), 10, axis=0) + 0.1 * _draw(rng, 300)
+        single = _draw(rng, 100) + 0.1 * _draw(rng, 100)
+        groups = _names(300, 10), [f"s{i}" for i in range(100)]
+        values.append(kernel_distance(frames, single, *groups))
+        plain.append(kernel_distance(frames, single))
+        low, high = kernel_interval(frames, single, *groups, repeats=200, seed=seed)
+        inside.append(low < 0 < high)
+    error = np.std(values) / np.sqrt(40)
+    assert abs(np.mean(values)) < 3 * error
+    assert np.mean(plain) > 10 * error  # what counting the pairs within a patient adds
+    assert np.mean(inside) > 0.8
+
+
+def test_an_image_and_its_round_trip_are_no_pair():
+    """A codec that changes nothing costs nothing, in the mean over sets."""
+    rng = np.random.default_rng(13)
+    exact = []
+    for _ in range(60):
+        x = _draw(rng, 40)
+        exact.append(kernel_distance(x, x, _names(40), _names(40)))
+        assert kernel_distance(x, x) < -0.01  # each image is its own neighbour across, which is not allowed within
+    assert np.allclose(exact, 0.0, atol=1e-12)
+
+
 def test_grows_with_distance():
     rng = np.random.default_rng(3)
     x, y = _draw(rng, 200), _draw(rng, 200)
@@ -69,32 +113,33 @@ def test_interval_is_centred_where_a_naive_bootstrap_is_inflated():
 
 
 def test_interval_equals_the_masked_statistic_by_loops():
-    """With two groups a side, a draw has few outcomes: all of them by hand bound the interval."""
+    """With three groups a side, a draw has few outcomes: all of them by hand bound the interval."""
     rng = np.random.default_rng(5)
-    x, y = _draw(rng, 6), _draw(rng, 6, shift=0.5)
-    groups = ["a", "a", "a", "b", "b", "b"]
+    x, y = _draw(rng, 9), _draw(rng, 9, shift=0.5)
+    groups = ["a", "a", "a", "b", "b", "b", "e", "e", "e"]
 
     def masked(values, picks):
-        items = [(copy, row) for copy, group in enumerate(picks) for row in range(6) if groups[row] == group]
+        items = [(copy, row) for copy, group in enumerate(picks) for row in range(9) if groups[row] == group]
         total = count = 0
         for copy_i, i in items:
             for copy_j, j in items:
                 same_copy = copy_i == copy_j
-                if (same_copy and i != j) or (not same_copy and groups[i] != groups[j]):
+                if not same_copy and groups[i] != groups[j]:
                     total += (values[i] @ values[j] / 16 + 1) ** 3
                     count += 1
-        return total / count, items
+        return total / count if count else np.nan, items
 
     outcomes = []
-    for picks_x in (("a", "a"), ("a", "b"), ("b", "b")):
-        for picks_y in (("a", "a"), ("a", "b"), ("b", "b")):
+    draws = list(combinations_with_replacement("abe", 3))
+    for picks_x in draws:
+        for picks_y in draws:
             within_x, items_x = masked(x, picks_x)
             within_y, items_y = masked(y, picks_y)
             cross = np.mean([(x[i] @ y[j] / 16 + 1) ** 3 for _, i in items_x for _, j in items_y])
             outcomes.append(within_x + within_y - 2 * cross)
-    low, high = kernel_interval(x, y, groups, groups, repeats=2000, level=0.9999, seed=0)
-    assert low == pytest.approx(min(outcomes), rel=1e-6)
-    assert high == pytest.approx(max(outcomes), rel=1e-6)
+    low, high = kernel_interval(x, y, groups, [f"other {name}" for name in groups], repeats=2000, level=0.9999, seed=0)
+    assert low == pytest.approx(np.nanmin(outcomes), rel=1e-6)
+    assert high == pytest.approx(np.nanmax(outcomes), rel=1e-6)
 
 
 def test_interval_is_wider_where_groups_hold_near_copies():
@@ -126,6 +171,21 @@ def test_permutation_p_value_is_uniform_under_equality_and_small_under_a_shift()
     assert np.mean(np.array(equal) <= 0.05) < 0.15
     shifted = kernel_permutation_test(_draw(rng, 40), _draw(rng, 40, shift=0.7), names, names, seed=0)
     assert shifted == pytest.approx(1 / 1001)
+
+
+def test_permutation_compares_patients_of_many_images_with_single_ones():
+    """Uniform under equality, and it sees a shift: sides weigh by groups, else three patients' frames decide."""
+    rng = np.random.default_rng(14)
+
+    def p_value(shift, seed):
+        frames = np.repeat(_draw(rng, 30), 10, axis=0) + 0.3 * _draw(rng, 300)
+        single = _draw(rng, 150) + 0.3 * _draw(rng, 150)
+        single[:, 0] += shift
+        return kernel_permutation_test(single, frames, _names(150), _names(300, 10), permutations=99, seed=seed)
+
+    equal = [p_value(0.0, seed) for seed in range(60)]
+    assert 0.35 < np.mean(equal) < 0.65 and np.mean(np.array(equal) <= 0.05) < 0.15
+    assert np.mean(np.array([p_value(1.3, seed) for seed in range(20)]) <= 0.05) > 0.8
 
 
 def test_permutation_moves_whole_groups():

@@ -43,6 +43,13 @@ def test_true_positives_are_counted_at_few_false_ones() -> None:
     assert few.true_positive_rates[0] == 1 / 6
 
 
+def test_few_groups_prove_nothing() -> None:
+    rng = np.random.default_rng(3)
+    found = audit_membership(rng.normal(0, 0.1, size=4), names("m", 4), rng.normal(9, 1, size=50), names("h", 50))
+    assert found.auc == 1 and found.interval is None and not found.found and found.to_dict()["interval"] is None
+    assert found.verdict == "unproven: 4 and 50 groups are too few for an interval, at least 5 a side are needed: AUC 1.000"
+
+
 def test_a_group_counts_once() -> None:
     rng = np.random.default_rng(2)
     members, others = rng.normal(size=30), rng.normal(0.5, 1, size=20)

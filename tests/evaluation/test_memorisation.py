@@ -186,6 +186,20 @@ def test_too_few_held_out_groups_cannot_clear_images_but_can_convict_them() -> N
     assert enough.threshold.level == 0.05 and enough.verdict.startswith("no copying detected at tau: ")
     copied = audit(np.concatenate([train[:5], synthetic]), train, held_out[:14])
     assert copied.verdict.startswith("copying found: ")
+    assert np.flatnonzero(copied.convicted).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_innocents_are_not_rejected_where_few_groups_set_tau() -> None:
+    """Of two held-out groups one sets tau: half of all innocent images lie under it in the mean."""
+    flagged, convicted = [], []
+    for seed in range(10):
+        _, train, held_out, synthetic = simulate(seed)
+        result = audit(synthetic, train, held_out[:2], seed=seed)
+        flagged.append(result.flagged.mean())
+        convicted.append(result.convicted.mean())
+    assert np.mean(flagged) > 0.2 and max(convicted) == 0
+    many = audit(synthetic, train, held_out)
+    assert (many.convicted == many.flagged).all()
 
 
 def test_the_control_is_of_groups_that_did_not_set_tau() -> None:

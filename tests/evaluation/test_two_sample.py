@@ -48,6 +48,21 @@ def test_whole_groups_are_held_out() -> None:
     assert area(x, y, per_group=20) < 0.8
 
 
+def test_few_patients_widen_the_interval() -> None:
+    """Eight patients of ten like frames: what the area varies by from one set of patients to the next is what they are."""
+    areas, widths = [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        frames = np.repeat(rng.normal(size=(8, 12)), 10, axis=0) + 0.3 * rng.normal(size=(80, 12))
+        single = rng.normal(size=(80, 12))
+        single[:, 0] += 0.8
+        found = two_sample_test(single, frames, names(80, "s"), names(80, "p", 10), repeats=200, seed=seed)
+        assert found.interval is not None
+        areas.append(found.area)
+        widths.append(found.interval[1] - found.interval[0])
+    assert np.mean(widths) > 0.55 * 3.92 * np.std(areas)  # 0.63; of the mean of areas 0.35
+
+
 def test_an_image_and_its_round_trip_lie_in_one_fold() -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(60, 20))

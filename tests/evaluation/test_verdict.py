@@ -128,6 +128,14 @@ def test_an_encoder_made_from_the_training_images_never_passes_alone() -> None:
     assert choose_headlines(both)[0].row.metric == KERNEL
 
 
+def test_numbers_without_an_interval_accuse_nobody() -> None:
+    rows = changed(*[row(f"{score}{SUFFIX}", name, 0.9 + 0.01 * (name == "real_real"))
+                     for score in ("precision", "recall", "coverage") for name in ("total", "real_real")],
+                   row("SSIM", "diversity", 0.5), row("SSIM", "real_pairs", 0.3), row("SSIM", "cross", 0.1))
+    told = says(rows, GOOD)
+    assert not any("outside of what" in text or "missing" in text or "alike" in text for text in told)
+
+
 def test_images_that_are_told_apart_miss_variety_or_repeat() -> None:
     told = changed(row(f"two-sample AUC{SUFFIX}", "total", 0.9, 0.85, 0.95))
     assert "can be told from real ones: kernel distance" in says(told, GOOD)[FAILS]

@@ -93,7 +93,8 @@ def test_labels_in_words_and_odd_names_survive_the_yaml(tmp_path):
 def test_labels_from_one_on_are_refused(tmp_path):
     rows = [f"{name},{1 + number % 2}" for number, name in enumerate(draw(tmp_path / "images", 12))]
     table = write_rows(tmp_path / "t.csv", "file,label", rows)
-    with pytest.raises(UserError, match="found none among 'file', 'label'; choose one by --label-column"):
+    with pytest.raises(UserError, match=r"found none among 'file', 'label'; passed over for numbers that do not run from 0: "
+                                        r"'label' \(1, 2\), write such labels from 0 on or as names; choose one by --label"):
         run(tmp_path, table, tmp_path / "images")
     with pytest.raises(UserError, match=r"'label': expected labels 0, 1, ... or names, found 1, 2; write them from 0"):
         run(tmp_path, table, tmp_path / "images", "--label-column", "label")

@@ -51,6 +51,12 @@ def test_constants_names_and_measurements_are_no_labels(cells):
     assert labels(IMAGE="a b c d", x=cells) == ([], [])
 
 
+def test_missing_values_are_no_label():
+    """R writes NA, pandas nan, spreadsheets #N/A."""
+    assert sheets.list_labels(["0", "1", "NA", "1", "nan", "#N/A", "null", " "]) == ["0", "1"]
+    assert sheets.list_labels(["none", "blast", "N/A"]) == ["blast", "none"]
+
+
 def test_a_typing_error_does_not_hide_the_labels():
     cells = ["0", "1"] * 100 + ["yess"]
     assert sheets.list_labels(cells) == ["0", "1"]

@@ -71,9 +71,12 @@ def test_a_message_of_several_lines_becomes_one(workspace: Workspace, capsys: py
 def test_latents_of_another_size_are_refused_with_both_sizes(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = fail_in_one_line(workspace.arguments(f"train_params.task_name={tmp_path}", "dataset_params.latent_size=16"),
-                               capsys)
-    assert "4x8x8" in message and "4x16x16" in message
+    for load in ("true", "false"):
+        message = fail_in_one_line(workspace.arguments(
+            f"train_params.task_name={tmp_path}", "dataset_params.latent_size=16", f"dataset_params.load_latents={load}",
+            f"dataset_params.directory_latents={tmp_path / 'latents'}"), capsys)
+        assert "4x8x8" in message and "4x16x16" in message
+    assert not (tmp_path / "latents").exists()  # nothing was encoded first
     message = fail_in_one_line(workspace.arguments(f"train_params.task_name={tmp_path}", "dataset_params.z_channels=3"),
                                capsys)
     assert "z_channels is 3" in message and "4 latent channels" in message

@@ -225,8 +225,48 @@ def test_a_judge_of_another_number_of_classes_is_refused(classifiers: Workspace,
 
     for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=3, image_size=32)).to_files().items():
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=r"judge_path: .* knows 3 classes, the config has 2"):
+    with pytest.raises(UserError, match=r"judge_path: .*expected a judge of .* \(2, 1, 32\), found \(3, 1, 32\)"):
         run_evaluation(classifiers, samples, tmp_path / "out", f"evaluation_params.judge_path={tmp_path}")
+
+
+def test_a_judge_of_other_images_or_names_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:
+    """A judge of 32 px reads 64 px images without complaint, and one of swapped classes swaps every number."""
+    from models.classifier import Classifier, ClassifierConfig
+
+    for name, data in Classifier(ClassifierConfig(im_channels=1, num_classes=2, image_size=64)).to_files().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"expected a judge of .* \(2, 1, 32\), found \(2, 1, 64\); train it anew"):
+        run_evaluation(classifiers, samples, tmp_path / "out", f"evaluation_params.judge_path={tmp_path}")
+    shutil.copytree(classifiers.root / "judge", tmp_path / "judge")
+    record = json.loads((tmp_path / "judge/training.json").read_text(encoding="utf-8"))
+    assert record["class_names"] == list(CLASS_NAMES)
+    record["class_names"] = list(CLASS_NAMES)[::-1]
+    (tmp_path / "judge/training.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=r"expected a judge of the classes \['arrested', 'blastocyst'\], found one of \['bl"):
+        run_evaluation(classifiers, samples, tmp_path / "out", f"evaluation_params.judge_path={tmp_path / 'judge'}")
+
+
+def test_held_out_images_that_something_was_trained_on_are_refused(
+    classifiers: Workspace, samples: Path, tmp_path: Path
+) -> None:
+    """Train and test change places in the table, as patients do where a table grows: the old weights know them."""
+    table = Path(str(classifiers.config().dataset_params.params.csv_file))
+    swapped = tmp_path / "swapped.csv"
+    lines = table.read_text(encoding="utf-8").replace("train", "TEST").replace("test", "train").replace("TEST", "test")
+    swapped.write_text(lines, encoding="utf-8")
+    changes = [f"dataset_params.params.csv_file={swapped}", "evaluation_params.encoders=[squeezenet1_1]",
+               f"dataset_params.directory_inception_features={tmp_path / 'features'}"]
+    told = "so every number would be too good; give the table and the split of that training"
+    with pytest.raises(UserError, match=rf"the classifier in .*judge was trained on 1\d\d of the 1\d\d test images, {told}"):
+        run_evaluation(classifiers, samples, tmp_path / "out", *changes)
+    changes.append("evaluation_params.judge_path=null")
+    with pytest.raises(UserError, match=rf"the generator of .* was trained on 1\d\d of the 1\d\d test images, {told}"):
+        run_evaluation(classifiers, samples, tmp_path / "out", *changes)
+    shutil.copytree(classifiers.root / "vae", tmp_path / "vae")
+    known = json.loads((classifiers.root / "judge/training.json").read_text(encoding="utf-8"))["trained_images"]
+    (tmp_path / "vae/training.json").write_text(json.dumps({"trained_images": known[:3]}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"the VAE in .* was trained on 3 of the 1\d\d test images"):
+        run_evaluation(classifiers, samples, tmp_path / "out", *changes, f"autoencoder_params.pretrained={tmp_path / 'vae'}")
 
 
 def test_an_encoder_that_served_as_a_loss_is_named_and_the_own_vae_is_no_judge(

@@ -16,7 +16,7 @@ GRID = ("--steps", "2", "3")
 
 
 def test_a_sweep_chooses_on_validation_and_opens_the_test_set_once(
-    classifiers: Workspace, reference: Path, tmp_path: Path
+    classifiers: Workspace, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reference.is_dir()
     features = tmp_path / "features"
@@ -25,6 +25,7 @@ def test_a_sweep_chooses_on_validation_and_opens_the_test_set_once(
                  f"dataset_params.directory_inception_features={features}")
     arguments = [*classifiers.arguments(*overrides), *GRID, "--output", str(tmp_path / "sweep")]
     sweep.main(arguments)
+    assert "so whether images still show their class is not weighed" in capsys.readouterr().err
     result = json.loads((tmp_path / "sweep/sweep.json").read_text(encoding="utf-8"))
     names = [point["name"] for point in result["points"]]
     assert len(names) == 2 and result["chosen"] in names and result["test_set_opening"] == 1

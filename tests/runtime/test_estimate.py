@@ -81,7 +81,17 @@ def test_what_is_missing_before_training_is_told_with_the_command(
     (tmp_path / "my vae").mkdir()
     assert "has no config.json" in told(tmp_path / "my vae")
     AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path / "my vae")
+    assert "z_channels" in told(tmp_path / "my vae", group_column="PATIENT")
+    widths = {"block_out_channels": (8, 8, 8), "down_block_types": ("DownEncoderBlock2D",) * 3,
+              "up_block_types": ("UpDecoderBlock2D",) * 3, "norm_num_groups": 4}
+    AutoencoderKL(**widths, latent_channels=4).save_pretrained(tmp_path / "my vae")
     assert told(tmp_path / "my vae", group_column="PATIENT") == "nothing is missing"
+    config = make_config(autoencoder_params={"pretrained": str(tmp_path / "my vae")})
+    without = list_preparations(config, make_records(4, 0), config_words=["--config", "x.yaml"])
+    assert any("ema_validation_loss needs a val split" in line for line in without)
+    start = make_config(autoencoder_params={"pretrained": "none", "training": {"output": "none", "fine_tune": True}})
+    assert "pretrained=START, START being the VAE to fine-tune" in list_preparations(
+        start, make_records(4, 2), config_words=["--config", "x.yaml"])[0]
 
 
 def test_the_rate_is_of_products_and_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

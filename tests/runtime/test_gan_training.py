@@ -203,14 +203,14 @@ def test_what_is_written_and_drawn_from_is_the_average_of_the_generator(
     trainer.train_step(0)
     raw = dict(trainer.generator.named_parameters())
     path = tmp_path / "generator.safetensors"
-    trainer.write_weights(path, 1)
+    trainer.write_weights(path, 1, ["ab"])
     tensors, values = read_checkpoint(path)
     assert tensors.keys() == raw.keys() and values["step"] == 1
     for name, tensor in tensors.items():  # after one update an average weighs the start with 2/11, see models/ema.py
         torch.testing.assert_close(tensor, (2 * start[name] + 9 * raw[name].detach()) / 11, rtol=1e-5, atol=1e-6)
     assert any((tensor - raw[name]).abs().max() > 1e-4 for name, tensor in tensors.items())
-    loaded, class_counts = load_generator(trainer.config, path, CPU)
-    assert class_counts == [12, 12]
+    loaded, values = load_generator(trainer.config, path, CPU)
+    assert values["class_counts"] == [12, 12] and values["trained_images"] == ["ab"]
     assert all(torch.equal(value, tensors[name]) for name, value in loaded.named_parameters())
 
 

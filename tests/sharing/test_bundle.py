@@ -116,8 +116,8 @@ def test_another_platform_a_foreign_folder_and_wrong_weights_are_refused(
     request_: BundleRequest, shelf: Shelf, tmp_path: Path
 ) -> None:
     build_bundle(request_, fetch=shelf.fetch)
-    with pytest.raises(UserError, match=r"holds a bundle for platform linux_x86_64, not windows_amd64; python 3\.11, not"):
-        build_bundle(replace(request_, target=Target("windows_amd64", "3.12")), fetch=shelf.fetch)
+    with pytest.raises(UserError, match=r"holds a bundle for platform linux_x86_64, not macos_arm64; python 3\.11, not"):
+        build_bundle(replace(request_, target=Target("macos_arm64", "3.12")), fetch=shelf.fetch)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/x").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="expected an empty folder or a bundle, found other files"):
@@ -145,7 +145,7 @@ def test_a_dinov2_folder_is_copied_whole_or_refused(request_: BundleRequest, she
 
 
 @pytest.mark.parametrize(("words", "match"), [
-    (("--platform", "windows_amd64", "--cpu"), "torch for windows_amd64 is the CPU build already"),
+    (("--platform", "macos_arm64", "--cpu"), "torch for macos_arm64 is the CPU build already"),
     (("--platform", "linux_x86_64", "--python-version", "2.7"), r"expected a version such as 3\.11, found '2\.7'"),
 ])
 def test_arguments_that_cannot_be_served_are_refused(tmp_path: Path, words: tuple[str, ...], match: str) -> None:

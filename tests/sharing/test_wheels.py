@@ -57,7 +57,6 @@ def collect(
 @pytest.mark.parametrize(("target", "others"), [
     (LINUX, {"linux_part-1.0"}),
     (Target("linux_aarch64", "3.10"), {"linux_part-1.0", "arm_part-1.0", "old_part-1.0"}),
-    (Target("windows_amd64", "3.12"), {"windows_part-1.0"}),
     (Target("macos_arm64", "3.13"), {"arm_part-1.0"}),
 ])
 def test_markers_are_those_of_the_target(shelf: Shelf, tmp_path: Path, target: Target, others: set[str]) -> None:

@@ -22,7 +22,7 @@ from tools.evaluation.kernel import (
 )
 from tools.evaluation.neighbours import NeighbourCounts, count_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
-from tools.evaluation.resampling import bootstrap_interval, cap_by_group, subsample_range
+from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.evaluation.two_sample import two_sample_test
 
@@ -53,9 +53,14 @@ class _Comparison:
         return min(len(self.first.values), len(self.second.values))
 
     @property
+    def fewest_groups(self) -> int:
+        """Groups of the side that has fewer."""
+        return min(len(set(self.first.groups)), len(set(self.second.groups)))
+
+    @property
     def resamples(self) -> bool:
-        """Whether intervals are wanted and there are groups to draw."""
-        return self.with_interval and min(len(set(self.first.groups)), len(set(self.second.groups))) >= 2
+        """Whether intervals are wanted and there are enough groups to draw."""
+        return self.with_interval and self.fewest_groups >= FEWEST_GROUPS
 
     def row(self, metric: str, value: float | None, *, interval: tuple[float, float] | None = None,
             comparable: bool = False, note: str = "") -> Row:
@@ -176,9 +181,13 @@ def _add_kernel(
 ) -> None:
     """The kernel distance, and where it has an interval also the p value of the permutation test."""
     arrays = (first.values, second.values, first.groups, second.groups)
+    if compared.fewest_groups < 2:
+        report.rows.append(compared.row(name, None, comparable=comparable,
+                                        note="not computed: one side has one group, within which images are alike"))
+        return
     interval = kernel_interval(*arrays, repeats=settings.bootstrap_repeats, seed=SEED) if compared.resamples else None
     report.rows.append(compared.row(
-        name, kernel_distance(first.values, second.values), interval=interval, comparable=comparable,
+        name, kernel_distance(*arrays), interval=interval, comparable=comparable,
         note=_join("interval: 95% bootstrap over groups" if interval else "", cap)))
     if compared.resamples:
         p_value = kernel_permutation_test(*arrays, permutations=settings.bootstrap_repeats, seed=SEED)
@@ -210,7 +219,7 @@ def _add_two_sample(
     report: EvaluationReport, name: str, settings: EvaluationSettings, compared: _Comparison, first: Features,
     second: Features, cap: str,
 ) -> None:
-    if min(len(set(first.groups)), len(set(second.groups))) < 2:
+    if compared.fewest_groups < 2:
         report.rows.append(compared.row(name, None, note="not computed: one side has one group, which cannot be both "
                                         "learned from and judged"))
         return

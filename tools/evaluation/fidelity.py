@@ -17,8 +17,8 @@ from tools.evaluation.accuracy import (
     weighted_class_area,
 )
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
-from tools.evaluation.image_set import ImageSet
-from tools.evaluation.resampling import bootstrap_interval
+from tools.evaluation.image_set import ImageSet, groups_of_labels
+from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
 from tools.evaluation.rows import OVERALL, RATIO, EvaluationReport, Row
 
 NO_SIGNAL = "no class signal found: class-conditional claims are not supported"
@@ -168,7 +168,8 @@ def _add_signal(report: EvaluationReport, judged: _Judged, area: Row) -> None:
         report.rows.append(judged.row(metric, None, note=area.note))
         return
     if area.interval is None:
-        report.rows.append(judged.row(metric, area.value - 0.5, note="no interval: too few groups"))
+        report.rows.append(judged.row(metric, area.value - 0.5,
+                                      note=f"no interval: fewer than {FEWEST_GROUPS} groups a label"))
         report.warn(f"the {metric} has no interval, because the held-out images are of too few groups: it is unproven")
         return
     low, high = area.interval
@@ -218,8 +219,8 @@ def _add_ratio(
 
 
 def _interval(statistic: Callable[..., np.ndarray], *judged: _Judged, repeats: int) -> tuple[float, float] | None:
-    """None where a set has a single group, over which nothing can be drawn."""
+    """None where a label of a set lies in too few groups for an interval to say anything."""
     groups = [one.images.groups for one in judged]
-    if any(len(set(names)) < 2 for names in groups):
+    if any(fewest < FEWEST_GROUPS for one in judged for fewest in groups_of_labels(one.images).values()):
         return None
     return bootstrap_interval(statistic, *groups, repeats=repeats, seed=SEED)

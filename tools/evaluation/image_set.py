@@ -1,5 +1,6 @@
 """A set of 8-bit images with labels and groups, and drawing subsets that are alike in number and class prior."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -81,11 +82,12 @@ class ImageSet:
 def matched_counts(wanted: np.ndarray, *available: np.ndarray) -> np.ndarray:
     """The largest class counts at the prior of `wanted` that every set can supply, int64 (num_classes,).
 
-    All arguments are counts per class. Exactly `wanted` where every set has at least as many of each class.
+    All arguments are counts per class. Exactly `wanted` where every set has at least as many of each class; a rare class
+    is kept with one image where its share would round to none.
     """
     present = wanted > 0
     share = min(1.0, *(float((counts[present] / wanted[present]).min()) for counts in available))
-    return np.floor(wanted * share + 1e-9).astype(np.int64)
+    return np.maximum(np.floor(wanted * share + 1e-9), present & (share > 0)).astype(np.int64)
 
 
 def draw_matched(labels: np.ndarray, counts: np.ndarray, *, rng: np.random.Generator | None) -> np.ndarray:
@@ -100,6 +102,12 @@ def draw_matched(labels: np.ndarray, counts: np.ndarray, *, rng: np.random.Gener
 def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Images per class, int64 (num_classes,)."""
     return np.bincount(labels, minlength=num_classes)
+
+
+def groups_of_labels(images: ImageSet) -> dict[int, int]:
+    """In how many groups each label lies that occurs."""
+    pairs = set(zip(images.labels.tolist(), images.groups, strict=True))
+    return dict(Counter(label for label, _ in pairs))
 
 
 def halve_groups(groups: Sequence[str], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -13,22 +13,27 @@ _MAX_IMAGES = 5000  # a side, for statistics that are quadratic in the number of
 MAX_PERMUTED_IMAGES = _MAX_IMAGES // 2  # a side: a permutation test holds both sides at once
 
 
-def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, groups_x: Sequence[str] | None = None, groups_y: Sequence[str] | None = None
+) -> float:
     """Unbiased squared MMD between features `x` (N, D) and `y` (M, D), k(a, b) = (a.b / D + 1)^3, in float64.
 
-    The U-statistic runs over all pairs of distinct images within a side and all pairs across. It is unbiased, so
-    values slightly below zero are valid.
+    The U-statistic runs over the pairs of images of different groups, within the sides and across; without groups each
+    image is one of its own. Images of one patient are more alike than those of two, as are an image and its round trip:
+    counted, such pairs would add to the distance where they lie within a side, and take from it where they lie across.
+    It is unbiased, so values slightly below zero are valid.
 
     Raises:
-        UserError: NaN or infinite features, fewer than two images, or different numbers of columns.
+        UserError: NaN or infinite features, different numbers of columns, or fewer than two images or groups on a side.
 
     Source: Binkowski et al. 2018, arXiv 1801.01401, section 4; Gretton et al. 2012, equation 3.
     """
     x, y = as_feature_pair(x, y)
-    n, m = len(x), len(y)
-    within_x = (_kernel_sum(x, x) - _kernel_diagonal(x).sum()) / (n * (n - 1))
-    within_y = (_kernel_sum(y, y) - _kernel_diagonal(y).sum()) / (m * (m - 1))
-    return float(within_x + within_y - 2.0 * _kernel_sum(x, y) / (n * m))
+    names_x = [f"first {row}" for row in range(len(x))] if groups_x is None else groups_x
+    names_y = [f"second {row}" for row in range(len(y))] if groups_y is None else groups_y
+    numbers_x, numbers_y = _number_together(names_x, names_y, (len(x), len(y)))
+    return (_mean_kernel(x, x, numbers_x, numbers_x) + _mean_kernel(y, y, numbers_y, numbers_y)
+            - 2.0 * _mean_kernel(x, y, numbers_x, numbers_y))
 
 
 def kernel_interval(
@@ -44,27 +49,28 @@ def kernel_interval(
 ) -> tuple[float, float]:
     """Central `level` interval of the kernel distance from a bootstrap over groups.
 
-    Groups are drawn with replacement on either side. A group drawn twice stands for two groups of images, so pairs
-    between its copies, an image with itself among them, are left out of the U-statistic: counting them inflates
+    Groups are drawn with replacement on either side. Pairs within a group are left out as in `kernel_distance`, and so
+    are pairs between two copies of a group that is drawn twice, an image with itself among them: counting them inflates
     the distance. Sides of more than `limit` images are cut to whole groups first.
 
     Raises:
         UserError: as `kernel_distance`, or fewer than two groups on a side.
     """
     x, y = as_feature_pair(x, y)
-    x, numbers_x, count_x = _capped(x, groups_x, limit, seed)
-    y, numbers_y, count_y = _capped(y, groups_y, limit, seed)
+    x, numbers_x, names_x = _capped(x, groups_x, limit, seed)
+    y, numbers_y, names_y = _capped(y, groups_y, limit, seed)
+    count_x, count_y = len(names_x), len(names_y)
     rng = np.random.default_rng(seed)
     weights_x = rng.multinomial(count_x, np.full(count_x, 1.0 / count_x), size=repeats).astype(np.float64)
     weights_y = rng.multinomial(count_y, np.full(count_y, 1.0 / count_y), size=repeats).astype(np.float64)
-    cross = _group_sums(x, y, numbers_x, numbers_y, (count_x, count_y))
-    sizes_x, sizes_y = np.bincount(numbers_x, minlength=count_x), np.bincount(numbers_y, minlength=count_y)
-    pairs = (weights_x @ sizes_x) * (weights_y @ sizes_y)
-    with np.errstate(invalid="ignore"):  # a draw that holds one image only, over and over, has no pair within
+    apart = names_x[:, None] != names_y[None, :]
+    cross = _group_sums(x, y, numbers_x, numbers_y, (count_x, count_y)) * apart
+    pairs = np.outer(np.bincount(numbers_x), np.bincount(numbers_y)) * apart
+    with np.errstate(invalid="ignore", divide="ignore"):  # a draw of one group, over and over, has no pair
         values = (
             _bootstrap_within(x, numbers_x, weights_x)
             + _bootstrap_within(y, numbers_y, weights_y)
-            - 2.0 * np.einsum("rg,gh,rh->r", weights_x, cross, weights_y, optimize=True) / pairs
+            - 2.0 * _weigh(weights_x, cross, weights_y) / _weigh(weights_x, pairs, weights_y)
         )
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(values[np.isfinite(values)], [tail, 100.0 - tail])
@@ -83,8 +89,9 @@ def kernel_permutation_test(
 ) -> float:
     """p value of the kernel distance under the hypothesis that both sides are drawn from one distribution.
 
-    Whole groups change sides; the number of groups a side is kept. A name that occurs on both sides counts as two
-    groups. The p value is (1 + number of permutations at least as distant) / (1 + permutations).
+    Whole groups change sides; the number of groups a side is kept, and each weighs the same however many images it has,
+    so that patients of many images can be compared with synthetic images, each a group of its own. A name that occurs on
+    both sides counts as two groups. The p value is (1 + number of permutations at least as distant) / (1 + permutations).
 
     Raises:
         UserError: as `kernel_interval`.
@@ -92,14 +99,13 @@ def kernel_permutation_test(
     Source: Gretton et al. 2012, section 5; Phipson and Smyth 2010 for the added one.
     """
     x, y = as_feature_pair(x, y)
-    x, numbers_x, count_x = _capped(x, groups_x, limit, seed)
-    y, numbers_y, count_y = _capped(y, groups_y, limit, seed)
-    pooled = np.concatenate([x, y])
-    numbers = np.concatenate([numbers_x, numbers_y + count_x])
-    count = count_x + count_y
-    sums = _group_sums(pooled, pooled, numbers, numbers, (count, count))
-    sums[np.diag_indices(count)] -= np.bincount(numbers, weights=_kernel_diagonal(pooled), minlength=count)
-    sizes = np.bincount(numbers, minlength=count).astype(np.float64)
+    x, numbers_x, names_x = _capped(x, groups_x, limit, seed)
+    y, numbers_y, names_y = _capped(y, groups_y, limit, seed)
+    count_x, count = len(names_x), len(names_x) + len(names_y)
+    pooled, numbers = np.concatenate([x, y]), np.concatenate([numbers_x, numbers_y + count_x])
+    sizes = np.bincount(numbers).astype(np.float64)
+    means = _group_sums(pooled, pooled, numbers, numbers, (count, count)) / np.outer(sizes, sizes)
+    np.fill_diagonal(means, 0.0)
 
     rng = np.random.default_rng(seed)
     sides = np.zeros((permutations + 1, count))
@@ -107,36 +113,52 @@ def kernel_permutation_test(
     for row in range(1, permutations + 1):
         sides[row, rng.permutation(count)[:count_x]] = 1.0
     others = 1.0 - sides
-    n, m = sides @ sizes, others @ sizes
-    image = sides @ sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = (
-            (image * sides).sum(axis=1) / (n * (n - 1))
-            + ((others @ sums) * others).sum(axis=1) / (m * (m - 1))
-            - 2.0 * (image * others).sum(axis=1) / (n * m)
-        )
+    n, m = count_x, count - count_x
+    towards = sides @ means
+    values = ((towards * sides).sum(axis=1) / (n * (n - 1)) + ((others @ means) * others).sum(axis=1) / (m * (m - 1))
+              - 2.0 * (towards * others).sum(axis=1) / (n * m))
     tolerance = 1e-12 * np.abs(values[0])
     return float((1 + np.sum(values[1:] >= values[0] - tolerance)) / (1 + permutations))
 
 
-def _capped(values: np.ndarray, groups: Sequence[str], limit: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """At most `limit` rows of whole groups, the number of each row's group, and how many groups there are."""
+def _capped(
+    values: np.ndarray, groups: Sequence[str], limit: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At most `limit` rows of whole groups, the number of each row's group, and the groups' names (G,)."""
     as_groups(groups, len(values))
     keep = cap_by_group(groups, limit=limit, seed=seed)
-    numbers, count = as_groups(np.asarray(groups)[keep], len(keep))
-    return values[keep], numbers, count
+    names = np.asarray(groups)[keep]
+    return values[keep], as_groups(names, len(keep))[0], np.unique(names)
+
+
+def _number_together(
+    groups_x: Sequence[str], groups_y: Sequence[str], counts: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the groups of either side, int64 (N,) and (M,): one name, one number."""
+    for groups, count in zip((groups_x, groups_y), counts, strict=True):
+        as_groups(groups, count)
+    together = as_groups([*groups_x, *groups_y], sum(counts))[0]
+    return together[: counts[0]], together[counts[0]:]
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
-def _kernel_diagonal(x: np.ndarray) -> np.ndarray:
-    return (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1.0) ** 3
+def _mean_kernel(x: np.ndarray, y: np.ndarray, numbers_x: np.ndarray, numbers_y: np.ndarray) -> float:
+    """Mean over the pairs whose groups differ."""
+    total, count = 0.0, 0
+    for start in range(0, len(x), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        apart = numbers_x[rows, None] != numbers_y[None, :]
+        total += float((_kernel(x[rows], y) * apart).sum())
+        count += int(apart.sum())
+    return total / count
 
 
-def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-    return float(sum(_kernel(x[start : start + _BLOCK_ROWS], y).sum() for start in range(0, len(x), _BLOCK_ROWS)))
+def _weigh(weights_x: np.ndarray, pairs: np.ndarray, weights_y: np.ndarray) -> np.ndarray:
+    """Sum over pairs of groups (G_x, G_y), each as often as both are drawn: (R,)."""
+    return np.einsum("rg,rg->r", weights_x @ pairs, weights_y)
 
 
 def _group_sums(
@@ -154,13 +176,10 @@ def _group_sums(
 
 
 def _bootstrap_within(x: np.ndarray, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean kernel over distinct images for each row of group weights (R, G), copies of a group kept apart."""
+    """Mean kernel over images of different groups for each row of group weights (R, G), copies of a group kept apart."""
     count = weights.shape[1]
     sums = _group_sums(x, x, numbers, numbers, (count, count))
-    own = np.diag(sums) - np.bincount(numbers, weights=_kernel_diagonal(x), minlength=count)
     np.fill_diagonal(sums, 0.0)
     sizes = np.bincount(numbers, minlength=count).astype(np.float64)
-    total = weights @ sizes
-    pairs_between = total**2 - weights**2 @ sizes**2
-    value = np.einsum("rg,rg->r", weights @ sums, weights) + weights @ own
-    return value / (pairs_between + weights @ (sizes * (sizes - 1.0)))
+    pairs_between = (weights @ sizes) ** 2 - weights**2 @ sizes**2
+    return _weigh(weights, sums, weights) / pairs_between

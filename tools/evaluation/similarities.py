@@ -12,7 +12,7 @@ from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, Evaluati
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.pairs import cross_pairs, inner_pairs
-from tools.evaluation.resampling import bootstrap_interval, cap_by_group
+from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.evaluation.ssim import pairwise_ssim
 
@@ -83,7 +83,7 @@ def _add_nearest(
         of_image = best[chosen]
         interval = bootstrap_interval(
             lambda weights, of_image=of_image: weights @ of_image / weights.sum(axis=1), groups,
-            repeats=settings.bootstrap_repeats, seed=SEED) if len(set(groups)) >= 2 else None
+            repeats=settings.bootstrap_repeats, seed=SEED) if len(set(groups)) >= FEWEST_GROUPS else None
         report.rows.append(Row(
             metric.name, class_name, comparison, float(of_image.mean()), interval,
             n_real=len(train) if comparison == "nearest" else len(images),
@@ -122,16 +122,16 @@ def _pair_interval(
             return weights @ values / weights.sum(axis=1)
 
     if same_images:
-        return bootstrap_interval(weighted, groups[0], **options) if len(set(groups[0])) >= 2 else None
+        return bootstrap_interval(weighted, groups[0], **options) if len(set(groups[0])) >= FEWEST_GROUPS else None
     if first is second:
         used, numbers = np.unique(pairs, return_inverse=True)
         numbers = numbers.reshape(pairs.shape)
         names = [first.groups[row] for row in used]
-        if len(set(names)) < 2:
+        if len(set(names)) < FEWEST_GROUPS:
             return None
         return bootstrap_interval(lambda drawn: weighted(drawn[:, numbers[:, 0]] * drawn[:, numbers[:, 1]]), names,
                                   **options)
-    if min(len(set(names)) for names in groups) < 2:
+    if min(len(set(names)) for names in groups) < FEWEST_GROUPS:
         return None
     rows = [numbers for _, numbers in ends]
     return bootstrap_interval(lambda one, other: weighted(one[:, rows[0]] * other[:, rows[1]]), *groups, **options)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from config.errors import UserError
-from tools.evaluation.accuracy import weighted_area
+from tools.evaluation.accuracy import count_wins
 from tools.evaluation.checks import as_feature_pair, as_groups
 from tools.evaluation.resampling import bootstrap_interval
 
@@ -31,8 +31,8 @@ def two_sample_test(
     """Cross-validated ROC area of a logistic regression that tells features `x` (N, D) from `y` (M, D).
 
     Folds are made of whole groups, and a group with images on both sides (an image and its round trip) lies in one fold.
-    The area is the mean over the folds. The interval is a bootstrap over groups with the scores held fixed; no
-    `repeats` (0), no interval.
+    Scores are compared within a fold only; the area is the share of all such pairs in which `x` scores higher. The
+    interval is a bootstrap over groups with the scores held fixed; no `repeats` (0), no interval.
 
     Raises:
         UserError: as `as_feature_pair`, or fewer than two groups on a side.
@@ -53,14 +53,15 @@ def two_sample_test(
         model.fit(scaler.transform(values[train]), side[train])
         scores[test] = model.decision_function(scaler.transform(values[test]))
 
-    def mean_area(weights: np.ndarray) -> np.ndarray:
-        areas = [weighted_area(side[folds == fold], scores[folds == fold], weights[:, folds == fold]) for fold in held_out]
-        return np.mean(areas, axis=0)
+    def pooled_area(weights: np.ndarray) -> np.ndarray:
+        counts = [count_wins(side[folds == fold], scores[folds == fold], weights[:, folds == fold]) for fold in held_out]
+        won, pairs = np.sum(counts, axis=0)  # not the mean of areas: a fold of one patient would count however often drawn
+        return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
-    area = float(mean_area(np.ones((1, len(values))))[0])
+    area = float(pooled_area(np.ones((1, len(values))))[0])
     if not repeats:
         return TwoSampleResult(area, None)
-    return TwoSampleResult(area, bootstrap_interval(mean_area, [*groups_x, *groups_y], repeats=repeats, seed=seed))
+    return TwoSampleResult(area, bootstrap_interval(pooled_area, [*groups_x, *groups_y], repeats=repeats, seed=seed))
 
 
 def _assign_folds(groups_x: Sequence[str], groups_y: Sequence[str], seed: int) -> np.ndarray:

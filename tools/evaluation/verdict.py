@@ -305,8 +305,8 @@ def _is_far(rows: Rows) -> bool:
 
 
 def _above(one: Row, other: Row) -> bool:
-    """Whether `one` lies above `other`, intervals apart; a row without an interval is a point."""
-    return (one.interval or (_number(one),) * 2)[0] > (other.interval or (_number(other),) * 2)[1]
+    """Whether `one` lies above `other`, intervals apart; without both intervals nothing is proven."""
+    return one.interval is not None and other.interval is not None and one.interval[0] > other.interval[1]
 
 
 def _number(row: Row) -> float:

@@ -1,11 +1,8 @@
 """What the config's own networks see of the class: features of whole images, and the judge's verdicts on held-out ones."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from config.errors import UserError
 from config.schema import Config
 from dataset.images import to_uint8
 from models.classifier import Classifier
@@ -22,24 +19,6 @@ def network_features(config: Config, images: np.ndarray, *, device: torch.device
                            preset=config.evaluation_params.squeezenet_preset)
     pixels = to_uint8(images).transpose(0, 2, 3, 1)
     return {encoder.name: encoder.encode(pixels, batch_size=config.evaluation_params.batch_size)}
-
-
-def load_judge(config: Config) -> Classifier | None:
-    """The classifier of `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
-
-    Raises:
-        UserError: it is broken, or of other classes or images.
-    """
-    path = config.evaluation_params.judge_path
-    if path is None or not Path(path).is_dir():
-        return None
-    judge, table = Classifier.from_folder(path), config.dataset_params.params
-    found = (judge.config.num_classes, judge.config.im_channels, judge.config.image_size)
-    wanted = (config.num_classes, table.im_channels, table.image_size)
-    if found != wanted:
-        raise UserError(f"evaluation_params.judge_path: {path}: expected a judge of (classes, channels, side) {wanted}, "
-                        f"found {found}; train it anew with python -m tools.train_encoder --role judge")
-    return judge
 
 
 def judge_scores(judge: Classifier, images: np.ndarray, *, device: torch.device) -> np.ndarray:

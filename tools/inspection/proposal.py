@@ -113,7 +113,7 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     pixel_size = sheets.find_pixel_size(sheet)
     taken = (image_column, group_column, split_column, sheets.find_plane_column(sheet), pixel_size and pixel_size[0])
     likely, possible = sheets.find_label_columns(sheet, taken)
-    name = _choose_label(sheet, likely, possible, label_column)
+    name = _choose_label(sheet, likely, possible, label_column, sheets.find_other_numbering(sheet, taken))
     values = sheets.list_labels(sheet.columns[name])
     if len(values) < 2:
         raise UserError(f"column {name!r}: expected two labels or more, found {', '.join(values) or 'none'}; choose another "
@@ -142,7 +142,10 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     )
 
 
-def _choose_label(sheet: Sheet, likely: Sequence[str], possible: Sequence[str], label_column: str | None) -> str:
+def _choose_label(
+    sheet: Sheet, likely: Sequence[str], possible: Sequence[str], label_column: str | None,
+    passed_over: Mapping[str, Sequence[str]],
+) -> str:
     if label_column is not None:
         if label_column not in sheet.columns:
             near = nearest_name(label_column, sheet.columns)
@@ -155,6 +158,9 @@ def _choose_label(sheet: Sheet, likely: Sequence[str], possible: Sequence[str], 
         found = f"several: {named}" if likely else f"none among {', '.join(map(repr, sheet.columns))}"
         more = [repr(name) for name in possible if name not in likely]
         also = f" (also possible: {name_some(more)})" if more else ""
+        if not likely and passed_over:
+            numbered = name_some([f"{name!r} ({', '.join(values[:4])})" for name, values in passed_over.items()], 8)
+            also = f"; passed over for numbers that do not run from 0: {numbered}, write such labels from 0 on or as names"
         raise UserError(f"expected one column of labels, found {found}{also}; choose one by --label-column NAME")
     return likely[0]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from config.errors import UserError, name_some
 from dataset.image_folder import ImageFolder
 from dataset.splits import SPLIT_ALIASES, SPLITS
-from dataset.tables import read_lines
+from dataset.tables import is_missing, read_lines
 from tools.inspection.pixel_size import PLAUSIBLE_UM
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
@@ -169,8 +169,9 @@ def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
 
 
 def list_labels(cells: Sequence[str]) -> list[str]:
-    """The values that occur, rare ones taken for typing errors left out; numbers by size, then text."""
-    counts = Counter(cell.strip() for cell in cells if cell.strip())
+    """The values that occur, without missing ones such as NA and rare ones taken for typing errors; numbers by size, then
+    text."""
+    counts = Counter(cell.strip() for cell in cells if not is_missing(cell))
     rare = max(1, _RARE_SHARE * len(cells)) if len(cells) >= 50 else 0
     values = {str(int(float(value))) if _is_whole(value) else value for value, count in counts.items() if count > rare}
     return sorted(values, key=lambda value: (not _is_number(value), float(value) if _is_number(value) else 0.0, value))
@@ -197,6 +198,14 @@ def find_label_columns(sheet: Sheet, others: Sequence[str | None]) -> tuple[list
         says_so = any(word in _squeeze(name) for word in _LABEL_WORDS)
         ranks[name] = 0 if says_so else 1 if in_range else 2
     return [name for name in ranks if ranks[name] == min(ranks.values())], list(ranks)
+
+
+def find_other_numbering(sheet: Sheet, others: Sequence[str | None]) -> dict[str, list[str]]:
+    """Columns that would be labels but for their numbers, which do not run from 0, and these numbers."""
+    found = {name: list_labels(cells) for name, cells in sheet.columns.items() if name not in others}
+    return {name: values for name, values in found.items()
+            if 2 <= len(values) <= min(_MOST_CLASSES, sheet.num_rows // 2) and all(map(_is_whole, values))
+            and not is_label_range(values)}
 
 
 def find_covariates(sheet: Sheet, others: Sequence[str | None]) -> tuple[str, ...]:

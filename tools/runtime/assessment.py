@@ -28,15 +28,22 @@ from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
-from tools.runtime.condition_judges import load_condition_judges, with_levels
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
 from tools.runtime.evaluation_weights import open_encoder
 from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
+from tools.runtime.judges import (
+    CLASSIFIER_RECORD,
+    find_condition_judge,
+    load_condition_judges,
+    load_judge,
+    with_levels,
+)
 from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
 from tools.runtime.quoted_results import QuotedResults
-from tools.runtime.samples import MANIFEST_NAME
+from tools.runtime.samples import MANIFEST_NAME, TRAINED_RECORD
 from tools.runtime.tracking import WandbMirror
+from tools.runtime.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 
 SCHEMA = 1
 INTERNAL_FOLDER = "internal"
@@ -100,6 +107,7 @@ def evaluate_folder(
     read = [read_set(name, images, quiet, share) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = as_gray_if_all(read)
+    refuse_trained_images(real.sha256, _list_trainings(config, synthetic, folder, judged_names), split=params.real_split)
     made = with_levels(made, synthetic_images.records, judged_names)
     real = with_levels(real, real_images.records, config.dataset_params.params.conditions)
     vae_sha256 = hash_autoencoder(folder)
@@ -196,13 +204,13 @@ class _Rejection:
 
 
 def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
-    """Sort out the synthetic images that the deciding test flags.
+    """Sort out the synthetic images that the deciding test convicts.
 
     Raises:
         UserError: the test cannot be made, or a class loses all of its images.
     """
     audit, made = audit_pixels(sets), sets.synthetic
-    flagged = share.join(audit.flagged & share.is_first)  # machines may round apart, and all go on with the same images
+    flagged = share.join(audit.convicted & share.is_first)  # machines may round apart, and all go on with the same images
     kept = made.select(np.flatnonzero(~flagged))
     lost = set(made.labels.tolist()) - set(kept.labels.tolist())
     if lost:
@@ -251,11 +259,26 @@ def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
         result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
                     "and give evaluation_params.judge_path")
         return None
-    judge = Classifier.from_folder(path)
-    if judge.config.num_classes != config.num_classes:
-        raise UserError(f"evaluation_params.judge_path: {path} knows {judge.config.num_classes} classes, the config has "
-                        f"{config.num_classes}")
+    judge = load_judge(config)
+    if judge is None:
+        raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train it "
+                        "with python -m tools.train_encoder --role judge")
     return judge
+
+
+def _list_trainings(
+    config: Config, synthetic: Path, vae_folder: Path, judged_names: Sequence[str]
+) -> dict[str, list[str] | None]:
+    """What each network behind the numbers was trained on, by its name."""
+    params = config.evaluation_params
+    folders = [params.judge_path, *(find_condition_judge(config, name) for name in judged_names)]
+    folders += [params.classifier_path] if "classifier" in params.encoders else []
+    trained = {f"the classifier in {folder}": read_trained_images(Path(folder) / CLASSIFIER_RECORD)
+               for folder in folders if folder is not None}
+    trained[f"the VAE in {vae_folder}"] = read_trained_images(vae_folder / TRAINING_RECORD)
+    trained[f"the generator of {synthetic}"] = read_samples_record(
+        synthetic / TRAINED_RECORD, checkpoint_sha256=_read_checkpoint_hash(synthetic))
+    return trained
 
 
 def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: EvaluationReport) -> None:

@@ -86,6 +86,7 @@ def find_autoencoder(config: Config) -> Path:
             f"dataset_params.z_channels is {config.dataset_params.z_channels}, the VAE in {folder} has {declared} "
             "latent channels"
         )
+    _check_downsampling(config, folder)
     return folder
 
 
@@ -146,6 +147,15 @@ def with_table(config: Config, **changes: Any) -> Config:
     """The config with other `dataset_params.params` values, to read a further table by the same rules."""
     table = replace(config.dataset_params.params, **changes)
     return replace(config, dataset_params=replace(config.dataset_params, params=table))
+
+
+def _check_downsampling(config: Config, folder: Path) -> None:
+    """Refuse a latent_size that the VAE's own config contradicts, before anything is encoded."""
+    vae, data = read_autoencoder_config(folder), config.dataset_params
+    widths = vae.get("block_out_channels")
+    if vae.get("_class_name") == "AutoencoderKL" and widths:
+        side = data.params.image_size // 2 ** (len(widths) - 1)  # a level each, the last one of which does not halve
+        _check_latent_shape(config, (data.z_channels, side, side))
 
 
 def _check_latent_shape(config: Config, shape: tuple[int, ...]) -> None:

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import ImageRecord
-from models.autoencoder import resolve_autoencoder
 from models.layers import SelfAttention
 from models.unet import UNet, count_parameters
 from scheduler.guidance import scale_at
 from scheduler.samplers import evaluated_timesteps
-from tools.runtime.training import latent_shape, unet_shape
+from tools.runtime.data import find_autoencoder
+from tools.runtime.training import latent_shape, require_selectable, unet_shape
 
 _FLOAT_BYTES = 4
 _WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
@@ -92,7 +92,9 @@ def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_
     vae, training = config.autoencoder_params.pretrained, config.autoencoder_params.training
     if not Path(vae).is_dir():
         if Path(vae) == Path(training.output):
-            remedy = f"run {shlex.join(['python', '-m', 'tools.train_vae', *config_words])}"
+            start = ["--set", "autoencoder_params.pretrained=START"] if training.fine_tune else []
+            remedy = f"run {shlex.join(['python', '-m', 'tools.train_vae', *config_words, *start])}"
+            remedy += ", START being the VAE to fine-tune, a folder or a hub id" if training.fine_tune else ""
         else:
             remedy = ("it is fetched from the hub if it is an id there, which needs the network; else correct "
                       "autoencoder_params.pretrained, or train one by tools.train_vae and name its output there, "
@@ -100,9 +102,13 @@ def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_
         lines.append(f"VAE: {vae} is no folder here; {remedy}")
     else:
         try:
-            resolve_autoencoder(vae, config.autoencoder_params.subfolder)
+            find_autoencoder(config)
         except UserError as error:
             lines.append(f"VAE: {error}")
+    try:
+        require_selectable(config, records)
+    except UserError as error:
+        lines.append(str(error))
     if config.dataset_params.params.group_column is None and len({record.group for record in records}) == len(records):
         lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
                      "images of one patient can lie on both sides of a split, and every number is then too good. Name the "

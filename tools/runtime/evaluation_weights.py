@@ -10,8 +10,8 @@ from config.schema import Config
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.encoders import Encoder, load_encoder
-from tools.runtime.condition_judges import find_condition_judge
 from tools.runtime.data import find_autoencoder
+from tools.runtime.judges import find_condition_judge
 
 
 def hash_evaluation_weights(config: Config) -> list[str]:

@@ -6,6 +6,7 @@ Like all training here every draw is addressed by the step, so that a resumed tr
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from models.gan import (
 from tools.runtime import checkpoints
 from tools.runtime.data import transform_identity
 from tools.runtime.generation import ImageRequest
+from tools.runtime.trained_images import TRAINED_KEY
 
 WEIGHTS_NAME = "generator.safetensors"
 _METHOD = 2  # raised when the same keys train another GAN
@@ -190,14 +192,15 @@ class GanTrainer:
             checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, f"of_{name}"))
         return int(values["step"])
 
-    def write_weights(self, path: Path, step: int) -> None:
+    def write_weights(self, path: Path, step: int, trained_images: Sequence[str]) -> None:
         """Write the averaged generator with what drawing from it needs."""
         checkpoints.write_checkpoint(path, self.ema.state_dict(), {
-            "kind": "gan", "step": step, "class_counts": self.class_counts, "config": config_to_dict(self.config)})
+            "kind": "gan", "step": step, "class_counts": self.class_counts,
+            TRAINED_KEY: list(trained_images), "config": config_to_dict(self.config)})
 
 
-def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Generator, list[int]]:
-    """The averaged generator and the training images per class.
+def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Generator, dict[str, Any]]:
+    """The averaged generator and what was written with it: class_counts, the training images per class, and others.
 
     Raises:
         UserError: no such file, a damaged one, or one of other classes, size or width than the config's.
@@ -210,7 +213,7 @@ def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Ge
                         f"{config.dataset_params.params.image_size} and gan_params.width {config.gan_params.width}, found "
                         "another; give the config that it was trained with")
     network.load_state_dict(tensors, strict=False)  # the averages are of all parameters, checked above
-    return network.to(device).eval().requires_grad_(False), values["class_counts"]
+    return network.to(device).eval().requires_grad_(False), values
 
 
 def describe_samples(params: SampleParams) -> SampleParams:

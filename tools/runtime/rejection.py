@@ -64,7 +64,7 @@ def replace_copies(
 
 
 def make_flag(config: Config, device: torch.device) -> Flag:
-    """A function uint8 (N, H, W, C) -> bool (N,): which images lie under tau, against the config's real images.
+    """A function uint8 (N, H, W, C) -> bool (N,): which images are near-copies, against the config's real images.
 
     Raises:
         UserError: too few training or held-out images, or images that cannot be read.
@@ -81,6 +81,6 @@ def make_flag(config: Config, device: torch.device) -> Flag:
     def flag(pixels: np.ndarray) -> np.ndarray:
         names = [str(i) for i in range(len(pixels))]
         made = ImageSet("synthetic", pixels, np.zeros(len(pixels), np.int64), names, names, names)
-        return audit_pixels(replace(sets, synthetic=made)).flagged
+        return audit_pixels(replace(sets, synthetic=made)).convicted
 
     return flag

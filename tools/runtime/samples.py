@@ -28,10 +28,12 @@ from tools.runtime.generation import (
     draw_latents,
     latents_to_pixels,
 )
+from tools.runtime.trained_images import write_samples_record
 
 MANIFEST_NAME = "manifest.csv"
 IMAGE_FOLDER = "images"
 REJECTED_FOLDER = Path("internal") / "rejected"  # near-copies of training images, which show patients
+TRAINED_RECORD = Path("internal") / "trained_images.json"  # hashes of the files that the generator was trained on
 _GRID_IMAGES = 36
 _GRID_COLUMNS = 6
 CONDITION_GRID_COLUMNS = 8
@@ -44,8 +46,10 @@ class SampleWriter:
     def __init__(
         self, output: Path, requests: Sequence[ImageRequest], *, params: SampleParams, class_names: Sequence[str],
         checkpoint_sha256: str, condition_levels: Mapping[str, Sequence[str]] | None = None,
+        trained_images: Sequence[str] | None = None,
     ) -> None:
         self.output = output
+        self._trained_images = trained_images
         self.requests = requests
         self.class_names = class_names
         self.condition_levels = dict(condition_levels or {})
@@ -95,6 +99,7 @@ class SampleWriter:
 
     def restore_rejected(self) -> None:
         """Move images that an earlier call rejected back, so that they need not be drawn to be rejected again."""
+        make_folder(self.output / IMAGE_FOLDER)
         for path in sorted((self.output / REJECTED_FOLDER).glob("*.png")):
             path.replace(self.output / IMAGE_FOLDER / path.name)
 
@@ -149,6 +154,9 @@ class SampleWriter:
             table.writerow({"IMAGE_NAME": self.path(request).name, "label": request.label,
                             "class_name": self.class_names[request.label], **self._common, **self._levels(request),
                             "rejected_copies": "" if self._rejected is None else self._rejected[request.label]})
+        if self._trained_images is not None:
+            write_samples_record(self.output / TRAINED_RECORD, checkpoint_sha256=self._common["checkpoint_sha256"],
+                                 trained=self._trained_images)
         write_text(self.output / MANIFEST_NAME, text.getvalue())
 
     def _levels(self, request: ImageRequest) -> dict[str, str]:

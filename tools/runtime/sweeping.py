@@ -28,6 +28,10 @@ RULE = (
 )
 
 
+WITHOUT_JUDGE = ("no judge is named (evaluation_params.judge_path), so whether images still show their class is not weighed "
+                 "and a generator that ignores the label can be chosen")
+
+
 @dataclass(frozen=True)
 class SweepPoint:
     """One way of drawing: weights, sampler, steps and guidance scale."""

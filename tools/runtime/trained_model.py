@@ -17,6 +17,7 @@ from tools.runtime.checkpoints import read_checkpoint, select_tensors
 from tools.runtime.conditions import ConditionPrior, null_levels
 from tools.runtime.data import find_autoencoder, open_codec
 from tools.runtime.generation import Denoising
+from tools.runtime.trained_images import TRAINED_KEY
 from tools.runtime.training import latent_shape, make_schedule, make_unet
 
 # Sections that must be those of the training for the weights to mean what they meant.
@@ -32,6 +33,7 @@ class TrainedModel:
     class_names: Sequence[str]
     class_counts: Sequence[int]
     condition_prior: ConditionPrior
+    trained_images: Sequence[str] | None  # as trained_images.py lists them; None for weights of release 0.1
 
 
 def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -93,7 +95,8 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
     )
     counts = values["class_counts"]
     prior = ConditionPrior.from_values(values.get("condition_counts", [[[[], count]] for count in counts]))
-    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, counts, prior)
+    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, counts, prior,
+                        values.get(TRAINED_KEY))
 
 
 def _load_guide(

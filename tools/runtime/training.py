@@ -12,6 +12,7 @@ from torch import nn
 
 from config.errors import UserError
 from config.schema import Config, DiffusionParams
+from dataset.annotations import ImageRecord
 from dataset.order import StepDraws, TimestepDraws, generator, normal
 from models.autoencoder import LatentCodec, LatentStatistics
 from models.ema import ExponentialMovingAverage
@@ -285,6 +286,19 @@ def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
     del inner.found_inf
 
 
+def require_selectable(config: Config, records: Sequence[ImageRecord]) -> bool:
+    """Whether there are validation images.
+
+    Raises:
+        UserError: there are none, and the best weights are to be chosen by them.
+    """
+    has_val = any(record.split == "val" for record in records)
+    if not has_val and config.train_params.selection_metric == "ema_validation_loss":
+        raise UserError("train_params.selection_metric: ema_validation_loss needs a val split; name rows for it, set "
+                        "dataset_params.params.val_from_train, or choose selection_metric: last")
+    return has_val
+
+
 def refuse_divergence(state: TrainState) -> None:
     """End a run that has stopped learning.
 
@@ -312,7 +326,7 @@ def validation_loss(network: nn.Module, batches: Iterator[tuple[Batch, torch.Ten
     total, count = 0.0, 0
     for batch, noise, timesteps in batches:
         losses = loss_of.per_image(network, batch, noise=noise, timesteps=timesteps)
-        total += float(losses.double().sum())
+        total += float(losses.cpu().double().sum())  # some devices have no float64
         count += len(losses)
     return total / count
 

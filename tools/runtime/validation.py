@@ -17,11 +17,12 @@ from scheduler.samplers import evaluated_timesteps
 from tools.evaluation.pictures import label_grid
 from tools.runtime import checkpoints, generation
 from tools.runtime.conditions import ConditionPrior, condition_levels, null_levels
-from tools.runtime.data import find_autoencoder
+from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.latent_source import LatentSource, TrainingData
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.tracking import Tracker
+from tools.runtime.trained_images import TRAINED_KEY, list_trained_images
 from tools.runtime.training import (
     Batch,
     DiffusionLoss,
@@ -45,6 +46,7 @@ class Validator:
         self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
                                                       num_classes=config.num_classes)
         self.autoencoder_sha256 = hash_autoencoder(find_autoencoder(config))
+        self.trained_images = list_trained_images(open_images(config, "train"))
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
@@ -78,7 +80,7 @@ class Validator:
         values = {
             "step": state.step, "ema_validation_loss": state.best_loss, "config": config_to_dict(self.config),
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
-            "autoencoder_sha256": self.autoencoder_sha256,
+            "autoencoder_sha256": self.autoencoder_sha256, TRAINED_KEY: self.trained_images,
         }
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config)

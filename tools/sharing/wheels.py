@@ -34,7 +34,6 @@ class Platform:
     system: str
     sys_platform: str
     machine: str
-    os_name: str = "posix"
 
 
 def _linux(machine: str) -> Platform:
@@ -51,7 +50,6 @@ PLATFORMS: Mapping[str, Platform] = {
     "linux_x86_64": _linux("x86_64"),
     "linux_aarch64": _linux("aarch64"),
     "macos_arm64": Platform(_MACOS_TAGS, "Darwin", "darwin", "arm64"),
-    "windows_amd64": Platform(("win_amd64",), "Windows", "win32", "AMD64", "nt"),
 }
 
 
@@ -71,7 +69,7 @@ class Target:
         """The environment under which requirements are judged. Source: PEP 508."""
         platform = PLATFORMS[self.platform]
         return {
-            "python_version": self.python, "python_full_version": f"{self.python}.0", "os_name": platform.os_name,
+            "python_version": self.python, "python_full_version": f"{self.python}.0", "os_name": "posix",
             "sys_platform": platform.sys_platform, "platform_system": platform.system,
             "platform_machine": platform.machine, "platform_python_implementation": "CPython",
             "implementation_name": "cpython", "implementation_version": f"{self.python}.0", "platform_release": "",

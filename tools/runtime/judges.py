@@ -1,5 +1,5 @@
-"""Classifiers that judge the further conditions of synthetic images: where each lies, which there are, and the levels of a
-set's images for them. Trains none and computes no number."""
+"""Classifiers that judge the class and the further conditions of images: where each lies, which there are, and the levels of
+a set's images for them. Trains none and computes no number."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,6 +20,28 @@ from tools.runtime.conditions import condition_levels
 from tools.runtime.samples import MANIFEST_NAME
 
 CLASSIFIER_RECORD = "training.json"  # of how a classifier was trained, written last
+
+
+def load_judge(config: Config) -> Classifier | None:
+    """The classifier of `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
+
+    Raises:
+        UserError: it is broken, or of other classes or images.
+    """
+    path = config.evaluation_params.judge_path
+    if path is None or not Path(path).is_dir():
+        return None
+    judge, table = Classifier.from_folder(path), config.dataset_params.params
+    key, remedy = f"evaluation_params.judge_path: {path}", "train it anew with python -m tools.train_encoder --role judge"
+    found = (judge.config.num_classes, judge.config.im_channels, judge.config.image_size)
+    wanted = (config.num_classes, table.im_channels, table.image_size)
+    if found != wanted:
+        raise UserError(f"{key}: expected a judge of (classes, channels, side) {wanted}, found {found}; {remedy}")
+    record = Path(path) / CLASSIFIER_RECORD
+    names = read_json(record).get("class_names") if record.is_file() else None  # not in release 0.1
+    if names is not None and names != list(table.class_names):
+        raise UserError(f"{key}: expected a judge of the classes {list(table.class_names)}, found one of {names}; {remedy}")
+    return judge
 
 
 def find_condition_judge(config: Config, condition: str) -> Path | None:
