@@ -261,8 +261,8 @@ def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
         return None
     judge = load_judge(config)
     if judge is None:
-        raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train it "
-                        "with python -m tools.train_encoder --role judge")
+        raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train "
+                        "it (python -m tools.train_encoder --role judge), or give null to evaluate without")
     return judge
 
 
