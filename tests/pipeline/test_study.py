@@ -185,5 +185,5 @@ def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path
 def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_path: Path) -> None:
     no_judge = {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": str(tmp_path / "no_judge")}
     declared = declare(workspace, tmp_path, overrides=no_judge)
-    with pytest.raises(UserError, match=r"ended with exit code 2 \(error: .*expected a trained classifier.*\); see .*log\.txt; mended"):
+    with pytest.raises(UserError, match=r"code 2 \(error: .*expected a trained classifier.*\); see .*log\.txt; mended"):
         study.main(["--config", str(declared)])
