@@ -36,7 +36,7 @@ def refuse_trained_images(
             raise UserError(
                 f"{name} was trained on {len(known)} of the {len(held_out)} {split} images, so every number would be too "
                 "good; give the table and the split of that training (split_column, split_seed, split_fractions), or train "
-                f"it anew on this one; pictures that lie in two splits, which tools.check_dataset names, take out of {split}")
+                f"it anew on this one; pictures that lie in two splits, named by tools.check_dataset, take out of {split}")
 
 
 def read_trained_images(record: Path) -> list[str] | None:
