@@ -143,7 +143,7 @@ def _judge_distance(rows: Rows) -> list[Sentence]:
     encoder is not narrow."""
     total, real = rows.find(rows.kernel, "total"), rows.find(rows.kernel, "real_real")
     if total is None or real is None:
-        return [Sentence(GOOD, UNKNOWN, "No distance to real images could be computed: no encoder, or too few images.")]
+        return [Sentence(GOOD, UNKNOWN, "No distance to real images was computed: no encoder, or too few images or groups.")]
     numbers = f"kernel distance {format_value(total)}, real images among themselves {format_value(real)}"
     if total.interval is None or real.interval is None:
         return [Sentence(GOOD, UNKNOWN, f"Too few groups for an interval, so nothing is proven: {numbers}.")]
