@@ -118,9 +118,13 @@ def test_the_least_mean_over_the_seeds_is_kept() -> None:
     assert keep_best(passed[:3], 1, of_baseline=True) == ["copies"]
 
 
-def evaluation(distance: float | None, *, copies: str = "none found", made: float = 0.7) -> dict[str, Any]:
+def evaluation(
+    distance: float | None, *, copies: str = "none found", made: float = 0.7, visible: bool = True
+) -> dict[str, Any]:
     def row(metric: str, comparison: str, value: float | None, note: str = "") -> dict[str, Any]:
-        return {"metric": metric, "comparison": comparison, "value": value, "class": "all", "interval": None, "note": note}
+        interval = [0.6 if visible else 0.4, 0.9] if comparison == "held_out" else None
+        return {"metric": metric, "comparison": comparison, "value": value, "class": "all", "interval": interval,
+                "note": note}
 
     return {"rows": [row("KD[classifier]", "model_gap", distance), row("KD[classifier]", "total", 9.0),
                      row("class AUC", "synthetic", made), row("class AUC", "held_out", 0.8),
@@ -131,6 +135,7 @@ def test_an_arm_is_read_as_the_mean_of_its_seeds_and_a_copy_in_one_of_them_count
     read = score_arm(OURS, [evaluation(0.2, made=0.8), evaluation(0.4, made=0.6)])
     assert read.distances == (0.2, 0.4) and read.mean == pytest.approx(0.3) and not read.copying
     assert read.class_share == pytest.approx(0.875) and read.curves["class AUC"] == pytest.approx(0.7)
+    assert score_arm(OURS, [evaluation(0.2, made=0.3, visible=False)]).refusal() is None  # no class to be kept
     assert score_arm(OURS, [evaluation(0.2), evaluation(0.4, copies="copying found: 3")]).copying
     assert score_arm(OURS, [evaluation(0.2), evaluation(None)]).refusal() == "no kernel distance"
 

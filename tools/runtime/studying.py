@@ -28,8 +28,8 @@ RULE = (
     "Chosen on validation images, within the recipes and within each baseline: each round keeps the better half of the arms "
     "by the least kernel distance of the first encoder (to the VAE's round trips, the model gap, where images passed the "
     "VAE, and to the images themselves where they did not); of several finalists, the least mean over the seeds. Passed "
-    "over are arms with copying found in any seed, or whose mean class AUC is below "
-    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, unless a baseline has no other. A single finalist is not "
+    "over are arms with copying found in any seed, or whose mean class AUC, where the class is visible in held-out real "
+    f"images, is below {LEAST_CLASS_SHARE:g} of that on them, unless a baseline has no other. A single finalist is not "
     "weighed again: what the rule says of its final images stands beside them. All arms of a round have the same time, "
     "turned into steps by a speed that is measured once for each size of network and batch."
 )

@@ -22,12 +22,11 @@ from tools.runtime.evaluation_weights import hash_evaluation_weights
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
 RULE = (
-    "Chosen on validation images: among the points without copying found and whose class AUC is at least "
-    f"{LEAST_CLASS_SHARE:g} of that on held-out real images, the one of least kernel distance (model gap); of all points "
-    "whose interval reaches down to that value, the one with fewest network evaluations an image, then the least guidance."
+    "Chosen on validation images: among the points without copying found and whose class AUC, where the class is visible in "
+    f"held-out real images, is at least {LEAST_CLASS_SHARE:g} of that on them, the one of least kernel distance (model "
+    "gap). Of all points whose interval reaches down to that value the one with fewest network evaluations an image, then "
+    "the least guidance."
 )
-
-
 WITHOUT_JUDGE = ("no judge is named (evaluation_params.judge_path), so whether images still show their class is not weighed "
                  "and a generator that ignores the label can be chosen")
 
@@ -123,12 +122,13 @@ def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
               "near-copies": ("near-copies[pixels", "copies")}
     found = {name: find_headline(rows, *key) for name, key in wanted.items()}
     gap, made, real = found["KD model gap"], found["class AUC"], find_headline(rows, "class AUC", "held_out")
+    visible = real is not None and real["interval"] is not None and real["interval"][0] > 0.5  # else the share is noise
     copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
     return EvaluationCurves(
         curves={name: row["value"] for name, row in found.items() if row is not None},
         interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
         copying=any(row["note"].startswith(COPYING_FOUND) for row in copies),
-        class_share=None if made is None or real is None or not real["value"] else made["value"] / real["value"],
+        class_share=made["value"] / real["value"] if made is not None and real is not None and visible else None,
     )
 
 
