@@ -327,6 +327,17 @@ def test_the_ratio_is_of_the_levels_that_both_sets_have(sets: EvaluationSets) ->
     assert row is not None and row.value is None and row.note == "not computed: a level has no image"
 
 
+def test_frames_of_one_patient_as_neighbours_are_warned_of(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
+    """Each held-out image six times, once as six patients' and once as one patient's."""
+    rows = np.repeat(np.arange(0, len(sets.real), 6), 6)
+    stacked = replace(sets.real.select(rows), ids=[f"frame{i}" for i in range(len(rows))])
+    restored = replace(stacked, name=sets.real_round_trip.name)
+    for groups, warned in (([f"h{row}" for row in rows], True), ([f"h{i}" for i in range(len(rows))], False)):
+        changed = replace(sets, real=replace(stacked, groups=groups), real_round_trip=replace(restored, groups=groups))
+        report = run(changed, tmp_path / str(warned), encoder)
+        assert any("of the same group, as in focal stacks" in text for text in report.warnings) is warned
+
+
 def test_a_class_without_synthetic_images_is_left_out_and_said(
     sets: EvaluationSets, encoder: Encoder, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from tools.evaluation.kernel import (
     kernel_interval,
     kernel_permutation_test,
 )
-from tools.evaluation.neighbours import NeighbourCounts, count_neighbours
+from tools.evaluation.neighbours import NeighbourCounts, count_neighbours, nearest_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
@@ -29,6 +29,7 @@ from tools.evaluation.two_sample import two_sample_test
 SMALLEST_FRECHET_SET = 50  # images a side under which a Fréchet distance says nothing
 LITERATURE_FRECHET_SET = 2048  # the dimension of the FID features: below it a covariance cannot have full rank
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+_MOST_OF_ONE_GROUP = 0.5  # of an image's neighbours, from where on neighbour scores are no longer about the population
 _SUBSAMPLED_SHARE = 0.8  # of the groups of either side, for the range of a Fréchet distance
 _PAIRS = {
     "total": ("synthetic", "real"), "model_gap": ("synthetic", "real_round_trip"), "ceiling": ("real_round_trip", "real"),
@@ -201,6 +202,8 @@ def _add_neighbours(
     second: Features, comparable: bool, cap: str,
 ) -> None:
     """Precision, recall, density and coverage, `second` being the real side."""
+    if compared.name == "total" and compared.class_name == OVERALL:
+        _warn_of_stacks(report, second)
     counts = count_neighbours(second.values, first.values, k=NEIGHBOURS)
     shares: dict[str, tuple[np.ndarray, Sequence[str]]] = {
         "precision": (counts.balls_around > 0, first.groups), "recall": (counts.recalled, second.groups),
@@ -213,6 +216,17 @@ def _add_neighbours(
         note = "interval: 95% bootstrap over the groups of the images judged, balls held fixed" if interval else ""
         report.rows.append(compared.row(f"{score}{suffix}", _score(counts, score), interval=interval, comparable=comparable,
                                         note=_join(note, cap)))
+
+
+def _warn_of_stacks(report: EvaluationReport, real: Features) -> None:
+    """Say so where the real balls are as small as one patient's frames are alike."""
+    _, rows = nearest_neighbours(real.values, real.values, k=NEIGHBOURS, skip_self=True)
+    groups = np.asarray(real.groups)
+    share = float((groups[rows] == groups[:, None]).mean())
+    if share > _MOST_OF_ONE_GROUP:
+        report.warn(f"{share:.0%} of the {NEIGHBOURS} nearest neighbours of held-out images are of the same group, as in "
+                    "focal stacks: precision, density and coverage are about likeness within a patient; read recall and "
+                    "the kernel distance")
 
 
 def _add_two_sample(

@@ -4,18 +4,17 @@ Which sets are compared, and how much is computed, is evaluation_sets.py's; each
 (distances, similarities, fidelity, copies). It knows neither configs nor files but the feature cache.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dataset.share import ALONE, Share
 from models.classifier import Classifier
 from tools.evaluation.copies import add_copies
-from tools.evaluation.distances import NEIGHBOURS, add_distances, encode_sets
+from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
 from tools.evaluation.exhibits import add_exhibits
 from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
-from tools.evaluation.image_set import ImageSet, groups_of_labels
+from tools.evaluation.image_set import groups_of_labels
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.resampling import FEW_GROUPS, FEWEST_GROUPS
 from tools.evaluation.rows import EvaluationReport
@@ -78,15 +77,6 @@ def _warn_of_sets(report: EvaluationReport, sets: EvaluationSets, matched: Evalu
     if few:
         report.warn(f"held-out groups (patients, embryos) of a class are few ({', '.join(few)}): intervals over fewer than "
                     f"{FEW_GROUPS} are too narrow, and over fewer than {FEWEST_GROUPS} there is none")
-    if _groups_are_stacks(matched.real):
-        report.warn(f"most held-out images have {NEIGHBOURS} or more others of their group: the neighbours that precision, "
-                    "density and coverage look at are of the same patient, so read recall and the kernel distance instead")
     if len(matched.real) < len(sets.real):
         report.warn(f"only {len(matched.real)} of {len(sets.real)} held-out images are compared, because synthetic or "
                     "training images at the real class prior are fewer; draw more synthetic images to use all")
-
-
-def _groups_are_stacks(images: ImageSet) -> bool:
-    """Whether most images have as many others of their group as neighbours are looked at."""
-    sizes = Counter(images.groups)
-    return 2 * sum(size for size in sizes.values() if size > NEIGHBOURS) > len(images)
