@@ -14,15 +14,13 @@ from tools.evaluation import utility_report
 from tools.evaluation.utility import CONTROL, ROUND_TRIP, SHUFFLED, UtilityReport, score_arms
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
+from tools.runtime.trained_images import shorten_hashes
 from tools.runtime.utility_arms import describe_arms, name_with_synthetic
-from tools.runtime.utility_folds import REFIT_CHOICES, Study, StudyRequest, describe_vae, plan_study
+from tools.runtime.utility_folds import REFIT_CHOICES, Study, StudyRequest, plan_study
 from tools.runtime.utility_plan import describe_plan
 from tools.runtime.utility_study import STUDY_NAME, run_study
 
-_LIMITS = (
-    "Each fold has one generator: the noise of training it again is not in the intervals.",
-    "Predictions are pooled over folds whose classifiers are calibrated apart, for all arms alike.",
-)
+_LIMIT = "Each fold has one generator: the noise of training it again is not in the intervals."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,12 +63,12 @@ def _study(study: Study, folder: Path, *, repeats: int) -> UtilityReport:
     predictions = run_study(study, folder)
     pairs = [(arm, CONTROL) for arm in request.arms if arm != CONTROL]
     pairs += [(headline, SHUFFLED), (headline, ROUND_TRIP)]
-    scores, differences = score_arms(study.labels, study.groups, predictions, pairs=pairs, repeats=repeats,
+    scores, differences = score_arms(study.labels, study.groups, study.folds, predictions, pairs=pairs, repeats=repeats,
                                      seed=study.config.train_params.seed)
-    warnings = [describe_vae(study), *_LIMITS]
+    warnings = [study.vae_use, _LIMIT, *study.warnings]
     if request.num_seeds < 5:
         warnings.append(f"{request.num_seeds} classifier seeds: expected 5 or more for a claim; the noise of training is "
-                        "hardly measured.")
+                        "known from few trainings.")
     if len(request.ratios) > 1:
         warnings.append("Ratios after the first are explored: the interval of the best of them overstates it.")
     return UtilityReport(headline, scores, differences, warnings, {
@@ -78,8 +76,8 @@ def _study(study: Study, folder: Path, *, repeats: int) -> UtilityReport:
         "groups": len(set(study.groups)), "folds": request.num_folds, "classifier_seeds": request.num_seeds,
         "epochs": request.epochs, "synthetic_ratio": list(request.ratios),
         "bootstrap_repeats": repeats, "classes": list(study.config.dataset_params.params.class_names),
-        "vae": describe_vae(study), "arms": describe_arms(request.ratios),
-    })
+        "vae": study.vae_use, "arms": describe_arms(request.ratios),
+    }, images=shorten_hashes(study.sha256))
 
 
 if __name__ == "__main__":

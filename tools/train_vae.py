@@ -37,6 +37,7 @@ from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
+from tools.runtime.evaluation_weights import hash_weights
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
 from tools.runtime.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
@@ -83,9 +84,14 @@ def _identity(config: Config, images: LabelledImages) -> str:
         raise UserError("autoencoder_params.training.fine_tune: expected weights to start from, but the config's "
                         f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
                         "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
+    lasting = {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")}
+    perceptual = {}
+    if params.perceptual_weight > 0:
+        assert config.dataset_params.lpips_path is not None
+        perceptual = {"perceptual": hash_weights(config.dataset_params.lpips_path)}
     return hash_json({
-        "training": {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")},
-        "transform": transform_identity(config), "symmetries": list(config.dataset_params.symmetries),
+        **perceptual, "training": lasting, "transform": transform_identity(config),
+        "symmetries": list(config.dataset_params.symmetries),
         "images": [[hash_file(record.path), record.label] for record in images.records],
         "start": [hash_autoencoder(find_autoencoder(config)) if params.fine_tune else None, config.train_params.seed],
     })

@@ -36,8 +36,9 @@ def make_report(**effects: float) -> UtilityReport:
         positive = 1 / (1 + np.exp(-scores))
         predictions[arm] = np.stack([1 - positive, positive], axis=-1)
     pairs = [(arm, CONTROL) for arm in ARMS if arm != CONTROL] + [(HEADLINE, SHUFFLED), (HEADLINE, ROUND_TRIP)]
-    scores, differences = score_arms(labels, [str(i) for i in range(240)], predictions, pairs=pairs, repeats=200, seed=0)
-    return UtilityReport(HEADLINE, scores, differences, ["a limit"], {"images": 240})
+    scores, differences = score_arms(labels, [str(i) for i in range(240)], np.arange(240) // 120, predictions, pairs=pairs,
+                                     repeats=200, seed=0)
+    return UtilityReport(HEADLINE, scores, differences, ["a limit"], {"images": 240}, images=["0a"])
 
 
 @pytest.mark.parametrize(("effects", "said", "not_said"), [
@@ -63,7 +64,7 @@ def test_the_verdict_follows_the_numbers(
         assert words not in verdict
     main = report.difference(HEADLINE, CONTROL, AUROC)
     assert f"with a power of 80% is {main.detectable:.3f}" in verdict
-    assert main.detectable == pytest.approx((1.959964 + 0.841621) * main.standard_error, rel=1e-6)
+    assert main.detectable >= (1.959964 + 0.841621) * main.standard_error * (1 - 1e-6)
     assert "Trained on synthetic images alone the classifier reaches" in verdict
 
 
@@ -71,7 +72,8 @@ def test_files_and_table_hold_the_numbers_of_the_report(tmp_path: Path) -> None:
     report = make_report(headline=1.5)
     write(report, tmp_path)
     stored = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))
-    assert stored["provenance"] == {"schema": 1, "images": 240} and stored["verdict"] == state_verdict(report)
+    assert stored["provenance"] == {"schema": 2, "images": 240} and stored["images"] == ["0a"]
+    assert stored["verdict"] == state_verdict(report)
     assert [row["value"] for row in stored["scores"]] == [row.value for row in report.scores]
     rows = list(load_workbook(tmp_path / f"{NAME}.xlsx")["differences"].values)
     assert len(rows) == 1 + 7 * len(METRICS)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ from workspace import Workspace
 
 from config.errors import UserError
 from config.load import load_config
+from dataset.storage import hash_file
 from tools import augmentation_study
 from tools.evaluation.utility import CONTROL, METRICS
 from tools.evaluation.utility_report import NAME
 from tools.runtime.command import Interrupted, run_command
 from tools.runtime.data import open_images
-from tools.runtime.utility_folds import StudyRequest, describe_vae, plan_study, write_fold
+from tools.runtime.trained_images import shorten_hashes
+from tools.runtime.utility_folds import Study, StudyRequest, plan_study, write_fold
 from tools.runtime.utility_study import run_stage
 
 pytestmark = pytest.mark.timeout(900)  # four processes start one after another; a busy machine takes minutes for it
@@ -31,7 +34,7 @@ NUM_ARMS = 6
 
 
 def arguments(workspace: Workspace, folder: Path, *further: str) -> list[str]:
-    return [*workspace.arguments(*SETTINGS), "--output", str(folder), "--folds", "2", "--seeds", "1", "--epochs", "1",
+    return [*workspace.arguments(*SETTINGS), "--output", str(folder), "--folds", "2", "--seeds", "2", "--epochs", "1",
             "--bootstrap-repeats", "100", *further]
 
 
@@ -60,7 +63,7 @@ def study(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Pat
         run_command(lambda: augmentation_study.main(arguments(workspace, folder)))
     watcher.join()
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert not (folder / f"{NAME}.json").exists() and 1 <= len(prediction_files(folder)) < NUM_ARMS
+    assert not (folder / f"{NAME}.json").exists() and 1 <= len(prediction_files(folder)) < 2 * NUM_ARMS
     augmentation_study.main(arguments(workspace, folder))
     return folder
 
@@ -94,7 +97,7 @@ def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Pat
     verdict = " ".join(report["verdict"])
     assert "Adding synthetic images" in verdict and "improved" not in verdict
     assert any("is kept in all folds, as one that was not trained on these images" in text for text in report["warnings"])
-    assert any("1 classifier seeds: expected 5 or more" in warning for warning in report["warnings"])
+    assert any("2 classifier seeds: expected 5 or more" in warning for warning in report["warnings"])
     sheets = load_workbook(study / f"{NAME}.xlsx")
     assert sheets.sheetnames == ["differences", "scores", "verdict", "provenance"]
     assert (study / f"{NAME}.png").read_bytes()[1:4] == b"PNG"
@@ -103,12 +106,12 @@ def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Pat
 
 def test_a_killed_study_ends_like_one_that_was_not_and_takes_further_seeds(study: Path, workspace: Workspace) -> None:
     report, predictions = (study / f"{NAME}.json").read_bytes(), prediction_files(study)
-    assert len(predictions) == 2 * NUM_ARMS
+    assert len(predictions) == 4 * NUM_ARMS
     for name in predictions:
         (study / name).unlink()
-    augmentation_study.main(arguments(workspace, study, "--seeds", "2"))  # all classifiers in one go
+    augmentation_study.main(arguments(workspace, study, "--seeds", "3"))  # all classifiers in one go
     again = prediction_files(study)
-    assert len(again) == 4 * NUM_ARMS and predictions.items() <= again.items()
+    assert len(again) == 6 * NUM_ARMS and predictions.items() <= again.items()
     assert (study / f"{NAME}.json").read_bytes() != report
     augmentation_study.main(arguments(workspace, study))
     assert (study / f"{NAME}.json").read_bytes() == report
@@ -123,14 +126,16 @@ def test_a_dry_run_says_what_can_be_shown_and_what_it_takes(
     printed = capsys.readouterr().out
     assert "fold 2  train: arrested" in printed and "smallest gain over an AUROC of 0.7" in printed
     assert "is kept in all folds, as one that was not trained on these images" in printed
-    assert "12 classifiers" in printed and "time  about" in printed
+    assert "24 classifiers" in printed and "time  about" in printed
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(("further", "message"), [
     (("--folds", "1"), "--folds: expected 2 or more, found 1"),
     (("--folds", "150"), "--folds 150: every class needs a group of its own in each fold"),
-    (("--seeds", "0"), "--seeds and --epochs: expected 1 or more, found 0 and 1"),
+    (("--seeds", "1"), "--seeds: expected 2 or more, found 1; one does not show the noise of training"),
+    (("--epochs", "0"), "--epochs: expected 1 or more, found 0"),
+    (("--synthetic-ratio", "1", "0.001"), "--synthetic-ratio 0.001: fold 1 would have a class without a synthetic image"),
     (("--synthetic-ratio", "1", "-2"), r"--synthetic-ratio: expected different numbers above 0, found \[1.0, -2.0\]"),
     (("--synthetic-ratio", "1", "1"), "--synthetic-ratio: expected different numbers"),
     (("--bootstrap-repeats", "5"), "--bootstrap-repeats: expected 100 or more, found 5"),
@@ -157,7 +162,7 @@ def test_whose_vae_a_fold_uses(
     config = workspace.config("train_params.resume_training=false",
                               *[f"autoencoder_params.training.output={workspace.root / 'vae'}"] * own)
     study = plan_study(config, StudyRequest(num_folds=2, refit_vae=choice))
-    assert study.refit_vae == refit and sentence in describe_vae(study)
+    assert study.refit_vae == refit and sentence in study.vae_use
     trained = write_fold(study, 0, tmp_path)
     assert trained.train_params.resume_training  # a study goes on
     before = load_config(tmp_path / "vae.yaml").autoencoder_params
@@ -173,6 +178,65 @@ def test_what_a_vae_of_train_vae_s_has_seen_is_not_guessed(workspace: Workspace,
         plan_study(config, StudyRequest(num_folds=2))
     assert plan_study(config, StudyRequest(num_folds=2, refit_vae="always")).refit_vae
     assert not plan_study(config, StudyRequest(num_folds=2, refit_vae="never")).refit_vae
+    tuned = workspace.config(f"autoencoder_params.pretrained={vae}", "autoencoder_params.training.fine_tune=true",
+                             f"autoencoder_params.training.output={tmp_path / 'tuned'}")
+    assert "from " in (sentence := plan_study(tuned, StudyRequest(num_folds=2, refit_vae="always")).vae_use)
+    assert "which is not recorded" in sentence
+
+
+def test_a_vae_that_has_seen_tested_images_is_told_by_its_record(workspace: Workspace, tmp_path: Path) -> None:
+    vae = shutil.copytree(workspace.root / "vae", tmp_path / "vae")
+    config = workspace.config(f"autoencoder_params.pretrained={vae}")
+    seen = [hash_file(record.path) for record in open_images(config, None).records[:30]]
+
+    def write(images: list[str]) -> None:
+        (vae / "training.json").write_text(json.dumps({"trained_images": shorten_hashes(images)}), encoding="utf-8")
+
+    write(seen)
+    with pytest.raises(UserError, match="was trained on 30 of these 200 images; give --refit-vae always"):
+        plan_study(config, StudyRequest(num_folds=2))
+    kept = plan_study(config, StudyRequest(num_folds=2, refit_vae="never"))
+    assert "although it was trained on 30 of these images" in kept.vae_use and "is flattered" in kept.vae_use
+    assert "trained anew" in plan_study(config, StudyRequest(num_folds=2, refit_vae="always")).vae_use
+    tuned = workspace.config(f"autoencoder_params.pretrained={vae}", "autoencoder_params.training.fine_tune=true",
+                             f"autoencoder_params.training.output={tmp_path / 'tuned'}")
+    with pytest.raises(UserError, match="which fine-tuning would start from, was trained on 30 of these images; name"):
+        plan_study(tuned, StudyRequest(num_folds=2, refit_vae="always"))
+
+    write(["f" * 64])
+    assert "by its record it was trained on none of these" in plan_study(config, StudyRequest(num_folds=2)).vae_use
+    assert "which has seen none of these" in plan_study(tuned, StudyRequest(num_folds=2, refit_vae="always")).vae_use
+
+
+def test_one_picture_of_two_patients_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    images = shutil.copytree(workspace.phantoms / "images", tmp_path / "images")
+    records = open_images(workspace.config(), None).records
+    other = next(record for record in records if record.group != records[0].group)
+    shutil.copy(images / records[0].path.name, images / other.path.name)
+    config = workspace.config(f"dataset_params.params.root_dir={images}")
+    with pytest.raises(UserError, match=r"is the same file as .* of another group, so one would be tested"):
+        plan_study(config, StudyRequest(num_folds=2))
+
+
+def test_classes_of_few_patients_are_refused_or_warned_of(workspace: Workspace) -> None:
+    study = plan_study(workspace.config(), StudyRequest(num_folds=2))
+    study.check_groups()
+
+    def keep(count: int) -> Study:
+        kept = {label: list(dict.fromkeys(record.group for record in study.records if record.label == label))[:count]
+                for label in (0, 1)}
+        return replace(study, records=[record for record in study.records if record.group in kept[record.label]])
+
+    with pytest.raises(UserError, match=r"expected 5 groups .* of each class or more.*; found 'arrested' \(4\)"):
+        keep(4).check_groups()
+    assert any("Few groups of class 'arrested' (10)" in warning for warning in keep(10).warnings)
+    assert not study.warnings
+
+
+def test_images_without_groups_are_numbered(workspace: Workspace, tmp_path: Path) -> None:
+    study = plan_study(workspace.config("dataset_params.params.group_column=null"), StudyRequest(num_folds=2))
+    groups = [record.group for record in open_images(write_fold(study, 0, tmp_path), None).records]
+    assert groups == [str(number) for number in range(200)]
 
 
 def test_one_guide_for_all_folds_is_refused(workspace: Workspace) -> None:
@@ -199,6 +263,8 @@ def test_a_fold_s_table_keeps_labels_groups_and_conditions(workspace: Workspace,
 def test_a_stage_that_fails_or_is_stopped_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ended with exit code 3; mend what it says above"):
         run_stage([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(UserError, match="was stopped by SIGKILL, which the system sends where memory runs out"):
+        run_stage([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     with pytest.raises(Interrupted):
         run_stage([sys.executable, "-c", "raise SystemExit(143)"])
     started, saved = tmp_path / "started", tmp_path / "saved"

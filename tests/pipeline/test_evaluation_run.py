@@ -21,6 +21,8 @@ from tools import evaluate
 from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
 from tools.evaluation.rows import COMPARISONS
 from tools.runtime import image_sets
+from tools.runtime.data import open_images
+from tools.runtime.trained_images import shorten_hashes
 
 ROW_KEYS = ["metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic", "literature_comparable", "note"]
 
@@ -112,9 +114,13 @@ def test_equal_evaluations_give_equal_bytes_and_folders_per_class_equal_the_mani
         for path in (samples / "images").glob(f"class{label}_*.png"):
             shutil.copy(path, folders / name)
     study = tmp_path / "augmentation_study.json"
-    study.write_text(json.dumps({"verdict": ["Adding them did not help."]}), encoding="utf-8")
+    images = [hash_file(record.path) for record in open_images(classifiers.config(), None).records]
+    quoted = {"verdict": ["Adding them did not help."], "warnings": ["The VAE was kept."], "images": shorten_hashes(images),
+              "provenance": {"classes": list(CLASS_NAMES)}}
+    study.write_text(json.dumps(quoted), encoding="utf-8")
     by_folder = run_evaluation(classifiers, folders, tmp_path / "by_folder", options=("--augmentation-study", str(study)))
-    assert "Adding them did not help." in (tmp_path / "by_folder" / SHAREABLE_NAME).read_text(encoding="utf-8")
+    page = (tmp_path / "by_folder" / SHAREABLE_NAME).read_text(encoding="utf-8")
+    assert "Adding them did not help." in page and "The VAE was kept." in page
     assert by_folder["provenance"]["augmentation_study_sha256"] == hash_file(study)
     assert by_folder["rows"] == again["rows"]
     assert by_folder["warnings"] == again["warnings"]
@@ -199,10 +205,17 @@ def test_copies_of_real_images_are_refused_by_their_content(
 
 def test_a_file_that_is_no_study_is_refused(classifiers: Workspace, samples: Path, tmp_path: Path) -> None:
     path = tmp_path / "study.json"
-    for text in ("[]", '{"verdict": []}', '{"verdict": [1]}'):
+    for text in ("[]", '{"verdict": []}', '{"verdict": [1]}', '{"verdict": ["of an earlier release"]}'):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"study\.json: expected the augmentation_study\.json of a study"):
             run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
+    stored = {"verdict": ["It helped."], "warnings": [], "images": ["0" * 16], "provenance": {"classes": ["cat", "dog"]}}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(UserError, match="expected a study of the classes arrested, blastocyst, found cat, dog"):
+        run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
+    path.write_text(json.dumps({**stored, "provenance": {"classes": list(CLASS_NAMES)}}), encoding="utf-8")
+    report = run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
+    assert any("augmentation study quoted was made of other images" in warning for warning in report["warnings"])
 
 
 def test_a_folder_without_images_or_classes_is_refused(

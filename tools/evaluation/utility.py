@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from config.errors import UserError, name_some
 from dataset.splits import draw_splits
@@ -25,7 +26,7 @@ from tools.evaluation.reader_size import case_variance
 AUROC, AUPRC, BALANCED = "AUROC", "AUPRC", "balanced accuracy"
 LEVEL = 0.95
 POWER = 0.8
-_ERRORS_FROM_ZERO = float(norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER))  # 2.80: a gain of so many errors is seen with POWER
+_TAIL = (1 + LEVEL) / 2
 _BLOCK_WEIGHTS = 1 << 22  # weights of images held at once
 
 _Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -44,7 +45,7 @@ WITH_SYNTHETIC, SHUFFLED, ROUND_TRIP = "real + synthetic", "real + synthetic, la
 
 @dataclass(frozen=True)
 class ArmScore:
-    """A metric of one arm over the pooled predictions: its mean over classifier seeds, and each seed's value."""
+    """A metric of one arm over all tested images: its mean over classifier seeds, and each seed's value."""
 
     arm: str
     metric: str
@@ -55,7 +56,8 @@ class ArmScore:
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """`arm` minus `against`, paired; `detectable` is the smallest true gain that would be seen with POWER at this error."""
+    """`arm` minus `against`, paired; `detectable` is the smallest true gain that would be seen with POWER at this error,
+    of which so many degrees of freedom are known."""
 
     arm: str
     against: str
@@ -63,10 +65,11 @@ class ArmDifference:
     value: float
     interval: tuple[float, float]
     standard_error: float
+    freedom: float
 
     @property
     def detectable(self) -> float:
-        return _ERRORS_FROM_ZERO * self.standard_error
+        return float(student.ppf(_TAIL, self.freedom) + student.ppf(POWER, self.freedom)) * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class UtilityReport:
     differences: list[ArmDifference]
     warnings: list[str]
     provenance: dict[str, Any]
+    images: Sequence[str] = ()  # the first hex digits of the files' sha256
 
     def score(self, arm: str, metric: str) -> ArmScore:
         return next(row for row in self.scores if (row.arm, row.metric) == (arm, metric))
@@ -116,53 +120,108 @@ def deal_folds(
 
 
 def score_arms(
-    labels: np.ndarray, groups: Sequence[str], predictions: Mapping[str, np.ndarray], *,
+    labels: np.ndarray, groups: Sequence[str], folds: np.ndarray, predictions: Mapping[str, np.ndarray], *,
     pairs: Sequence[tuple[str, str]], repeats: int, seed: int,
 ) -> tuple[list[ArmScore], list[ArmDifference]]:
     """Scores of each arm, and the difference of each pair (arm, against) of arms, by every metric.
 
-    Groups and classifier seeds are drawn with replacement, the same ones for all arms, so that differences are paired
-    and the noise of training is part of their error; crossing the two makes intervals somewhat too wide rather than too
-    narrow. Draws that miss a class are left out.
+    A metric is taken within each fold, whose images one network has scored, and averaged by the folds' images: scores of
+    two networks are never ranked against each other. Groups are drawn with replacement, the same ones for all arms, so
+    that differences are paired. What the seeds differ by beyond the chance of the drawn groups is the noise of training;
+    it widens the interval, by Student's t where it is known from few seeds. Draws that miss a class in every fold are left
+    out.
 
     Args:
         labels: int64 (N,).
-        predictions: of each arm, class probabilities (S, N, C) by seed and image, pooled out of fold.
+        folds: int64 (N,), the fold that tests each image.
+        predictions: of each arm, class probabilities (S, N, C) by seed and image, out of fold.
 
     Raises:
-        UserError: predictions of different shapes or not finite, a class without an image, fewer than two groups.
+        UserError: predictions of different shapes or not finite, fewer than two seeds, a class without an image, fewer than
+            two groups.
 
-    Source: Efron and Tibshirani 1993, chapter 13; Owen 2007, Annals of Applied Statistics 1:386 (crossed factors).
+    Source: Efron and Tibshirani 1993, chapter 13 (bootstrap); Airola et al. 2011, Computational Statistics and Data Analysis
+    55:1828 (pooling over folds); Satterthwaite 1946, Biometrics Bulletin 2:110 (degrees of freedom).
     """
-    labels = np.asarray(labels)
-    num_seeds = _check_predictions(labels, predictions)
+    labels, folds = np.asarray(labels), np.asarray(folds)
+    _check_predictions(labels, predictions)
     numbers, count = as_groups(groups, len(labels))
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=repeats)
-    drawn_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=repeats) / num_seeds
     rows = max(1, _BLOCK_WEIGHTS // len(labels))
-    by_seed: dict[tuple[str, str], np.ndarray] = {}
-    resampled: dict[tuple[str, str], np.ndarray] = {}
-    for start in range(0, repeats, rows):
-        weights = drawn[start:start + rows, numbers].astype(np.float64)
-        for arm, probabilities in predictions.items():
-            for name, metric in METRICS.items():
-                values = np.stack([metric(labels, of_seed, weights) for of_seed in probabilities], axis=1)  # (B, S)
-                part = (values * drawn_seeds[start:start + rows]).sum(axis=1)
-                resampled[arm, name] = np.concatenate([resampled.get((arm, name), np.empty(0)), part])
     whole = np.ones((1, len(labels)))
+    draws = [whole, *(drawn[start:start + rows, numbers].astype(np.float64) for start in range(0, repeats, rows))]
+    scored: dict[tuple[str, str], _ByFold] = {}
     for arm, probabilities in predictions.items():
         for name, metric in METRICS.items():
-            by_seed[arm, name] = np.array([metric(labels, of_seed, whole)[0] for of_seed in probabilities])
-    scores = [ArmScore(arm, name, float(values.mean()), _interval(resampled[arm, name]), tuple(values.tolist()))
-              for (arm, name), values in by_seed.items()]
-    differences = []
+            scored[arm, name] = np.concatenate([_score_folds(metric, labels, folds, probabilities, weights)
+                                                for weights in draws])
+    shares = np.concatenate([np.stack([weights[:, folds == fold].sum(axis=1) for fold in np.unique(folds)], axis=1)
+                             for weights in draws])
+    scores, differences = [], []
+    for (arm, name), values in scored.items():
+        estimate = _estimate(values, shares)
+        by_seed = _average_folds(values, shares)[0]
+        scores.append(ArmScore(arm, name, estimate.value, estimate.interval, tuple(by_seed.tolist())))
     for arm, against in pairs:
         for name in METRICS:
-            spread = resampled[arm, name] - resampled[against, name]
-            value = float(by_seed[arm, name].mean() - by_seed[against, name].mean())
-            differences.append(ArmDifference(arm, against, name, value, _interval(spread), float(np.nanstd(spread, ddof=1))))
+            estimate = _estimate(scored[arm, name] - scored[against, name], shares)
+            differences.append(ArmDifference(arm, against, name, estimate.value, estimate.interval, estimate.standard_error,
+                                             estimate.freedom))
     return scores, differences
+
+
+_ByFold = np.ndarray  # float64 (1 + B, F, S): a metric of all images and of each draw, by fold and seed; NaN: lacks a class
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    value: float
+    interval: tuple[float, float]
+    standard_error: float
+    freedom: float
+
+
+def _score_folds(
+    metric: _Metric, labels: np.ndarray, folds: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
+) -> _ByFold:
+    return np.stack([np.stack([metric(labels[inside], of_seed[inside], weights[:, inside]) for of_seed in probabilities],
+                              axis=1)
+                     for inside in (folds == fold for fold in np.unique(folds))], axis=1)
+
+
+def _average_folds(values: _ByFold, shares: np.ndarray) -> np.ndarray:
+    """Means over the folds that have a value, weighed by `shares` (1 + B, F): (1 + B, S), NaN where no fold has one."""
+    weights = np.where(np.isfinite(values), shares[:, :, None], 0.0)
+    with np.errstate(invalid="ignore"):
+        return (np.nan_to_num(values) * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def _estimate(values: _ByFold, shares: np.ndarray) -> _Estimate:
+    """Mean over seeds and folds, its error, and its interval: that of drawn groups, widened by the noise of training.
+
+    The variance of a fold's seeds holds the noise of training and the seeds' chance on the tested images. The latter is
+    in the draws already, as the excess of one seed's variance over that of the mean of all, and is taken off.
+    """
+    by_seed = _average_folds(values, shares)
+    means, num_seeds = by_seed.mean(axis=1), by_seed.shape[1]
+    value, drawn = float(means[0]), means[1:]
+    by_groups = float(np.nanvar(drawn, ddof=1))
+    weight = (shares[0] / shares[0].sum()) ** 2
+    between_seeds = weight * values[0].var(axis=1, ddof=1)
+    of_one, of_mean = np.nanvar(values[1:], axis=0, ddof=1).mean(axis=1), np.nanvar(values[1:].mean(axis=2), axis=0, ddof=1)
+    by_chance = weight * (of_one - of_mean) * num_seeds / (num_seeds - 1)
+    by_training = max(0.0, float((between_seeds - by_chance).sum())) / num_seeds
+    error = math.sqrt(by_groups + by_training)
+    freedom = math.inf
+    if by_training > 0:
+        known = between_seeds.sum() ** 2 / (between_seeds**2 / (num_seeds - 1)).sum()
+        freedom = known * (1 + by_groups / by_training) ** 2
+    low, high = (float(edge) for edge in np.nanpercentile(drawn, [100 * (1 - _TAIL), 100 * _TAIL]))
+    if by_groups > 0:
+        wider = error / math.sqrt(by_groups) * float(student.ppf(_TAIL, freedom) / norm.ppf(_TAIL))
+        low, high = value + (low - value) * wider, value + (high - value) * wider
+    return _Estimate(value, (low, high), error, freedom)
 
 
 def smallest_detectable_gain(auc: float, class_sizes: Sequence[int], *, correlation: float) -> float | None:
@@ -184,7 +243,7 @@ def smallest_detectable_gain(auc: float, class_sizes: Sequence[int], *, correlat
         raise UserError(f"--expected-auc: expected 0.5 or more and below 1, found {auc:g}")
     if not 0 <= correlation < 1:
         raise UserError(f"correlation of the arms: expected 0 or more and below 1, found {correlation:g}")
-    total = sum(class_sizes)
+    total, errors = sum(class_sizes), float(norm.ppf(_TAIL) + norm.ppf(POWER))
 
     def deviation(area: float) -> float:
         return float(np.mean([math.sqrt(max(case_variance(area, class_sizes[label], total - class_sizes[label]), 0.0))
@@ -192,28 +251,23 @@ def smallest_detectable_gain(auc: float, class_sizes: Sequence[int], *, correlat
 
     def lacking(gain: float) -> float:
         first, second = deviation(auc), deviation(auc + gain)
-        return gain - _ERRORS_FROM_ZERO * math.sqrt(first**2 + second**2 - 2 * correlation * first * second)
+        return gain - errors * math.sqrt(first**2 + second**2 - 2 * correlation * first * second)
 
     return float(brentq(lacking, 0.0, 1.0 - auc)) if lacking(1.0 - auc) > 0 else None
 
 
-def _check_predictions(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> int:
-    """Number of classifier seeds of the arms, once all is as it should be."""
+def _check_predictions(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> None:
     shapes = {arm: values.shape for arm, values in predictions.items()}
     first = next(iter(shapes.values()), ())
     if len(first) != 3 or first[1] != len(labels) or first[0] < 1 or set(shapes.values()) != {first}:
         raise UserError(f"predictions: expected (seeds, {len(labels)} images, classes) of every arm, found "
                         f"{name_some([f'{arm} {shape}' for arm, shape in shapes.items()])}")
+    if first[0] < 2:
+        raise UserError("predictions: expected two classifier seeds or more, as one does not show the noise of training, "
+                        "found 1")
     broken = [arm for arm, values in predictions.items() if not np.isfinite(values).all()]
     if broken:
         raise UserError(f"predictions: found values that are not finite in {name_some(broken)}; train these arms again")
     absent = sorted(set(range(first[2])) - set(labels.tolist()))
     if absent:
         raise UserError(f"labels: expected an image of every class, found none of class {name_some(list(map(str, absent)))}")
-    return first[0]
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.nanpercentile(values, [tail, 100.0 - tail])
-    return float(low), float(high)

@@ -2,6 +2,7 @@
 utility.py's."""
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,11 +25,12 @@ from tools.evaluation.utility import (
     UtilityReport,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "augmentation_study"
 _SCORE_COLUMNS = ("arm", "metric", "value", "low", "high", "seed_values")
-_DIFFERENCE_COLUMNS = ("arm", "against", "metric", "difference", "low", "high", "standard_error", "smallest_detectable_gain")
-_WIDTHS = (38, 38, 20, 14, 14, 14, 16, 24)
+_DIFFERENCE_COLUMNS = ("arm", "against", "metric", "difference", "low", "high", "standard_error", "freedom",
+                       "smallest_detectable_gain")
+_WIDTHS = (38, 38, 20, 14, 14, 14, 16, 12, 24)
 
 
 def write(report: UtilityReport, folder: Path) -> None:
@@ -38,7 +40,7 @@ def write(report: UtilityReport, folder: Path) -> None:
         "scores": [dict(zip(_SCORE_COLUMNS, (row.arm, row.metric, row.value, *row.interval, list(row.seed_values)),
                             strict=True)) for row in report.scores],
         "differences": [dict(zip(_DIFFERENCE_COLUMNS, _difference_cells(row), strict=True)) for row in report.differences],
-        "warnings": report.warnings,
+        "warnings": report.warnings, "images": list(report.images),
     })
     book = Workbook()
     sheet = book.active
@@ -98,7 +100,7 @@ def _explain_gain(report: UtilityReport) -> str:
         row = report.difference(report.headline, name, AUROC)
         (beaten if row.interval[0] > 0 else equalled).append(f"{words} ({_describe(row)})")
     if not equalled:
-        return f"The gain exceeds that of {' and of '.join(beaten)}: it is not explained by regularisation alone."
+        return f"The gain exceeds that of {' and of '.join(beaten)}."
     return (f"It cannot be told from regularisation: the arm is not beyond {' and '.join(equalled)}, which add no knowledge "
             "of the classes.")
 
@@ -109,7 +111,8 @@ def _describe(row: ArmDifference) -> str:
 
 
 def _difference_cells(row: ArmDifference) -> tuple[object, ...]:
-    return (row.arm, row.against, row.metric, row.value, *row.interval, row.standard_error, row.detectable)
+    freedom = None if math.isinf(row.freedom) else row.freedom
+    return (row.arm, row.against, row.metric, row.value, *row.interval, row.standard_error, freedom, row.detectable)
 
 
 def _draw(report: UtilityReport) -> bytes:
@@ -149,6 +152,6 @@ def _fill(sheet: Worksheet, rows: Iterable[Sequence[object]]) -> None:
     """Append rows, the first in bold; text is text, never a formula."""
     for number, row in enumerate(rows):
         append_cells(sheet, row, bold=number == 0)
-    for letter, width in zip("ABCDEFGH", _WIDTHS, strict=True):
+    for letter, width in zip("ABCDEFGHI", _WIDTHS, strict=True):
         sheet.column_dimensions[letter].width = width
     sheet.freeze_panes = "A2"

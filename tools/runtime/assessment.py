@@ -132,6 +132,7 @@ def evaluate_folder(
         "num_images": {s.name: len(s) for s in (made, real, train)},
         "class_names": list(config.dataset_params.params.class_names),
     })
+    result.details["held_out_sha256"] = real.sha256
     if share.is_first:
         opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
         if opening is not None:

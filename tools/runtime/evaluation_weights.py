@@ -22,7 +22,12 @@ def hash_evaluation_weights(config: Config) -> list[str]:
                    if folder is not None]
     others = [Path(path) for path in (evaluation.inception_path, evaluation.squeezenet_path, evaluation.dinov2_path,
                                       config.dataset_params.lpips_path, config.sample_params.guide_checkpoint) if path]
-    return [hash_file(file) for path in (*classifiers, *others) for file in _list_files(path)]
+    return [digest for path in (*classifiers, *others) for digest in hash_weights(path)]
+
+
+def hash_weights(path: Path | str) -> list[str]:
+    """sha256 of a file of weights, or of each below a folder."""
+    return [hash_file(file) for file in _list_files(Path(path))]
 
 
 def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.device | str = "cpu") -> Encoder:

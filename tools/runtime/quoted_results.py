@@ -10,13 +10,22 @@ from dataset.storage import hash_file, hash_json, read_json
 from tools.evaluation.morphometry_record import MorphometryRecord, read_morphometry
 from tools.evaluation.rows import EvaluationReport
 from tools.evaluation.sweep_curves import SweepRecord, read_sweep
+from tools.runtime.trained_images import count_trained
+
+
+@dataclass(frozen=True)
+class QuotedStudy:
+    """Its verdict and warnings in sentences, and the first digits of its images' sha256."""
+
+    sentences: Sequence[str]
+    images: Sequence[str]
 
 
 @dataclass(frozen=True)
 class QuotedResults:
-    """The verdict of an augmentation study, measured oocytes, a sweep: each where its file was given."""
+    """An augmentation study, measured oocytes, a sweep: each where its file was given."""
 
-    study: Sequence[str] = ()
+    study: QuotedStudy | None = None
     morphometry: MorphometryRecord | None = None
     sweep: SweepRecord | None = None
     provenance: tuple[tuple[str, str], ...] = ()
@@ -24,7 +33,8 @@ class QuotedResults:
     def add_to(self, report: EvaluationReport) -> None:
         """Keep them with their hashes, and warn where they are of other images or weights than the evaluation."""
         report.provenance.update(self.provenance)
-        report.details.update(study=list(self.study), morphometry=self.morphometry, sweep=self.sweep)
+        sentences = [] if self.study is None else list(self.study.sentences)
+        report.details.update(study=sentences, morphometry=self.morphometry, sweep=self.sweep)
         measured = {} if self.morphometry is None else self.morphometry.images_sha256
         own = report.provenance["images_sha256"]
         of = {"synthetic": "synthetic", "real": report.provenance["real_split"], "train": "train"}
@@ -32,6 +42,9 @@ class QuotedResults:
         if others:
             report.warn(f"the morphometry shown was made of other images ({', '.join(others)}) than this evaluation; run "
                         "python -m tools.morphometry on these")
+        held_out = report.details["held_out_sha256"]
+        if self.study is not None and count_trained(held_out, self.study.images) < len(set(held_out)):
+            report.warn("the augmentation study quoted was made of other images than this evaluation's held-out ones")
         checkpoint = report.provenance["checkpoint_sha256"]
         if self.sweep is not None and checkpoint not in (None, *(point.checkpoint_sha256 for point in self.sweep.points)):
             report.warn("the sweep shown was made of other weights than these images")
@@ -53,9 +66,9 @@ def read_quoted(arguments: argparse.Namespace, class_names: Sequence[str]) -> Qu
         UserError: no such file, one of another kind, or measurements of other classes.
     """
     provenance = []
-    study: list[str] = []
+    study = None
     if arguments.augmentation_study is not None:
-        study = _read_study(arguments.augmentation_study)
+        study = _read_study(arguments.augmentation_study, class_names)
         provenance.append(("augmentation_study_sha256", hash_file(arguments.augmentation_study)))
     morphometry = sweep = None
     if arguments.morphometry is not None:
@@ -70,10 +83,16 @@ def read_quoted(arguments: argparse.Namespace, class_names: Sequence[str]) -> Qu
     return QuotedResults(study, morphometry, sweep, tuple(provenance))
 
 
-def _read_study(path: Path) -> list[str]:
+def _read_study(path: Path, class_names: Sequence[str]) -> QuotedStudy:
     stored = read_json(path)
-    verdict = stored.get("verdict") if isinstance(stored, dict) else None
-    if not isinstance(verdict, list) or not verdict or not all(isinstance(text, str) for text in verdict):
-        raise UserError(f"{path}: expected the augmentation_study.json of a study, with its verdict in sentences; found "
-                        "none in it; give that file")
-    return verdict
+    stored = stored if isinstance(stored, dict) else {}
+    verdict, warnings, images = (stored.get(key) for key in ("verdict", "warnings", "images"))
+    if not verdict or not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+                              for texts in (verdict, warnings, images)):
+        raise UserError(f"{path}: expected the augmentation_study.json that a study of this release wrote, with verdict, "
+                        "warnings and images; found none in it; give that file, or run the study's command again")
+    classes = stored["provenance"]["classes"]
+    if classes != list(class_names):
+        raise UserError(f"{path}: expected a study of the classes {', '.join(class_names)}, found {', '.join(classes)}; "
+                        "give one made with this config")
+    return QuotedStudy([*verdict, *warnings], images)

@@ -18,7 +18,17 @@ _HEX_DIGITS = 16  # of the sha256: no two of a billion images share them but by 
 
 def list_trained_images(images: LabelledImages) -> list[str]:
     """The files of a training split, sorted, by the first 16 hex digits of their sha256."""
-    return sorted({hash_file(record.path)[:_HEX_DIGITS] for record in images.records})
+    return shorten_hashes([hash_file(record.path) for record in images.records])
+
+
+def shorten_hashes(sha256: Sequence[str]) -> list[str]:
+    """The first 16 hex digits of each, sorted, none twice."""
+    return sorted({digest[:_HEX_DIGITS] for digest in sha256})
+
+
+def count_trained(sha256: Sequence[str], trained: Sequence[str]) -> int:
+    """How many of these files are among those that `list_trained_images` listed."""
+    return len(set(shorten_hashes(sha256)).intersection(trained))
 
 
 def refuse_trained_images(
@@ -29,14 +39,14 @@ def refuse_trained_images(
     Raises:
         UserError: naming what was trained on how many.
     """
-    held_out = {digest[:_HEX_DIGITS] for digest in held_out_sha256}
     for name, images in trained.items():
-        known = held_out.intersection(images or ())
+        known = count_trained(held_out_sha256, images or ())
         if known:
             raise UserError(
-                f"{name} was trained on {len(known)} of the {len(held_out)} {split} images, so every number would be too "
-                "good; give the table and the split of that training (split_column, split_seed, split_fractions), or train "
-                f"it anew on this one; pictures that lie in two splits, named by tools.check_dataset, take out of {split}")
+                f"{name} was trained on {known} of the {len(set(held_out_sha256))} {split} images, so every "
+                "number would be too good; give the table and the split of that training (split_column, split_seed, "
+                "split_fractions), or train it anew on this one; pictures that lie in two splits, named by "
+                f"tools.check_dataset, take out of {split}")
 
 
 def read_trained_images(record: Path) -> list[str] | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from config.errors import UserError
-from dataset.order import generator
 from tools.evaluation.utility import CONTROL, REAL, ROUND_TRIP, SHUFFLED, SYNTHETIC, WITH_SYNTHETIC
 from tools.runtime.generation import count_per_class
 
@@ -34,7 +33,7 @@ def list_arms(ratios: Sequence[float]) -> list[str]:
 
 def describe_arms(ratios: Sequence[float]) -> dict[str, str]:
     """What each arm's classifiers are trained on, by the arm's name. All take the same number of optimizer steps."""
-    augmented = "all classes equally often, with classical augmentation (the config's symmetries, shifts, exposure)"
+    augmented = "all classes equally often, with classical augmentation (all of the config's symmetries, shifts, exposure)"
     mixed = {name_with_synthetic(ratio): f"the control's images and synthetic ones, {ratio:g} for each real one, {augmented}"
              for ratio in ratios}
     return {
@@ -42,21 +41,22 @@ def describe_arms(ratios: Sequence[float]) -> dict[str, str]:
         CONTROL: f"the real training images, {augmented}",
         **mixed,
         SYNTHETIC: f"synthetic images, {ratios[0]:g} for each real one, and none of the real ones, {augmented}",
-        SHUFFLED: f"as {name_with_synthetic(ratios[0])}, the synthetic images' labels permuted among them: regularisation "
-                  "without knowledge of the classes",
+        SHUFFLED: f"as {name_with_synthetic(ratios[0])}, the synthetic images' labels permuted among them anew for each "
+                  "classifier: their pictures without their classes",
         ROUND_TRIP: f"the control's images and their own VAE round trips, {ratios[0]:g} for each, {augmented}: the VAE's "
                     "blur without generated content",
     }
 
 
 def build_arms(
-    real: np.ndarray, synthetic: np.ndarray, ratios: Sequence[float], *, num_classes: int, seed: int
+    real: np.ndarray, synthetic: np.ndarray, ratios: Sequence[float], *, num_classes: int, shuffle: np.random.Generator
 ) -> list[Arm]:
     """The arms of a fold, in the order of `list_arms`.
 
     Args:
         real: labels int64 (N,) of the real training images, which are also those of their round trips.
         synthetic: labels (M,) of the synthetic images; of each class the first ones are taken, at the real class prior.
+        shuffle: permutes the labels of the arm that has them shuffled.
 
     Raises:
         UserError: too few synthetic images of a class.
@@ -66,7 +66,7 @@ def build_arms(
     own = np.arange(len(real))
     chosen = [_take(synthetic, count_per_class(round(ratio * len(real)), counts), ratio) for ratio in ratios]
     main = chosen[0]
-    shuffled = generator(seed, "shuffled labels").permutation(synthetic[main])
+    shuffled = shuffle.permutation(synthetic[main])
     again = np.concatenate([np.resize(np.flatnonzero(real == label), wanted)  # over and over in order
                             for label, wanted in enumerate(count_per_class(len(main), counts))])
 

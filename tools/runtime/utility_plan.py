@@ -17,7 +17,7 @@ from tools.runtime.classifier_training import (
     train_classifier,
 )
 from tools.runtime.data import open_codec, open_images
-from tools.runtime.utility_folds import Study, describe_vae
+from tools.runtime.utility_folds import Study
 
 _CORRELATIONS = (0.5, 0.8)  # of two arms' AUCs; two assumptions, since it is only known after a study
 _TIMED_STEPS = (1, 4)  # of a classifier; the difference leaves out what comes once
@@ -26,7 +26,8 @@ _TIMED_IMAGES = 8
 
 def describe_plan(study: Study, *, auc: float) -> str:
     """The lines that --dry-run prints; measures short timings, which takes some seconds."""
-    return "\n".join([*_describe_folds(study), describe_vae(study), *_describe_gain(study, auc=auc), *_describe_time(study)])
+    return "\n".join([*_describe_folds(study), study.vae_use, *study.warnings, *_describe_gain(study, auc=auc),
+                      *_describe_time(study)])
 
 
 def _describe_folds(study: Study) -> list[str]:
@@ -103,7 +104,7 @@ def _time_classifier(study: Study) -> tuple[float, float]:
     bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config)
 
     def train(num_steps: int) -> None:
-        recipe = ClassifierRecipe(seed=0, num_steps=num_steps, symmetries=study.config.dataset_params.plain_symmetries)
+        recipe = ClassifierRecipe(seed=0, num_steps=num_steps, symmetries=study.config.dataset_params.symmetries)
         train_classifier(shape, bank.batch, labels, recipe, title="timing", show_progress=False)
 
     train(_TIMED_STEPS[0])  # reads the images and warms up

@@ -22,6 +22,7 @@ from config.schema import Config
 from dataset.image_bank import ImageBank
 from dataset.images import load_image, write_png
 from dataset.latents import LabelledImages
+from dataset.order import generator
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, read_json, write_json
 from models.autoencoder import hash_autoencoder
@@ -38,7 +39,7 @@ from tools.runtime.generation import latents_to_pixels
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.trained_model import load_trained_model
-from tools.runtime.utility_arms import Arm, build_arms
+from tools.runtime.utility_arms import build_arms
 from tools.runtime.utility_folds import Study, describe_settings, write_fold
 
 STUDY_NAME = "study.json"
@@ -71,14 +72,14 @@ def run_study(study: Study, folder: Path) -> dict[str, np.ndarray]:
 def _run_fold(study: Study, fold: int, folder: Path, identity: str) -> dict[tuple[str, int], np.ndarray]:
     """Predictions of the fold's tested images by arm and seed."""
     config = write_fold(study, fold, folder)
-    generated = _generate(study, config, folder, title=f"fold {fold + 1} of {study.request.num_folds}")
+    generated = _generate(study, config, folder, identity=identity, title=f"fold {fold + 1} of {study.request.num_folds}")
     key = hash_json([identity, fold, generated])
     paths = {(arm, seed): folder / "predictions" / f"{_as_file_name(arm)}_seed{seed}.json"
              for seed in range(study.request.num_seeds) for arm in study.request.arms}
     found = {address: _read_predictions(path, key) for address, path in paths.items()}
     missing = [address for address, probabilities in found.items() if probabilities is None]
     if missing:
-        trainer = _FoldTrainer(study, config, folder)
+        trainer = _FoldTrainer(study, config, fold, folder)
         for number, (arm, seed) in enumerate(missing, start=1):
             title = f"fold {fold + 1}, classifier {number} of {len(missing)}"
             probabilities = trainer.predict(arm, seed, title=title)
@@ -90,11 +91,13 @@ def _run_fold(study: Study, fold: int, folder: Path, identity: str) -> dict[tupl
     return {address: probabilities for address, probabilities in found.items() if probabilities is not None}
 
 
-def _generate(study: Study, config: Config, folder: Path, *, title: str) -> dict[str, str]:
+def _generate(study: Study, config: Config, folder: Path, *, identity: str, title: str) -> dict[str, str]:
     """VAE, generator, synthetic images and round trips, each made unless it is there; hashes of what they are."""
     record, synthetic = folder / "generated.json", folder / "synthetic"
-    if record.is_file() and (made := read_json(record))["manifest_sha256"] == _hash_if_there(synthetic / MANIFEST_NAME):
-        return made
+    if record.is_file():
+        made = read_json(record)
+        if made.get("study") == identity and made["manifest_sha256"] == _hash_if_there(synthetic / MANIFEST_NAME):
+            return made
     round_trips = folder / "round_trips"
     if round_trips.is_dir():
         shutil.rmtree(round_trips)
@@ -107,8 +110,8 @@ def _generate(study: Study, config: Config, folder: Path, *, title: str) -> dict
     run_stage([sys.executable, str(_ROOT / "sample_ddpm_class_cond.py"), "--config", str(folder / "config.yaml"),
                "--no-metrics"])
     _write_round_trips(config, round_trips)
-    made = {"manifest_sha256": hash_file(synthetic / MANIFEST_NAME), "checkpoint_sha256": hash_file(_checkpoint(config)),
-            "vae_sha256": hash_autoencoder(find_autoencoder(config))}
+    made = {"study": identity, "manifest_sha256": hash_file(synthetic / MANIFEST_NAME),
+            "checkpoint_sha256": hash_file(_checkpoint(config)), "vae_sha256": hash_autoencoder(find_autoencoder(config))}
     write_json(record, made)
     return made
 
@@ -131,6 +134,10 @@ def run_stage(command: Sequence[str]) -> None:
     stopped = -code if code < 0 else code - 128
     if stopped in (signal.SIGINT, signal.SIGTERM):
         raise Interrupted(stopped, "run the same command to go on")
+    if code < 0:
+        raise UserError(f"{' '.join(command[1:])} was stopped by {signal.Signals(-code).name}"
+                        + (", which the system sends where memory runs out; free some, or lower batch sizes"
+                           if -code == signal.SIGKILL else "") + ", then run the same command again")
     if code:
         raise UserError(f"{' '.join(command[1:])} ended with exit code {code}; mend what it says above, then run the same "
                         "command again")
@@ -139,14 +146,11 @@ def run_stage(command: Sequence[str]) -> None:
 class _FoldTrainer:
     """The images of a fold in memory, and its classifiers."""
 
-    def __init__(self, study: Study, config: Config, folder: Path) -> None:
-        self._config, self._request = config, study.request
+    def __init__(self, study: Study, config: Config, fold: int, folder: Path) -> None:
+        self._config, self._request, self._fold = config, study.request, fold
         train, test = open_images(config, "train"), open_images(config, "test")
-        real = np.array([record.label for record in train.records], dtype=np.int64)
-        synthetic, synthetic_labels = _read_manifest(folder / "synthetic")
-        arms = build_arms(real, synthetic_labels, study.request.ratios, num_classes=config.num_classes,
-                          seed=config.train_params.seed)
-        self._arms = {arm.name: arm for arm in arms}
+        self._labels = np.array([record.label for record in train.records], dtype=np.int64)
+        synthetic, self._synthetic_labels = _read_manifest(folder / "synthetic")
         table = config.dataset_params.params
         self._pool = ImageBank(_Pool(train, [*synthetic, *_list_round_trips(folder / "round_trips", len(train))],
                                      im_channels=table.im_channels, size_px=table.image_size, fit=table.fit))
@@ -156,10 +160,12 @@ class _FoldTrainer:
 
     def predict(self, name: str, seed: int, *, title: str) -> np.ndarray:
         """Class probabilities (N, C) of the tested images after training on the arm from this seed."""
-        arm: Arm = self._arms[name]
+        arms = build_arms(self._labels, self._synthetic_labels, self._request.ratios, num_classes=self._config.num_classes,
+                          shuffle=generator(self._config.train_params.seed, "shuffled labels", self._fold, seed))
+        arm = next(arm for arm in arms if arm.name == name)
         recipe = ClassifierRecipe(
             seed=self._config.train_params.seed + _FIRST_SEED + seed, num_steps=self._num_steps,
-            symmetries=self._config.dataset_params.plain_symmetries, balance=arm.balance, augment=arm.augment)
+            symmetries=self._config.dataset_params.symmetries, balance=arm.balance, augment=arm.augment)
         network = train_classifier(
             classifier_shape(self._config), lambda places: self._pool.batch(arm.members[places]), arm.labels, recipe,
             title=title, show_progress=self._config.logging_params.progress_bar)
