@@ -10,7 +10,6 @@ Running the same command again goes on exactly where the run stopped.
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -31,7 +30,7 @@ from tools.runtime.conditions import null_levels
 from tools.runtime.data import open_images
 from tools.runtime.latent_source import open_training_data
 from tools.runtime.processes import open_accelerator, share_work
-from tools.runtime.progress import Progress
+from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
 from tools.runtime.training import (
@@ -117,7 +116,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     sees_view = config.dataset_params.symmetry_conditioning
     timesteps = timestep_draws(config.diffusion_params)
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
-    started, first_step, shown = time.monotonic(), state.step, ""
+    pace, shown = Pace(params.ldm_batch_size), ""
 
     with nullcontext() if tracker is None else closing(tracker), deferred_signals() as stop, \
             Progress("training", num_steps, unit="steps", initial=state.step,
@@ -131,7 +130,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
             train_step(state, draws.slice(mine.start, mine.stop),
                        lambda part: read_batch(data.train, data.codec, part, device, sees_view=sees_view),
                        loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
-            rate = (state.step - first_step) * params.ldm_batch_size / (time.monotonic() - started)
+            rate = pace.add_step()
             seconds_left = (num_steps - state.step) * params.ldm_batch_size / rate
             bar.update(state.step, f"{shown}{rate:.0f} images/s, {seconds_left:.0f} s left")
 
@@ -154,9 +153,8 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                 accelerator.wait_for_everyone()  # a process that ends has its launcher end the one that saves
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
     if tracker is not None:
-        minutes = (time.monotonic() - started) / 60
-        write_json(run.timing, {"images_per_second": rate, "steps": state.step - first_step})
-        print(f"trained to step {state.step} in {minutes:.1f} min ({rate:.0f} images/s); best weights "
+        write_json(run.timing, pace.describe())
+        print(f"trained to step {state.step} in {pace.minutes:.1f} min ({rate:.0f} images/s); best weights "
               f"(step {state.best_step}) in {run.weights(config)}")
 
 

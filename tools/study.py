@@ -16,9 +16,11 @@ from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
 from tools.runtime.evaluation_weights import require_first_encoder
+from tools.runtime.gan_training import network_widths
+from tools.runtime.judges import require_judge
 from tools.runtime.run_directory import owned
 from tools.runtime.study_runs import ArmRun, StudyRuns
-from tools.runtime.studying import RECIPES, Arm, ArmScore, Study
+from tools.runtime.studying import RECIPES, Arm, ArmScore, NoArmLeft, Study
 from tools.runtime.sweeping import WITHOUT_JUDGE
 
 
@@ -46,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     """Screen and choose within each wanted family, then report what was chosen on the test set, if the study has it so."""
     for arm in study.arms:
-        require_first_encoder(runs.config_of(arm))
+        config = runs.config_of(arm)
+        require_first_encoder(config)
+        require_judge(config)
+        if arm.generator == "gan":
+            network_widths(config)
     print(studying.RULE)
     if runs.config_of(study.arms[0]).evaluation_params.judge_path is None:
         print(f"warning: {WITHOUT_JUDGE}", file=sys.stderr)
@@ -55,10 +61,13 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
         if family in wanted:
             results[family] = _run_family(study, runs, family)
             _write_results(study, results)
+    refused = [f"{family}: {row['refusal']}" for family, row in results.items() if row["chosen"] is None]
     if study.test:
         print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
     chosen = any(row["rounds"] for row in results.values())
     print(f"written to {study.output}: study.json" + ", study.md" * study.test + ", study.png" * chosen)
+    if refused:
+        raise UserError("; ".join(refused))
 
 
 def _read_results(study: Study, runs: StudyRuns, wanted: Collection[str]) -> dict[str, Any]:
@@ -78,15 +87,27 @@ def _read_results(study: Study, runs: StudyRuns, wanted: Collection[str]) -> dic
 def _run_family(study: Study, runs: StudyRuns, family: str) -> dict[str, Any]:
     """A family's row of study.json."""
     rounds: list[tuple[str, list[ArmScore]]] = []
-    arm = _choose(study, runs, family, rounds)
+    generator, refusal = study.families[family][0].generator, None
+    try:
+        arm = _choose(study, runs, family, rounds)
+    except NoArmLeft as error:
+        arm, refusal = None, str(error)
+    row: dict[str, Any] = {
+        "chosen": None if arm is None else arm.name, "generator": generator, "refusal": refusal,
+        "rounds": [{"title": title, "score": studying.score_of(generator), "arms": [_as_row(score) for score in scores]}
+                   for title, scores in rounds],
+    }
+    if arm is None:
+        print(f"{family}: {refusal}", flush=True)
+        return row | {"made_from": _identity(study, runs, family)}
     steps = _steps(runs, arm, study.final_minutes)
-    row = {"chosen": arm.name, "generator": arm.generator, "overrides": dict(arm.overrides), "steps": steps,
-           "rounds": [{"title": title, "score": studying.score_of(arm.generator),
-                       "arms": [_as_row(score) for score in scores]} for title, scores in rounds]}
+    row |= {"overrides": dict(arm.overrides), "steps": steps, "seconds_per_step": runs.seconds_per_step(arm)}
     if study.test:
         evaluations = runs.evaluate([ArmRun(arm, steps, seed) for seed in study.seeds], "test")
-        row |= {"test": study_table.read_metrics(evaluations, passed_vae=arm.generator == studying.THROUGH_VAE),
-                "refusal": studying.score_arm(arm, evaluations).refusal()}
+        row |= {"test": study_table.read_metrics(evaluations, passed_vae=generator == studying.THROUGH_VAE),
+                "refusal": studying.score_arm(arm, evaluations).refusal(),
+                "diverged": study_table.count_diverged(evaluations),
+                "measured_by": study_table.describe_measurement(evaluations)}
     held_against = f", which the rule would pass over: {row['refusal']}" if row.get("refusal") else ""
     print(f"{family}: {arm.name}{held_against}", flush=True)
     return row | {"made_from": _identity(study, runs, family)}
@@ -106,7 +127,14 @@ def _write_results(study: Study, results: Mapping[str, Any]) -> None:
 
 
 def _test_columns(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    return {family: results[family]["test"] for family in study.families if family in results}
+    """By family, whose name says where seeds diverged: what it has on the test set."""
+    columns = {}
+    for family in study.families:
+        if family in results and "test" in results[family]:
+            count = results[family].get("diverged", 0)
+            title = f"{family} ({count} of {len(study.seeds)} seeds diverged)" if count else family
+            columns[title] = results[family]["test"]
+    return columns
 
 
 def _identity(study: Study, runs: StudyRuns, family: str) -> str:
@@ -129,6 +157,8 @@ def _choose(study: Study, runs: StudyRuns, family: str, rounds: list[tuple[str, 
 
     planned = studying.list_rounds(study, len(arms))
     for number, (_, minutes) in enumerate(planned):
+        if len(arms) == 1:  # the rule passed over all others
+            break
         keep = planned[number + 1][0] if number + 1 < len(planned) else study.finalists
         arms = halve(f"{family}, {minutes:g} min, seed {study.seeds[0]}", minutes, study.seeds[:1], keep)
     if len(arms) > 1:

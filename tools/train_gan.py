@@ -5,7 +5,6 @@ What it is: `gan_params`. Its images are drawn by `python -m tools.sample_gan` a
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import open_images
 from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.runtime.generation import list_requests
-from tools.runtime.progress import Progress
+from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.trained_images import list_trained_images
 
@@ -59,13 +58,13 @@ def _train(config: Config) -> None:
     print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
           f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
     _cut_log(output / _LOG_NAME, step)
-    started, first_step = time.monotonic(), step
+    pace = Pace(params.batch_size)
     with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
             Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
         while step < params.max_steps:
             losses = trainer.train_step(step)
             step += 1
-            rate = (step - first_step) * params.batch_size / (time.monotonic() - started)
+            rate = pace.add_step()
             bar.update(step, f"critic {losses['critic_loss']:.3f} generator {losses['generator_loss']:.3f}")
             last = step == params.max_steps
             if step % config.logging_params.interval_steps == 0 or last:
@@ -77,7 +76,7 @@ def _train(config: Config) -> None:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
-    write_json(RunDirectory(output).timing, {"images_per_second": rate, "steps": step - first_step})
+    write_json(RunDirectory(output).timing, pace.describe())
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
     pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)

@@ -207,7 +207,7 @@ def test_a_file_that_is_no_study_is_refused(classifiers: Workspace, samples: Pat
     path = tmp_path / "study.json"
     for text in ("[]", '{"verdict": []}', '{"verdict": [1]}', '{"verdict": ["of an earlier release"]}'):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(UserError, match=r"study\.json: expected the augmentation_study\.json of a study"):
+        with pytest.raises(UserError, match=r"study\.json: expected the augmentation_study\.json that a study of this"):
             run_evaluation(classifiers, samples, tmp_path / "out", options=("--augmentation-study", str(path)))
     stored = {"verdict": ["It helped."], "warnings": [], "images": ["0" * 16], "provenance": {"classes": ["cat", "dog"]}}
     path.write_text(json.dumps(stored), encoding="utf-8")

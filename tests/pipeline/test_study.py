@@ -182,8 +182,38 @@ def test_mistakes_are_told_before_anything_trains(workspace: Workspace, tmp_path
     assert not (tmp_path / "study").exists()
 
 
+    for changes, message in (
+        ({"overrides": {"evaluation_params.judge_path": str(tmp_path / "no_judge")}}, "expected a trained classifier"),
+        ({"overrides": {"dataset_params.params.image_size": 24, "dataset_params.latent_size": 6},
+          "baselines": {"gan": {"gan": {"generator": "gan"}}}}, "4 px times a power of two"),
+    ):
+        common = {"evaluation_params.judge_path": None, "evaluation_params.encoders": ["vae"]}
+        changes["overrides"] = common | changes["overrides"]
+        with pytest.raises(UserError, match=message):
+            study.main(["--config", str(declare(workspace, tmp_path, **changes))])
+    assert not list((tmp_path / "study").glob("trainings/*"))
+
+
 def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_path: Path) -> None:
-    no_judge = {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": str(tmp_path / "no_judge")}
-    declared = declare(workspace, tmp_path, overrides=no_judge)
-    with pytest.raises(UserError, match=r"code 2 \(error: .*expected a trained classifier.*\); see .*log\.txt; mended"):
+    (tmp_path / "a_file").touch()
+    no_folder = {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
+                 "dataset_params.directory_latents": str(tmp_path / "a_file" / "latents")}
+    declared = declare(workspace, tmp_path, overrides=no_folder)
+    with pytest.raises(UserError, match=r"code 2 \(error: .*a_file.*\); see .*log\.txt; mended"):
         study.main(["--config", str(declared)])
+
+
+def test_a_training_that_diverges_is_not_begun_again(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = declare(workspace, tmp_path, arms={"ours": {}, "wild": {
+        "train_params.ldm_lr": 1e30, "train_params.clip_grad_norm": 0, "train_params.warmup_steps": 0}})
+    put_down_speed(declared, 0.0015)
+    study.main(["--config", str(declared)])
+    assert "wild, 20 steps, seed 1: diverged (error: step " in capsys.readouterr().out
+    ours, wild = read_result(tmp_path)["families"]["recipes"]["rounds"][0]["arms"]
+    assert (ours["refusal"], wild["refusal"], wild["distances"]) == (None, "1 trainings diverged", [])
+    (note,) = (tmp_path / "study/trainings").glob("*/diverged.json")
+    log = note.with_name("log.txt").read_bytes()
+    study.main(["--config", str(declared)])
+    assert note.with_name("log.txt").read_bytes() == log

@@ -21,12 +21,13 @@ Distances = Mapping[tuple[int, int], float]  # by steps and seed
 class RecordedRuns:
     """Stands for StudyRuns: evaluations that are known beforehand, and a note of those that were asked for."""
 
-    def __init__(self, distances: Mapping[str, Distances], *, copying: Sequence[str] = (), slow: Sequence[str] = ()) -> None:
-        self.distances, self.copying, self.slow = distances, copying, slow
+    def __init__(self, distances: Mapping[str, Distances], *, copying: Sequence[str] = (), slow: Sequence[str] = (),
+                 diverged: Sequence[tuple[str, int]] = ()) -> None:
+        self.distances, self.copying, self.slow, self.diverged = distances, copying, slow, diverged
         self.asked: list[tuple[str, list[tuple[str, int, int]]]] = []
 
     def config_of(self, _: Arm) -> Config:
-        return load_config("config/demo.yaml", ["evaluation_params.encoders=[vae]"])
+        return load_config("config/demo.yaml", ["evaluation_params.encoders=[vae]", "evaluation_params.judge_path=null"])
 
     def identity(self, arms: Sequence[Arm]) -> str:
         return ", ".join(arm.name for arm in arms)
@@ -39,11 +40,15 @@ class RecordedRuns:
         return [self._evaluation(run, split) for run in runs]
 
     def _evaluation(self, run: ArmRun, split: str) -> dict[str, Any]:
+        if (run.arm.name, run.seed) in self.diverged:
+            return {"diverged": "error: step 9: not finite"}
         distance = 100.0 + run.seed if split == "test" else self.distances[run.arm.name][run.steps, run.seed]
         copies = "copying found: 3" if run.arm.name in self.copying else "none found"
         compared = "model_gap" if run.arm.generator == "diffusion" else "total"
         rows = [("KD[vae]", compared, distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
-        return {"rows": [{"metric": metric, "comparison": comparison, "class": "all", "value": value, "interval": None,
+        provenance = {"encoders": {"vae": {"weights_sha256": "0f"}}, "num_images": {split: 7}}
+        return {"provenance": provenance, "rows": [{
+            "metric": metric, "comparison": comparison, "class": "all", "value": value, "interval": None,
                           "note": note} for metric, comparison, value, note in rows]}
 
 
@@ -115,9 +120,40 @@ def test_a_baseline_of_refused_arms_is_chosen_from_as_it_is_and_recipes_are_not(
         "recipes": None, "gan": "copying found", "augmented": None}
     assert [each["score"] for each in families_of(study)["gan"]["rounds"]] == ["KD total"] * 2
 
-    recipes = declare(tmp_path, recipes=["gan-1", "gan-2", "gan-3"])
+    recipes = declare(tmp_path, recipes=["gan-1", "gan-2", "gan-3"], gan=["near"])
     with pytest.raises(UserError, match=r"no arm of the study can be kept \(gan-1: copying found; gan-2: "):
-        run_study(recipes, RecordedRuns(distances, copying=["gan-1", "gan-2", "gan-3"]), ["recipes"])
+        run_study(recipes, RecordedRuns(distances, copying=["gan-1", "gan-2", "gan-3"]),
+                  list(recipes.families))
+    found = families_of(recipes)  # what was measured is kept, and the other family has run
+    assert found["recipes"]["chosen"] is None and len(found["recipes"]["rounds"][0]["arms"]) == 3
+    assert found["gan"]["chosen"] == "near" and "test" not in found["recipes"]
+    assert (Path(recipes.output) / "study.md").read_text(encoding="utf-8").startswith("| | gan |\n")
+
+
+def test_an_arm_that_is_left_alone_is_not_weighed_again(tmp_path: Path) -> None:
+    study = declare(tmp_path, recipes=["a", "b", "c", "d", "e"])
+    runs = RecordedRuns({name: {(120, 1): 0.1} for name in "abcde"}, copying=list("abde"))
+    run_study(study, runs, ["recipes"])
+    assert [split for split, _ in runs.asked] == ["val", "test"]
+    assert families_of(study)["recipes"]["chosen"] == "c"
+
+
+def test_a_training_that_diverged_is_a_result(tmp_path: Path) -> None:
+    study = declare(tmp_path, recipes=["a", "b"], gan=["gan"])
+    runs = RecordedRuns({"a": {(1200, 1): 0.1, (1200, 2): 0.1}, "b": {(1200, 1): 0.5, (1200, 2): 0.6}},
+                        diverged=[("a", 2), ("gan", 1)])
+    run_study(study, runs, list(study.families))
+    found = families_of(study)
+    assert found["recipes"]["chosen"] == "b"  # the other is nearer where it learned
+    (final,) = found["recipes"]["rounds"]
+    shown = [(row["refusal"], row["distances"]) for row in final["arms"]]
+    assert shown == [("1 trainings diverged", []), (None, [0.5, 0.6])]
+    assert (found["gan"]["diverged"], found["gan"]["refusal"]) == (1, "1 trainings diverged")
+    assert found["gan"]["test"]["KD total (synthetic, real)"] == [102.0]  # of the seed that there is
+    table = (Path(study.output) / "study.md").read_text(encoding="utf-8")
+    assert table.startswith("| | recipes | gan (1 of 2 seeds diverged) |\n")
+    assert found["recipes"]["measured_by"] == {"encoder": ["vae", {"weights_sha256": "0f"}], "num_images": {"test": 7}}
+    assert found["recipes"]["seconds_per_step"] == 0.5
 
 
 def test_a_study_without_a_test_leaves_the_test_set_closed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ from tools.runtime.judges import (
     CLASSIFIER_RECORD,
     find_condition_judge,
     load_condition_judges,
-    load_judge,
+    require_judge,
     with_levels,
 )
 from tools.runtime.openings import open_test_set
@@ -46,6 +46,7 @@ from tools.runtime.tracking import WandbMirror
 from tools.runtime.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 
 SCHEMA = 1
+METHOD = 2  # raised where equal images get other numbers, so that no study mixes two kinds
 INTERNAL_FOLDER = "internal"
 PICTURE_NAME = "real_and_synthetic.png"
 PAIRS_NAME = "nearest_pairs.csv"
@@ -126,7 +127,7 @@ def evaluate_folder(
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
                   text={"Note": "shows real images: internal use only"})
     result = EvaluationReport(provenance={
-        "schema": SCHEMA, "real_split": params.real_split, "vae_sha256": vae_sha256,
+        "schema": SCHEMA, "method": METHOD, "real_split": params.real_split, "vae_sha256": vae_sha256,
         "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": transform_identity(config),
         "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
         "num_images": {s.name: len(s) for s in (made, real, train)},
@@ -255,16 +256,10 @@ def _load_perceptual(config: Config, device: torch.device, result: EvaluationRep
 
 
 def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
-    path = config.evaluation_params.judge_path
-    if path is None:
+    if config.evaluation_params.judge_path is None:
         result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
                     "and give evaluation_params.judge_path")
-        return None
-    judge = load_judge(config)
-    if judge is None:
-        raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train "
-                        "it (python -m tools.train_encoder --role judge), or give null to evaluate without")
-    return judge
+    return require_judge(config)
 
 
 def _list_trainings(

@@ -16,7 +16,12 @@ _KEEP_UP_TO_BYTES = 1 << 30
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
 EXIT_SIGNAL_BASE = 128  # a shell reports a process ended by signal n as 128 + n
+
+
+class Diverged(UserError):
+    """A training whose numbers are no longer finite: the same command would end the same way again."""
 
 
 class Interrupted(BaseException):
@@ -31,7 +36,8 @@ class Interrupted(BaseException):
 
 
 def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> NoReturn:
-    """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 130 or 143 signalled; a bug keeps its traceback."""
+    """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 3 one that diverged, 130 or
+    143 signalled; a bug keeps its traceback."""
     previous = signal.signal(signal.SIGTERM, _raise_interrupted)
     if keep_freed_memory:
         keep_freed_buffers()
@@ -40,7 +46,7 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
     except UserError as error:
         message = " ".join(str(error).splitlines())
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(EXIT_DIVERGED if isinstance(error, Diverged) else EXIT_USER_ERROR)
     except OSError as error:
         # Files that libraries write do not go through dataset.storage; these three are never a bug.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

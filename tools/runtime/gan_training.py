@@ -32,12 +32,13 @@ from models.gan import (
     level_widths,
 )
 from tools.runtime import checkpoints
+from tools.runtime.command import Diverged
 from tools.runtime.data import transform_identity
 from tools.runtime.generation import ImageRequest
 from tools.runtime.trained_images import TRAINED_KEY
 
 WEIGHTS_NAME = "generator.safetensors"
-_METHOD = 2  # raised when the same keys train another GAN
+METHOD = 2  # raised when the same keys train another GAN
 _ADAM_BETAS = (0.0, 0.99)  # Mescheder 2018, appendix D
 _CONTRAST_IMAGES = 256  # at most, from which the images' contrast is taken
 _PENALTY_INTERVAL_STEPS = 8  # a lazy penalty, weighted up by as much; Karras 2020 (StyleGAN2), section 3.1
@@ -69,7 +70,7 @@ def training_identity(config: Config, images: LabelledImages) -> str:
     """Hash of all that the steps depend on but their number."""
     params = {key: value for key, value in config_to_dict(config.gan_params).items() if key not in ("output", "max_steps")}
     return hash_json({
-        "method": _METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
+        "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
         "symmetries": list(config.dataset_params.plain_symmetries),
         "images": [[hash_file(record.path), record.label] for record in images.records],
     })
@@ -107,7 +108,7 @@ class GanTrainer:
         """One step of the discriminator and one of the generator; returns both losses and the penalty, if there was one.
 
         Raises:
-            UserError: a loss that is not finite.
+            Diverged: a loss that is not finite.
         """
         real, labels = self._draw_real(step)
         losses = {"critic_loss": self._train_critic(real, labels, step)}
@@ -119,7 +120,7 @@ class GanTrainer:
         self.ema.update(self.generator)
         losses["generator_loss"] = float(deception.detach())
         if not np.isfinite(list(losses.values())).all():
-            raise UserError(f"step {step}: the GAN's loss is not finite; its last checkpoint is intact, but the same steps "
+            raise Diverged(f"step {step}: the GAN's loss is not finite; its last checkpoint is intact, but the same steps "
                             "would diverge again: start anew with a lower gan_params.lr or a higher r1_weight")
         return losses
 

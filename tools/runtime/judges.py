@@ -44,6 +44,19 @@ def load_judge(config: Config) -> Classifier | None:
     return judge
 
 
+def require_judge(config: Config) -> Classifier | None:
+    """`load_judge`, but for one that is named and not there.
+
+    Raises:
+        UserError: there is no such folder, or the judge is broken, or of other classes or images.
+    """
+    path, judge = config.evaluation_params.judge_path, load_judge(config)
+    if judge is None and path is not None:
+        raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train "
+                        "it (python -m tools.train_encoder --role judge), or give null to evaluate without")
+    return judge
+
+
 def find_condition_judge(config: Config, condition: str) -> Path | None:
     """The folder of a condition's judge, beside the judge of the class: <judge_path>_<condition>; None without judge_path.
 

@@ -9,6 +9,33 @@ from tqdm import tqdm
 _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 2.0, 10.0  # in a log file or a pipe
 
 
+class Pace:
+    """How fast a training loop goes, in images a second."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self._images_per_step, self._times = images_per_step, [time.monotonic()]
+
+    def add_step(self) -> float:
+        """Note that a step has ended; the rate since the start."""
+        self._times.append(time.monotonic())
+        return self._rate(0)
+
+    @property
+    def minutes(self) -> float:
+        """Since the start."""
+        return (time.monotonic() - self._times[0]) / 60
+
+    def describe(self) -> dict[str, float]:
+        """The rate, that of the later half of the steps, before which networks are compiled and devices warm up, and the
+        number of steps."""
+        steps = len(self._times) - 1
+        return {"images_per_second": self._rate(0), "settled_images_per_second": self._rate(steps // 2), "steps": steps}
+
+    def _rate(self, first: int) -> float:
+        steps = len(self._times) - 1 - first
+        return steps * self._images_per_step / max(self._times[-1] - self._times[first], 1e-9)
+
+
 class Progress:
     """A bar from 0 to `total`; in a pipe a line after two seconds, then one every ten. Use as a context manager.
 

@@ -21,18 +21,21 @@ from config.load import config_to_dict, load_config
 from config.schema import Config
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from models.autoencoder import hash_autoencoder
-from tools.runtime.command import EXIT_SIGNAL_BASE, Interrupted, deferred_signals
+from tools.runtime.assessment import METHOD
+from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, Interrupted, deferred_signals
 from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.evaluation_weights import hash_evaluation_weights
+from tools.runtime.gan_training import METHOD as GAN_METHOD
 from tools.runtime.run_directory import RunDirectory
-from tools.runtime.studying import Arm, Study
+from tools.runtime.studying import DIVERGED, Arm, Study
 
 _ROOT = Path(__file__).parents[2]
 _MANY_EPOCHS = 1_000_000  # max_steps ends every run
-_LOG_NAME = "log.txt"
+_LOG_NAME, _DIVERGED_NAME = "log.txt", "diverged.json"
 _TRAIN = {"diffusion": ["train_ddpm_cond.py"], "gan": ["-m", "tools.train_gan"]}
 _DRAW = {"diffusion": ["sample_ddpm_class_cond.py"], "gan": ["-m", "tools.sample_gan"],
          "augment_real": ["-m", "tools.augment_real"]}
+_METHODS = {"diffusion": 1, "gan": GAN_METHOD, "augment_real": 2}  # raised where the same keys give other images
 _POLL_SECONDS = 0.2
 _DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
 _TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
@@ -72,8 +75,9 @@ class StudyRuns:
     def identity(self, arms: Sequence[Arm]) -> str:
         """Hash of the keys of these arms and of the images, labels and weights behind them."""
         configs = [self.config_of(arm) for arm in arms]
-        return hash_json([[arm.name, arm.generator, config_to_dict(config), self._hash_inputs(config),
-                           hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True)])
+        return hash_json([METHOD, *([
+            arm.name, _name_method(arm.generator), config_to_dict(config), self._hash_inputs(config),
+            hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True))])
 
     def seconds_per_step(self, arm: Arm) -> float:
         """Measured once for each size of network and batch, with all cores, and kept, so that the number of steps, and with
@@ -89,25 +93,33 @@ class StudyRuns:
             self._run_jobs([_Job(f"measuring the speed of {arm.name}", folder, command)], jobs=1)
             config = self.config_of(arm)
             batch = config.gan_params.batch_size if arm.generator == "gan" else config.train_params.ldm_batch_size
-            rate = read_json(RunDirectory(folder).timing)["images_per_second"]
+            rate = read_json(RunDirectory(folder).timing)["settled_images_per_second"]
             write_json(kept, {"seconds_per_step": batch / rate})
         return float(read_json(kept)["seconds_per_step"])
 
     def evaluate(self, runs: Sequence[ArmRun], split: str) -> list[dict[str, Any]]:
-        """Train and draw whatever is missing, `jobs` at a time, then evaluate one after the other; each evaluation.json."""
-        missing = [run for run in runs if not self._is_drawn(run)]
+        """Train and draw whatever is missing, `jobs` at a time, then evaluate one after the other; each evaluation.json, or
+        what a training that diverged said, under `studying.DIVERGED`."""
+        missing = [run for run in runs if not self._is_drawn(run) and not self._diverged(run)]
         trained: dict[Path, _Job] = {}
         for run in missing:
             if run.arm.generator in _TRAIN:
                 folder = self._training(run)
-                trained.setdefault(folder, _Job(str(run), folder, self._command(_TRAIN[run.arm.generator], run)))
+                trained.setdefault(folder, _Job(str(run), folder, self._command(_TRAIN[run.arm.generator], run),
+                                                   may_diverge=True))
         self._run_jobs(list(trained.values()), jobs=self._jobs)
+        missing = [run for run in missing if not self._diverged(run)]
         for run in missing:
             self._clear_if_stale(run)
         self._run_jobs([self._drawing(run) for run in missing], jobs=self._jobs)
         for run in missing:
             write_json(self._note(run), {"key": self._drawn_key(run), "done": True})
-        return [self._evaluate(run, split) for run in runs]
+        return [self._diverged(run) or self._evaluate(run, split) for run in runs]
+
+    def _diverged(self, run: ArmRun) -> dict[str, Any] | None:
+        """What stands for the evaluation of a training that diverged, as it would again."""
+        note = self._training(run) / _DIVERGED_NAME
+        return read_json(note) if run.arm.generator in _TRAIN and note.is_file() else None
 
     def _note(self, run: ArmRun) -> Path:
         """Which images lie in the run's folder, and whether they are all there."""
@@ -148,7 +160,8 @@ class StudyRuns:
     def _key(self, run: ArmRun, split: str) -> str:
         """Hash of all that an evaluation of the run depends on."""
         config = self.config_of(run.arm, [f"evaluation_params.real_split={split}"])
-        return hash_json([self._drawn_key(run), config_to_dict(config.evaluation_params), hash_evaluation_weights(config)])
+        return hash_json([METHOD, self._drawn_key(run), config_to_dict(config.evaluation_params),
+                          hash_evaluation_weights(config)])
 
     def _hash_inputs(self, config: Config) -> str:
         """Hash of the images, labels and VAE that a training reads, computed once."""
@@ -170,14 +183,13 @@ class StudyRuns:
         kept = {name: value for name, value in config_to_dict(config).items() if name not in _AFTER_TRAINING}
         if run.arm.generator != "gan":
             kept.pop("gan_params")
-        name = hash_json([run.arm.generator, kept, self._hash_inputs(config)])[:12]
+        name = hash_json([_name_method(run.arm.generator), kept, self._hash_inputs(config)])[:12]
         return Path(self._study.output) / "trainings" / f"{name}_steps{run.steps}"
 
     def _own(self, run: ArmRun) -> list[str]:
         """The keys of this run."""
-        if run.arm.generator not in _TRAIN:
-            return [f"sample_params.seed={run.seed}"]
-        return _keys_of_training(run, self._training(run))
+        drawing = [f"sample_params.seed={run.seed}"]
+        return drawing if run.arm.generator not in _TRAIN else [*drawing, *_keys_of_training(run, self._training(run))]
 
     def _overrides(self, arm: Arm, own: Sequence[str]) -> list[str]:
         given: Mapping[str, Any] = {**(self._study.overrides or {}), **arm.overrides}
@@ -225,11 +237,12 @@ class StudyRuns:
 
 @dataclass(frozen=True)
 class _Job:
-    """A command, and the folder that its log lies in."""
+    """A command, and the folder that its log lies in; whether its divergence is a result and not a failure."""
 
     title: str
     folder: Path
     command: Sequence[str]
+    may_diverge: bool = False
 
     @property
     def log(self) -> Path:
@@ -249,8 +262,17 @@ def _check_exit(code: int, job: _Job) -> None:
     if code:
         said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = said[-1] if said else "no output"
+        if code == EXIT_DIVERGED and job.may_diverge:
+            print(f"{job.title}: diverged ({last})", flush=True)
+            write_json(job.folder / _DIVERGED_NAME, {DIVERGED: last})
+            return
         raise UserError(f"{job.title}: the command ended with exit code {code} ({last}); see {job.log}; mended, the same "
                         "command goes on from here")
+
+
+def _name_method(generator: str) -> str:
+    """The generator with the number of its method, so that no study mixes two kinds of images."""
+    return f"{generator} {_METHODS[generator]}"
 
 
 def hash_cost(generator: str, config: Config) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tools.evaluation.rows import find_headline
+from tools.runtime.studying import DIVERGED
 
 _COMPARED = {
     "total": "total (synthetic, real)",
@@ -33,8 +34,11 @@ _LINES: dict[str, tuple[str, str] | tuple[str, str, int]] = {
 
 def read_metrics(evaluations: Sequence[Mapping[str, Any]], *, passed_vae: bool = True) -> dict[str, list[float]]:
     """Values of each line, one a seed, overall, by the first encoder; lines that an evaluation lacks are left out, and of
-    images that never passed the VAE those that are about it."""
+    images that never passed the VAE those that are about it, and trainings that diverged."""
     read: dict[str, list[float]] = {}
+    evaluations = [evaluation for evaluation in evaluations if DIVERGED not in evaluation]
+    if not evaluations:
+        return read
     for line, (family, comparison, *end) in _LINES.items():
         if comparison in _OF_VAE and not passed_vae:
             continue
@@ -44,6 +48,21 @@ def read_metrics(evaluations: Sequence[Mapping[str, Any]], *, passed_vae: bool =
         if None not in values:
             read[line] = [float(value) for value in values]
     return read
+
+
+def count_diverged(evaluations: Sequence[Mapping[str, Any]]) -> int:
+    """Of how many seeds the training diverged."""
+    return sum(DIVERGED in evaluation for evaluation in evaluations)
+
+
+def describe_measurement(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first encoder with its weights' hash, and how many images the numbers are of; nothing where all diverged."""
+    for evaluation in evaluations:
+        if DIVERGED not in evaluation:
+            provenance = evaluation["provenance"]
+            encoder = next(iter(provenance["encoders"].items()), None)
+            return {"encoder": encoder, "num_images": provenance["num_images"]}
+    return {}
 
 
 def format_table(read: Mapping[str, Mapping[str, Sequence[float]]]) -> str:

@@ -22,6 +22,7 @@ from config.load import UniqueKeyLoader
 from dataset.storage import atomic_path
 from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves
 
+DIVERGED = "diverged"  # the only key of what stands for the evaluation of a training that did
 THROUGH_VAE = "diffusion"  # the generator whose images are decoded latents
 GENERATORS = (THROUGH_VAE, "gan", "augment_real")
 RULE = (
@@ -29,13 +30,19 @@ RULE = (
     "by the least kernel distance of the first encoder (to the VAE's round trips, the model gap, where images passed the "
     "VAE, and to the images themselves where they did not); of several finalists, the least mean over the seeds. Passed "
     "over are arms with copying found in any seed, or whose mean class AUC, where the class is visible in held-out real "
-    f"images, is below {LEAST_CLASS_SHARE:g} of that on them, unless a baseline has no other. A single finalist is not "
+    f"images, is below {LEAST_CLASS_SHARE:g} of that on them, or of which a training diverged, unless a baseline has no "
+    "other. A single finalist is not "
     "weighed again: what the rule says of its final images stands beside them. All arms of a round have the same time, "
     "turned into steps by a speed that is measured once for each size of network and batch."
 )
 RECIPES = "recipes"  # the family of arms and grid; the others are baselines
 _RESERVED = ("train_params.task_name", "train_params.seed", "train_params.max_steps", "train_params.epochs",
-             "sample_params.output", "evaluation_params.real_split", "gan_params.output", "gan_params.max_steps")
+             "sample_params.output", "sample_params.seed", "evaluation_params.real_split", "gan_params.output",
+             "gan_params.max_steps")
+
+
+class NoArmLeft(UserError):
+    """The rule passes over every arm of a family."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,14 @@ class Study:
 
 @dataclass(frozen=True)
 class ArmScore:
-    """What the evaluations of an arm say, a value a seed."""
+    """What the evaluations of an arm say, a value a seed; no distances where one of them has none."""
 
     name: str
     distances: tuple[float, ...]
     curves: Mapping[str, float]
     copying: bool
     class_share: float | None
+    num_diverged: int = 0
 
     @property
     def mean(self) -> float:
@@ -84,6 +92,8 @@ class ArmScore:
 
     def refusal(self) -> str | None:
         """Why the rule passes this arm over, if it does."""
+        if self.num_diverged:
+            return f"{self.num_diverged} trainings diverged"
         if not self.distances:
             return "no kernel distance"
         if self.copying:
@@ -180,27 +190,28 @@ def score_of(generator: str) -> str:
 def score_arm(arm: Arm, evaluations: Sequence[Mapping[str, Any]]) -> ArmScore:
     """Read an arm's evaluations, one a seed."""
     score = score_of(arm.generator)
-    read = [read_curves(evaluation) for evaluation in evaluations]
-    curves = {key: statistics.fmean(one.curves[key] for one in read) for key in read[0].curves
+    read = [read_curves(evaluation) for evaluation in evaluations if DIVERGED not in evaluation]
+    curves = {key: statistics.fmean(one.curves[key] for one in read) for key in (read[0].curves if read else ())
               if all(key in one.curves for one in read)}
     distances = tuple(one.curves[score] for one in read if score in one.curves)
     shares = [one.class_share for one in read if one.class_share is not None]
-    return ArmScore(arm.name, distances if len(distances) == len(read) else (), curves, any(one.copying for one in read),
-                    statistics.fmean(shares) if shares else None)
+    return ArmScore(arm.name, distances if len(distances) == len(evaluations) else (), curves,
+                    any(one.copying for one in read), statistics.fmean(shares) if shares else None,
+                    len(evaluations) - len(read))
 
 
 def keep_best(scores: Sequence[ArmScore], count: int, *, of_baseline: bool = False) -> list[str]:
     """The names of the best arms that the rule does not pass over, best first.
 
     Raises:
-        UserError: it passes all of them over, saying why; those of a baseline are then taken as they are.
+        NoArmLeft: it passes all of them over, saying why; those of a baseline are then taken as they are.
     """
     eligible = sorted((score for score in scores if score.refusal() is None), key=lambda score: score.mean)
     if not eligible and of_baseline:
         eligible = sorted(scores, key=lambda score: score.mean)
     if not eligible:
         reasons = "; ".join(f"{score.name}: {score.refusal()}" for score in scores)
-        raise UserError(f"no arm of the study can be kept ({reasons}); give more minutes, or other arms")
+        raise NoArmLeft(f"no arm of the study can be kept ({reasons}); give more minutes, or other arms")
     return [score.name for score in eligible[:count]]
 
 

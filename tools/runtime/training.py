@@ -21,6 +21,7 @@ from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
 from tools.runtime import checkpoints
+from tools.runtime.command import Diverged
 from tools.runtime.conditions import condition_shapes, join_view
 from tools.runtime.latent_source import LatentSource
 
@@ -303,10 +304,10 @@ def refuse_divergence(state: TrainState) -> None:
     """End a run that has stopped learning.
 
     Raises:
-        UserError: ten steps in a row were skipped.
+        Diverged: ten steps in a row were skipped.
     """
     if state.meters.longest_row() >= MOST_BAD_STEPS:
-        raise UserError(
+        raise Diverged(
             f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
             "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
             "warmup_steps, or mixed_precision bf16 or no"
