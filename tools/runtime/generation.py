@@ -23,6 +23,7 @@ from scheduler.guidance import autoguided_prediction, guided_prediction, scale_a
 from scheduler.linear_noise_scheduler import ForwardProcess
 from scheduler.objectives import predict_x0
 from scheduler.samplers import sample
+from tools.runtime.command import Diverged
 from tools.runtime.conditions import ConditionPrior, join_view
 
 
@@ -169,8 +170,15 @@ def draw_images(
     denoising: Denoising, codec: LatentCodec, requests: Sequence[ImageRequest], *, params: SampleParams, seed: int,
     batch_size: int, report: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3. `report` as in `draw_latents`."""
+    """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3. `report` as in `draw_latents`.
+
+    Raises:
+        Diverged: the network's values are not finite.
+    """
     latents = draw_latents(denoising, requests, params=params, seed=seed, batch_size=batch_size, report=report)
+    if not torch.isfinite(latents).all():
+        raise Diverged("the network draws values that are not finite: its training has diverged; start anew under another "
+                       "task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
     return latents_to_pixels(codec, latents)
 
 

@@ -1,5 +1,6 @@
 """Validation during training: the held-out loss of the averaged weights, the preview picture, and the best weights."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from models.autoencoder import LatentCodec, hash_autoencoder
 from scheduler.samplers import evaluated_timesteps
 from tools.evaluation.pictures import label_grid
 from tools.runtime import checkpoints, generation
+from tools.runtime.command import Diverged
 from tools.runtime.conditions import ConditionPrior, condition_levels, null_levels
 from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.latent_source import LatentSource, TrainingData
@@ -52,12 +54,18 @@ class Validator:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
 
         Returns what came out, in one line.
+
+        Raises:
+            Diverged: a loss or an image that is not finite.
         """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}
         loss: float | None = None
         if self.data.val is not None:
             loss = row["ema_validation_loss"] = self._measure_loss(self.data.val)
+            if not math.isfinite(loss):  # no later one would be less
+                raise Diverged(f"step {state.step}: the validation loss is not finite; start anew under another task_name "
+                               "with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
         by_loss = self.config.train_params.selection_metric == "ema_validation_loss"
         if not by_loss or state.best_loss is None or (loss is not None and loss < state.best_loss):
             state.best_loss, state.best_step = loss, state.step
