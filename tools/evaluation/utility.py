@@ -29,6 +29,7 @@ POWER = 0.8
 _TAIL = (1 + LEVEL) / 2
 _BLOCK_WEIGHTS = 1 << 22  # weights of images held at once
 
+_ByFold = np.ndarray  # float64 (1 + B, F, S): a metric of all images and of each draw, by fold and seed; NaN: lacks a class
 _Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 METRICS: dict[str, _Metric] = {
     AUROC: weighted_class_area,
@@ -149,15 +150,15 @@ def score_arms(
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=repeats)
     rows = max(1, _BLOCK_WEIGHTS // len(labels))
-    whole = np.ones((1, len(labels)))
-    draws = [whole, *(drawn[start:start + rows, numbers].astype(np.float64) for start in range(0, repeats, rows))]
-    scored: dict[tuple[str, str], _ByFold] = {}
-    for arm, probabilities in predictions.items():
-        for name, metric in METRICS.items():
-            scored[arm, name] = np.concatenate([_score_folds(metric, labels, folds, probabilities, weights)
-                                                for weights in draws])
-    shares = np.concatenate([np.stack([weights[:, folds == fold].sum(axis=1) for fold in np.unique(folds)], axis=1)
-                             for weights in draws])
+    parts: defaultdict[tuple[str, str], list[_ByFold]] = defaultdict(list)
+    part_shares = []
+    for start in (None, *range(0, repeats, rows)):  # first all images as they are, then draw by draw
+        weights = np.ones((1, len(labels))) if start is None else drawn[start:start + rows, numbers].astype(np.float64)
+        part_shares.append(np.stack([weights[:, folds == fold].sum(axis=1) for fold in np.unique(folds)], axis=1))
+        for arm, probabilities in predictions.items():
+            for name, metric in METRICS.items():
+                parts[arm, name].append(_score_folds(metric, labels, folds, probabilities, weights))
+    scored, shares = {key: np.concatenate(blocks) for key, blocks in parts.items()}, np.concatenate(part_shares)
     scores, differences = [], []
     for (arm, name), values in scored.items():
         estimate = _estimate(values, shares)
@@ -169,9 +170,6 @@ def score_arms(
             differences.append(ArmDifference(arm, against, name, estimate.value, estimate.interval, estimate.standard_error,
                                              estimate.freedom))
     return scores, differences
-
-
-_ByFold = np.ndarray  # float64 (1 + B, F, S): a metric of all images and of each draw, by fold and seed; NaN: lacks a class
 
 
 @dataclass(frozen=True)
