@@ -22,7 +22,6 @@ from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
 from dataset.order import SampleOrder, draw_step
-from dataset.storage import write_json
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints, estimate
 from tools.runtime.command import Interrupted, deferred_signals, run_command
@@ -116,9 +115,10 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     sees_view = config.dataset_params.symmetry_conditioning
     timesteps = timestep_draws(config.diffusion_params)
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
-    pace, shown = Pace(params.ldm_batch_size), ""
+    shown = ""
 
     with nullcontext() if tracker is None else closing(tracker), deferred_signals() as stop, \
+            Pace(params.ldm_batch_size, None if tracker is None else run.timing) as pace, \
             Progress("training", num_steps, unit="steps", initial=state.step,
                      enabled=config.logging_params.progress_bar and tracker is not None) as bar:
         while state.step < num_steps:
@@ -153,7 +153,6 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                 accelerator.wait_for_everyone()  # a process that ends has its launcher end the one that saves
                 raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
     if tracker is not None:
-        write_json(run.timing, pace.describe())
         print(f"trained to step {state.step} in {pace.minutes:.1f} min ({rate:.0f} images/s); best weights "
               f"(step {state.best_step}) in {run.weights(config)}")
 

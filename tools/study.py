@@ -61,7 +61,8 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
         if family in wanted:
             results[family] = _run_family(study, runs, family)
             _write_results(study, results)
-    refused = [f"{family}: {row['refusal']}" for family, row in results.items() if row["chosen"] is None]
+    refused = [f"{family}: {row['refusal']}" for family, row in results.items()
+               if family in wanted and row["chosen"] is None]
     if study.test:
         print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
     chosen = any(row["rounds"] for row in results.values())

@@ -14,7 +14,7 @@ from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import make_folder, write_json, write_text
+from dataset.storage import make_folder, write_text
 from models.unet import count_parameters
 from tools.evaluation.pictures import label_grid
 from tools.runtime.command import Interrupted, deferred_signals, run_command
@@ -58,8 +58,8 @@ def _train(config: Config) -> None:
     print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
           f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
     _cut_log(output / _LOG_NAME, step)
-    pace = Pace(params.batch_size)
     with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
+            Pace(params.batch_size, RunDirectory(output).timing) as pace, \
             Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
         while step < params.max_steps:
             losses = trainer.train_step(step)
@@ -76,7 +76,6 @@ def _train(config: Config) -> None:
                 trainer.save(output / _STATE_FOLDER, identity, step)
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
-    write_json(RunDirectory(output).timing, pace.describe())
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
     pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)

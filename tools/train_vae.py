@@ -68,8 +68,8 @@ def train_vae(config: Config) -> Path:
     identity = _identity(config, images)
     if (output / TRAINING_RECORD).exists():
         if read_json(output / TRAINING_RECORD).get("made_from") != _made_from(identity, config):
-            raise UserError(f"{output} holds a finished VAE of other settings, limits or images; remove it or name another "
-                            "autoencoder_params.training.output")
+            raise UserError(f"{output} holds a finished VAE of other settings, limits, images or LPIPS weights; remove it "
+                            "or name another autoencoder_params.training.output")
         print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
         return output
     with owned(output, "tools.train_vae", key="autoencoder_params.training.output"):

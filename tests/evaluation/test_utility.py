@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from config.errors import UserError
@@ -12,6 +13,8 @@ from tools.evaluation.utility import (
     AUROC,
     BALANCED,
     METRICS,
+    ArmDifference,
+    _estimate,
     deal_folds,
     score_arms,
     smallest_detectable_gain,
@@ -132,6 +135,39 @@ def test_intervals_of_differences_cover_the_truth_at_their_level(luck: float) ->
     values, errors, missed = np.array(found).T
     assert 2 <= missed.sum() <= 20
     assert errors.mean() == pytest.approx(values.std(), rel=0.25)
+
+
+def test_errors_and_intervals_are_those_of_the_formula() -> None:
+    """Two folds of 30 and 50 images, three seeds: the noise of training is what they vary by beyond their draws."""
+    rng = np.random.default_rng(7)
+    whole = np.array([[0.70, 0.80, 0.75], [0.60, 0.66, 0.66]])  # (F, S)
+    chance = 0.02 * rng.normal(size=(4000, 2, 3))  # of a seed on the tested images
+    draws = whole + 0.03 * rng.normal(size=(4000, 2, 1)) + chance
+    found = _estimate(np.concatenate([whole[None], draws]), np.tile([30.0, 50.0], (4001, 1)))
+    weight, between = np.array([30, 50]) ** 2 / 80**2, whole.var(axis=1, ddof=1)
+    by_groups, by_training = (weight * (0.03**2 + 0.02**2 / 3)).sum(), (weight * (between - 0.02**2)).sum() / 3
+    freedom = (3 * (by_groups + by_training)) ** 2 / ((weight * between) ** 2 / 2).sum()
+    assert found.value == pytest.approx((30 * 0.75 + 50 * 0.64) / 80)
+    assert found.seed_values == pytest.approx(np.average(whole, axis=0, weights=(30, 50)))
+    assert found.standard_error == pytest.approx(np.sqrt(by_groups + by_training), rel=0.02)
+    assert found.freedom == pytest.approx(freedom, rel=0.05)
+    half = student.ppf(0.975, freedom) * np.sqrt(by_groups + by_training)
+    assert found.interval == pytest.approx((found.value - half, found.value + half), abs=0.05 * half)
+    difference = ArmDifference("a", "b", AUROC, 0.1, (0.0, 0.2), found.standard_error, found.freedom)
+    power = student.ppf(0.975, found.freedom) + student.ppf(0.8, found.freedom)
+    assert difference.detectable == pytest.approx(power * found.standard_error)
+
+
+def test_noise_of_training_counts_where_draws_do_not_vary_and_an_edge_at_zero_stays_there() -> None:
+    seeds = np.tile([[0.5, 0.5, 1.0, 1.0, 1.0]], (101, 1, 1))  # two classifiers call every image one class
+    found = _estimate(seeds, np.full((101, 1), 40.0))
+    error, quantile = seeds[0].std(ddof=1) / np.sqrt(5), student.ppf(0.975, 4)
+    assert (found.standard_error, found.freedom) == pytest.approx((error, 4.0))
+    assert found.interval == pytest.approx((0.8 - quantile * error, 0.8 + quantile * error))
+
+    draws = np.zeros((1001, 1, 2))
+    draws[::2] = 0.01  # an image is drawn, or not, that only one arm reads
+    assert _estimate(draws, np.full((1001, 1), 40.0)).interval == (0.0, 0.01)
 
 
 def test_scores_of_two_folds_are_not_ranked_against_each_other() -> None:

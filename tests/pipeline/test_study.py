@@ -206,14 +206,15 @@ def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_p
 def test_a_training_that_diverges_is_not_begun_again(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    declared = declare(workspace, tmp_path, arms={"ours": {}, "wild": {
-        "train_params.ldm_lr": 1e30, "train_params.clip_grad_norm": 0, "train_params.warmup_steps": 0}})
+    declared = declare(workspace, tmp_path, calibration_steps=14, arms={"ours": {}, "wild": {
+        "train_params.ldm_lr": 1e30, "train_params.clip_grad_norm": 0, "train_params.warmup_steps": 0,
+        "train_params.ldm_batch_size": 8}})  # whose speed is measured while it diverges
     put_down_speed(declared, 0.0015)
     study.main(["--config", str(declared)])
     assert "wild, 20 steps, seed 1: diverged (error: step " in capsys.readouterr().out
     ours, wild = read_result(tmp_path)["families"]["recipes"]["rounds"][0]["arms"]
     assert (ours["refusal"], wild["refusal"], wild["distances"]) == (None, "1 trainings diverged", [])
-    (note,) = (tmp_path / "study/trainings").glob("*/diverged.json")
+    (note,) = (tmp_path / "study/trainings").glob("*_steps20/diverged.json")
     log = note.with_name("log.txt").read_bytes()
     study.main(["--config", str(declared)])
     assert note.with_name("log.txt").read_bytes() == log

@@ -1,9 +1,12 @@
 """What a log file is told of progress: soon, then seldom, and nothing where it is switched off."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tools.runtime import progress
-from tools.runtime.progress import Progress
+from tools.runtime.progress import Pace, Progress
 
 
 @pytest.fixture
@@ -32,3 +35,18 @@ def test_what_is_said_is_a_line_of_its_own_unless_progress_is_off(
             bar.say("step 4: done")
             bar.update(5)
         assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_pace_tells_the_settled_rate_and_is_written_however_the_loop_ends(clock: list[float], tmp_path: Path) -> None:
+    path = tmp_path / "timing.json"
+    with pytest.raises(KeyboardInterrupt), Pace(4, path) as pace:
+        for seconds in (10.0, 2.0, 2.0, 2.0):  # the first step is compiled
+            clock[0] += seconds
+            rate = pace.add_step()
+        assert (rate, pace.minutes) == (1.0, pytest.approx(16 / 60))
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "images_per_second": 1.0, "settled_images_per_second": 2.0, "steps": 4}
+    with Pace(4, tmp_path / "none.json"):
+        pass  # no step, no rate
+    assert not (tmp_path / "none.json").exists()

@@ -162,8 +162,7 @@ def score_arms(
     scores, differences = [], []
     for (arm, name), values in scored.items():
         estimate = _estimate(values, shares)
-        by_seed = _average_folds(values, shares)[0]
-        scores.append(ArmScore(arm, name, estimate.value, estimate.interval, tuple(by_seed.tolist())))
+        scores.append(ArmScore(arm, name, estimate.value, estimate.interval, estimate.seed_values))
     for arm, against in pairs:
         for name in METRICS:
             estimate = _estimate(scored[arm, name] - scored[against, name], shares)
@@ -176,6 +175,7 @@ def score_arms(
 class _Estimate:
     value: float
     interval: tuple[float, float]
+    seed_values: tuple[float, ...]
     standard_error: float
     freedom: float
 
@@ -210,16 +210,14 @@ def _estimate(values: _ByFold, shares: np.ndarray) -> _Estimate:
     of_one, of_mean = np.nanvar(values[1:], axis=0, ddof=1).mean(axis=1), np.nanvar(values[1:].mean(axis=2), axis=0, ddof=1)
     by_chance = weight * (of_one - of_mean) * num_seeds / (num_seeds - 1)
     by_training = max(0.0, float((between_seeds - by_chance).sum())) / num_seeds
-    error = math.sqrt(by_groups + by_training)
-    freedom = math.inf
-    if by_training > 0:
-        known = between_seeds.sum() ** 2 / (between_seeds**2 / (num_seeds - 1)).sum()
-        freedom = known * (1 + by_groups / by_training) ** 2
+    variance, freedom = by_groups + by_training, math.inf
+    if by_training > 0:  # of the variance only between_seeds / num_seeds is known from few trainings
+        freedom = (variance * num_seeds) ** 2 * (num_seeds - 1) / float((between_seeds**2).sum())
+    quantile = float(student.ppf(_TAIL, freedom))
+    stretch, trained = max(1.0, quantile / float(norm.ppf(_TAIL))), quantile * math.sqrt(by_training)
     low, high = (float(edge) for edge in np.nanpercentile(drawn, [100 * (1 - _TAIL), 100 * _TAIL]))
-    if by_groups > 0:
-        wider = error / math.sqrt(by_groups) * float(student.ppf(_TAIL, freedom) / norm.ppf(_TAIL))
-        low, high = value + (low - value) * wider, value + (high - value) * wider
-    return _Estimate(value, (low, high), error, freedom)
+    interval = (value - math.hypot((value - low) * stretch, trained), value + math.hypot((high - value) * stretch, trained))
+    return _Estimate(value, interval, tuple(by_seed[0].tolist()), math.sqrt(variance), freedom)
 
 
 def smallest_detectable_gain(auc: float, class_sizes: Sequence[int], *, correlation: float) -> float | None:

@@ -2,18 +2,30 @@
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
+
+from dataset.storage import write_json
 
 _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 2.0, 10.0  # in a log file or a pipe
 
 
 class Pace:
-    """How fast a training loop goes, in images a second."""
+    """How fast a training loop goes, in images a second; written to `path`, if one is given, however the loop ends."""
 
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step, self._times = images_per_step, [time.monotonic()]
+    def __init__(self, images_per_step: int, path: Path | None) -> None:
+        self._images_per_step, self._path, self._times = images_per_step, path, [time.monotonic()]
+
+    def __enter__(self) -> "Pace":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path is not None and len(self._times) > 1:
+            write_json(self._path, self._describe())
 
     def add_step(self) -> float:
         """Note that a step has ended; the rate since the start."""
@@ -25,7 +37,7 @@ class Pace:
         """Since the start."""
         return (time.monotonic() - self._times[0]) / 60
 
-    def describe(self) -> dict[str, float]:
+    def _describe(self) -> dict[str, float]:
         """The rate, that of the later half of the steps, before which networks are compiled and devices warm up, and the
         number of steps."""
         steps = len(self._times) - 1

@@ -86,12 +86,12 @@ def read_quoted(arguments: argparse.Namespace, class_names: Sequence[str]) -> Qu
 def _read_study(path: Path, class_names: Sequence[str]) -> QuotedStudy:
     stored = read_json(path)
     stored = stored if isinstance(stored, dict) else {}
-    verdict, warnings, images = (stored.get(key) for key in ("verdict", "warnings", "images"))
+    verdict, warnings, images, provenance = (stored.get(key) for key in ("verdict", "warnings", "images", "provenance"))
+    classes = provenance.get("classes") if isinstance(provenance, dict) else None
     if not verdict or not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-                              for texts in (verdict, warnings, images)):
+                              for texts in (verdict, warnings, images, classes)):
         raise UserError(f"{path}: expected the augmentation_study.json that a study of this release wrote, with verdict, "
-                        "warnings and images; found none in it; give that file, or run the study's command again")
-    classes = stored["provenance"]["classes"]
+                        "warnings, images and classes; found none in it; give that file, or run the study's command again")
     if classes != list(class_names):
         raise UserError(f"{path}: expected a study of the classes {', '.join(class_names)}, found {', '.join(classes)}; "
                         "give one made with this config")

@@ -36,6 +36,7 @@ _TRAIN = {"diffusion": ["train_ddpm_cond.py"], "gan": ["-m", "tools.train_gan"]}
 _DRAW = {"diffusion": ["sample_ddpm_class_cond.py"], "gan": ["-m", "tools.sample_gan"],
          "augment_real": ["-m", "tools.augment_real"]}
 _METHODS = {"diffusion": 1, "gan": GAN_METHOD, "augment_real": 2}  # raised where the same keys give other images
+_SPEED_METHOD = 2  # raised where the same loop would be timed otherwise
 _POLL_SECONDS = 0.2
 _DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
 _TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
@@ -90,7 +91,7 @@ class StudyRuns:
         if not kept.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # a run that was killed has steps behind it that were not timed
             command = self._command(_TRAIN[arm.generator], run, own=_keys_of_training(run, folder))
-            self._run_jobs([_Job(f"measuring the speed of {arm.name}", folder, command)], jobs=1)
+            self._run_jobs([_Job(f"measuring the speed of {arm.name}", folder, command, may_diverge=True)], jobs=1)
             config = self.config_of(arm)
             batch = config.gan_params.batch_size if arm.generator == "gan" else config.train_params.ldm_batch_size
             rate = read_json(RunDirectory(folder).timing)["settled_images_per_second"]
@@ -113,20 +114,26 @@ class StudyRuns:
             self._clear_if_stale(run)
         self._run_jobs([self._drawing(run) for run in missing], jobs=self._jobs)
         for run in missing:
-            write_json(self._note(run), {"key": self._drawn_key(run), "done": True})
+            note = self._images(run) / _DIVERGED_NAME
+            said = read_json(note) if note.is_file() else {}
+            write_json(self._note(run), {"key": self._drawn_key(run), "done": True, **said})
         return [self._diverged(run) or self._evaluate(run, split) for run in runs]
 
-    def _diverged(self, run: ArmRun) -> dict[str, Any] | None:
-        """What stands for the evaluation of a training that diverged, as it would again."""
-        note = self._training(run) / _DIVERGED_NAME
-        return read_json(note) if run.arm.generator in _TRAIN and note.is_file() else None
+    def _diverged(self, run: ArmRun) -> dict[str, str] | None:
+        """What stands for the evaluation of a training, or of images, that were not finite, as they would be again."""
+        trained, drawn = self._training(run) / _DIVERGED_NAME, self._note(run)
+        if run.arm.generator in _TRAIN and trained.is_file():
+            return read_json(trained)
+        said = read_json(drawn).get(DIVERGED) if self._is_drawn(run) else None
+        return None if said is None else {DIVERGED: said}
 
     def _note(self, run: ArmRun) -> Path:
         """Which images lie in the run's folder, and whether they are all there."""
         return self._images(run) / "drawn.json"
 
     def _is_drawn(self, run: ArmRun) -> bool:
-        return self._note(run).is_file() and read_json(self._note(run)) == {"key": self._drawn_key(run), "done": True}
+        note = read_json(self._note(run)) if self._note(run).is_file() else {}
+        return note.get("key") == self._drawn_key(run) and note["done"]
 
     def _clear_if_stale(self, run: ArmRun) -> None:
         """Remove images of other keys, and augmented ones, of which the whole cannot be told from the cut off."""
@@ -138,7 +145,7 @@ class StudyRuns:
     def _drawing(self, run: ArmRun) -> "_Job":
         folder, only = self._images(run), ["--no-metrics"] if run.arm.generator == "diffusion" else []
         command = self._command(_DRAW[run.arm.generator], run, "--output", str(folder / "samples"), *only)
-        return _Job(f"drawing {run}", folder, command)
+        return _Job(f"drawing {run}", folder, command, may_diverge=True)
 
     def _evaluate(self, run: ArmRun, split: str) -> dict[str, Any]:
         folder, key = self._images(run) / f"evaluation_{split}", self._key(run, split)
@@ -281,8 +288,9 @@ def hash_cost(generator: str, config: Config) -> str:
     data, train, gan = (sections[name] for name in ("dataset_params", "train_params", "gan_params"))
     shape = [data["params"][key] for key in ("im_channels", "image_size")]
     if generator == "gan":
-        return hash_json([generator, shape, {key: gan[key] for key in ("batch_size", "width", "augment")}])[:12]
-    return hash_json([generator, shape, sections["unet_params"], {key: data[key] for key in _DATA_COST},
+        sizes = {key: gan[key] for key in ("batch_size", "width", "augment")}
+        return hash_json([_SPEED_METHOD, generator, shape, sizes])[:12]
+    return hash_json([_SPEED_METHOD, generator, shape, sections["unet_params"], {key: data[key] for key in _DATA_COST},
                       {key: train[key] for key in _TRAIN_COST}])[:12]
 
 

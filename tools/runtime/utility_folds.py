@@ -217,7 +217,7 @@ def _choose_vae(config: Config, choice: str, digests: Sequence[str]) -> tuple[bo
         known = "which has seen none of these images" if trained is not None else (
             "taken for one that has seen none of these images, which is not recorded")
         return True, f"The VAE is fine-tuned anew in each fold, on its training groups only, from {name}, {known}."
-    if own or seen:
+    if seen or (own and trained is None):
         if choice == "auto":
             raise UserError(f"autoencoder_params.pretrained: {name} was trained on {seen} of these {len(digests)} images; "
                             "give --refit-vae always, or --refit-vae never and flattered arms")

@@ -56,7 +56,7 @@ class Validator:
         Returns what came out, in one line.
 
         Raises:
-            Diverged: a loss or an image that is not finite.
+            Diverged: a loss that is not finite.
         """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}
@@ -95,7 +95,7 @@ class Validator:
             values["condition_counts"] = self.condition_prior.to_values()
         checkpoints.write_checkpoint(self.run.weights(self.config), state.ema.state_dict(), values)
 
-    def _write_preview(self, state: TrainState, tracker: Tracker) -> Path:
+    def _write_preview(self, state: TrainState, tracker: Tracker) -> Path | str:
         train, sample = self.config.train_params, self.config.sample_params
         if sample.guide_checkpoint is not None:  # a guide belongs to the finished model
             sample = replace(sample, guide_checkpoint=None, guidance_scale=1.0)
@@ -111,8 +111,11 @@ class Validator:
         evaluations = evaluated_timesteps(sample.sampler, self.config.diffusion_params.num_timesteps, sample.num_steps)
         with Progress(f"drawing {len(requests)} images", len(evaluations), unit="steps",
                       enabled=self.config.logging_params.progress_bar, passing=True) as bar:
-            pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed,
-                                            batch_size=len(requests), report=bar.update)
+            try:
+                pixels = generation.draw_images(denoising, codec, requests, params=sample, seed=train.seed,
+                                                batch_size=len(requests), report=bar.update)
+            except Diverged:  # another sampler may do better
+                return "none, its values are not finite"
         labels = np.array([request.label for request in requests])
         names = self.config.dataset_params.params.class_names
         grid = label_grid([(name, pixels[labels == label]) for label, name in enumerate(names)], num_columns=max(counts),
