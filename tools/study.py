@@ -163,7 +163,8 @@ def _choose(study: Study, runs: StudyRuns, family: str, rounds: list[tuple[str, 
         keep = planned[number + 1][0] if number + 1 < len(planned) else study.finalists
         arms = halve(f"{family}, {minutes:g} min, seed {study.seeds[0]}", minutes, study.seeds[:1], keep)
     if len(arms) > 1:
-        arms = halve(f"{family}, {study.final_minutes:g} min, {len(study.seeds)} seeds", study.final_minutes, study.seeds, 1)
+        seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else f"seed {study.seeds[0]}"
+        arms = halve(f"{family}, {study.final_minutes:g} min, {seeds}", study.final_minutes, study.seeds, 1)
     return next(iter(arms.values()))
 
 

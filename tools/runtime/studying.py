@@ -15,7 +15,7 @@ import yaml
 
 matplotlib.use("Agg")  # no screen is needed
 
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 from config.errors import UserError
 from config.load import UniqueKeyLoader
@@ -35,6 +35,7 @@ RULE = (
     "weighed again: what the rule says of its final images stands beside them. All arms of a round have the same time, "
     "turned into steps by a speed that is measured once for each size of network and batch."
 )
+_WIDE_RANGE = 10.0  # most over least, from which on an axis is logarithmic
 RECIPES = "recipes"  # the family of arms and grid; the others are baselines
 _RESERVED = ("train_params.task_name", "train_params.seed", "train_params.max_steps", "train_params.epochs",
              "sample_params.output", "sample_params.seed", "evaluation_params.real_split", "gan_params.output",
@@ -228,17 +229,30 @@ def format_scores(title: str, scores: Sequence[ArmScore]) -> str:
 
 
 def plot_scores(path: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
-    """One panel a round of study.json: the score of each arm, a point a seed, the mean as a bar."""
-    figure, panels = pyplot.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 1.6 + 0.35 * len(rounds[0]["arms"])),
-                                     squeeze=False, layout="constrained")
+    """One panel a round of study.json: the score of each arm, a point a seed and a stroke at the mean; the axis is
+    logarithmic where the worst would hide what the others differ by."""
+    most = max(len(each["arms"]) for each in rounds)
+    figure, panels = pyplot.subplots(1, len(rounds), figsize=(4.2 * len(rounds), 1.2 + 0.26 * most), squeeze=False,
+                                     layout="constrained")
     for panel, shown in zip(panels.flat, rounds, strict=True):
         scores = shown["arms"]
         means = {row["arm"]: statistics.fmean(row["distances"]) for row in scores if row["distances"]}
         ranked = sorted(means, key=lambda name: -means[name])
-        panel.barh(ranked, [means[name] for name in ranked], color="lightsteelblue")
+        panel.plot([means[name] for name in ranked], ranked, "|", color="steelblue", markersize=14, markeredgewidth=2.5)
         for row in scores:
             if row["distances"]:
                 panel.plot(row["distances"], [ranked.index(row["arm"])] * len(row["distances"]), "k.", markersize=5)
+        values = [value for row in scores for value in row["distances"]]
+        if values and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+        elif values:
+            panel.set_xlim(min(0.0, min(values) * 1.1), max(values) * 1.1)
+            panel.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        panel.grid(axis="y", color="0.92")
+        panel.set_axisbelow(True)
+        panel.set_ylim(-0.7, len(ranked) - 0.3)
         panel.set_title(shown["title"], fontsize=10)
         panel.set_xlabel(f"{shown['score']}, validation")
     with atomic_path(path) as temporary:
