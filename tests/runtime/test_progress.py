@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.runtime import progress
+from tools.runtime.command import Diverged
 from tools.runtime.progress import Pace, Progress
 
 
@@ -37,16 +38,19 @@ def test_what_is_said_is_a_line_of_its_own_unless_progress_is_off(
         assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_a_pace_tells_the_settled_rate_and_is_written_however_the_loop_ends(clock: list[float], tmp_path: Path) -> None:
+def test_a_pace_tells_the_settled_rate_and_is_written_once_it_is_over(clock: list[float], tmp_path: Path) -> None:
     path = tmp_path / "timing.json"
-    with pytest.raises(KeyboardInterrupt), Pace(4, path) as pace:
+    with pytest.raises(Diverged), Pace(4, path) as pace:
         for seconds in (10.0, 2.0, 2.0, 2.0):  # the first step is compiled
             clock[0] += seconds
             rate = pace.add_step()
         assert (rate, pace.minutes) == (1.0, pytest.approx(16 / 60))
-        raise KeyboardInterrupt
+        raise Diverged
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "images_per_second": 1.0, "settled_images_per_second": 2.0, "steps": 4}
     with Pace(4, tmp_path / "none.json"):
         pass  # no step, no rate
+    with pytest.raises(OSError, match="disk full"), Pace(4, tmp_path / "none.json") as pace:
+        pace.add_step()
+        raise OSError("disk full")  # and nothing more is written
     assert not (tmp_path / "none.json").exists()

@@ -8,12 +8,14 @@ from types import TracebackType
 from tqdm import tqdm
 
 from dataset.storage import write_json
+from tools.runtime.command import Diverged
 
 _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 2.0, 10.0  # in a log file or a pipe
 
 
 class Pace:
-    """How fast a training loop goes, in images a second; written to `path`, if one is given, however the loop ends."""
+    """How fast a training loop goes, in images a second; written to `path`, if one is given, when the loop is done or has
+    diverged. Other ends, such as a full disk, have their own say."""
 
     def __init__(self, images_per_step: int, path: Path | None) -> None:
         self._images_per_step, self._path, self._times = images_per_step, path, [time.monotonic()]
@@ -24,7 +26,8 @@ class Pace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._path is not None and len(self._times) > 1:
+        over = kind is None or issubclass(kind, Diverged)
+        if self._path is not None and over and len(self._times) > 1:
             write_json(self._path, self._describe())
 
     def add_step(self) -> float:
