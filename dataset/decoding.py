@@ -54,7 +54,6 @@ class _Header:
     width: int
     height: int
     bits: int = 8
-    has_color_key: bool = False
 
 
 def decode_image(path: str | Path) -> np.ndarray:

@@ -12,6 +12,7 @@ from models.layers import Upsample
 
 LATENT_DIM = 128
 _FIRST_SIDE = 4
+_MOST_WIDTH = 256
 _NORM_GROUPS = 8
 _SLOPE = 0.2  # of the leaky rectifiers; Radford 2016
 
@@ -126,8 +127,8 @@ def gradient_penalty(real_logits: torch.Tensor, real_images: torch.Tensor) -> to
     return 0.5 * gradient.square().flatten(1).sum(dim=1).mean()
 
 
-def level_widths(image_size: int, *, width: int, most: int = 256) -> tuple[int, ...]:
-    """Widths from 4 px up to the image's side: `width` at the finest level, doubling towards 4 px up to `most`.
+def level_widths(image_size: int, *, width: int) -> tuple[int, ...]:
+    """Widths from 4 px up to the image's side: `width` at the finest level, doubling towards 4 px up to 256.
 
     Raises:
         ValueError: a side that is not 4 times a power of two.
@@ -135,4 +136,4 @@ def level_widths(image_size: int, *, width: int, most: int = 256) -> tuple[int, 
     levels = (image_size // _FIRST_SIDE).bit_length()
     if levels < 1 or _FIRST_SIDE * 2 ** (levels - 1) != image_size:
         raise ValueError(f"image_size {image_size}")
-    return tuple(min(width * 2 ** (levels - 1 - index), most) for index in range(levels))
+    return tuple(min(width * 2 ** (levels - 1 - index), _MOST_WIDTH) for index in range(levels))

@@ -14,7 +14,7 @@ from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import make_folder, write_text
+from dataset.storage import make_folder
 from models.unet import count_parameters
 from tools.evaluation.pictures import label_grid
 from tools.runtime.command import Interrupted, deferred_signals, run_command
@@ -23,6 +23,7 @@ from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images
 from tools.runtime.generation import list_requests
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
+from tools.runtime.tracking import cut_log
 from tools.runtime.trained_images import list_trained_images
 
 _STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
@@ -51,13 +52,14 @@ def _train(config: Config) -> None:
     identity = training_identity(config, images)
     make_folder(output)
     write_patient_note(output, "The weights in this folder")
-    step = trainer.resume(output / _STATE_FOLDER, identity)
+    done = trainer.state.resume(output / _STATE_FOLDER, identity=identity, key="gan_params.output")
+    step = 0 if done is None else int(done["step"])
     if step >= params.max_steps:
-        print(f"{output}: all {params.max_steps} steps are done; weights in {output / WEIGHTS_NAME}")
+        print(f"{output}: {step} of {params.max_steps} steps are done; weights in {output / WEIGHTS_NAME}")
         return
     print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
           f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
-    _cut_log(output / _LOG_NAME, step)
+    cut_log(output / _LOG_NAME, step)
     with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
             Pace(params.batch_size, RunDirectory(output).timing) as pace, \
             Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
@@ -73,7 +75,7 @@ def _train(config: Config) -> None:
             if last:  # before the state: a run that has all its steps has its weights
                 trainer.write_weights(output / WEIGHTS_NAME, step, list_trained_images(images))
             if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
-                trainer.save(output / _STATE_FOLDER, identity, step)
+                trainer.state.save(output / _STATE_FOLDER, step, {"identity": identity})
             if stop and not last:
                 raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
@@ -84,13 +86,6 @@ def _train(config: Config) -> None:
     grid = label_grid(list(zip(names, rows, strict=True)), num_columns=_PREVIEW_IMAGES, title=f"step {step:,}")
     write_png(output / _PREVIEW_NAME, grid, text={"Synthetic": "GAN preview"})
     print(f"trained to step {step} ({rate:.0f} images/s); weights in {output / WEIGHTS_NAME}")
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop rows after `step`, and half a row: a killed training may have logged beyond its last checkpoint."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from models.discriminator import PatchDiscriminator, discriminator_loss, extract
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
-from tools.runtime import checkpoints
+from tools.runtime.checkpoints import TrainingState
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
 from tools.runtime.evaluation_weights import hash_weights
@@ -192,6 +192,8 @@ class _VaeTrainer:
                                                fused=True)
         self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.lr, betas=_ADAM_BETAS,
                                                 weight_decay=0, fused=True)
+        self.state = TrainingState({"vae": self.vae, "discriminator": self.discriminator}, self.ema,
+                                   {"vae_optimizer": self.vae_optimizer, "disc_optimizer": self.disc_optimizer})
         self.perceptual: PerceptualEmbedding | None = None
         if params.perceptual_weight > 0:
             assert config.dataset_params.lpips_path is not None
@@ -266,40 +268,17 @@ class _VaeTrainer:
         write_json(output / "config.json", _drop_provenance(json.loads(self.vae.to_json_string())))
 
     def save_state(self, folder: Path, identity: str, step: int, seconds: float) -> None:
-        tensors = {}
-        for name, part in self._parts():
-            tensors |= checkpoints.prefix_tensors(part.state_dict(), name)
-        for name, optimizer in self._optimizers():
-            tensors |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), name)
-        values = {"identity": identity, "step": step, "seconds": seconds, "num_updates": self.ema.num_updates,
-                  "adversarial_steps": self.adversarial_steps}
-        checkpoints.write_checkpoint(checkpoints.resume_path(folder, step), tensors, values)
-        checkpoints.prune_resume_checkpoints(folder, keep=1)
+        self.state.save(folder, step, {"identity": identity, "seconds": seconds,
+                                       "adversarial_steps": self.adversarial_steps})
 
     def resume(self, folder: Path, identity: str) -> tuple[int, float]:
         """Steps and seconds done by an interrupted run of the same settings; (0, 0) where there is none."""
-        found = checkpoints.read_newest_checkpoint(folder)
-        if found is None:
+        values = self.state.resume(folder, identity=identity, key="autoencoder_params.training.output")
+        if values is None:
             return 0, 0.0
-        tensors, values, _ = found
-        if values["identity"] != identity:
-            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another "
-                            "autoencoder_params.training.output")
-        for name, part in self._parts():
-            if part is not self.ema:
-                part.load_state_dict(checkpoints.select_tensors(tensors, name))
-        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
         self.adversarial_steps = values["adversarial_steps"]
-        for name, optimizer in self._optimizers():
-            checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, name))
         print(f"going on at step {values['step']}")
         return values["step"], values["seconds"]
-
-    def _parts(self) -> list[tuple[str, Any]]:
-        return [("vae", self.vae), ("discriminator", self.discriminator), ("ema", self.ema)]
-
-    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
-        return [("vae_optimizer", self.vae_optimizer), ("disc_optimizer", self.disc_optimizer)]
 
 
 def _fresh_vae(config: Config, params: AutoencoderTrainingParams) -> AutoencoderKL:

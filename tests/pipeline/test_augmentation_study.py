@@ -11,21 +11,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from openpyxl import load_workbook
 from workspace import Workspace
 
 from config.errors import UserError
 from config.load import load_config
+from dataset.decoding import decode_image
 from dataset.storage import hash_file
 from tools import augmentation_study
 from tools.evaluation.utility import CONTROL, METRICS
 from tools.evaluation.utility_report import NAME
 from tools.runtime.command import Interrupted, run_command
-from tools.runtime.data import open_images
+from tools.runtime.data import open_codec, open_images
 from tools.runtime.trained_images import shorten_hashes
 from tools.runtime.utility_folds import Study, StudyRequest, plan_study, write_fold
-from tools.runtime.utility_study import run_stage
+from tools.runtime.utility_study import _FoldTrainer, run_stage
 
 pytestmark = pytest.mark.timeout(900)  # four processes start one after another; a busy machine takes minutes for it
 
@@ -86,6 +89,33 @@ def test_every_image_is_tested_once_by_networks_that_did_not_see_its_patient(stu
         assert len(list((study / f"fold_{fold}" / "round_trips").iterdir())) == num_train
         assert len(list((study / f"fold_{fold}" / "synthetic" / "images").iterdir())) == num_train
     assert len(tested) == len(set(tested)) == 200
+
+
+def test_classifiers_see_the_fold_s_real_then_synthetic_then_round_trip_images(study: Path, workspace: Workspace) -> None:
+    """In the order that the arms' members count in (tools/runtime/utility_arms.py)."""
+    folder = study / "fold_1"
+    config = load_config(folder / "config.yaml")
+    planned = plan_study(workspace.config(*SETTINGS), StudyRequest(num_folds=2, num_seeds=2, epochs=1))
+    trainer = _FoldTrainer(planned, config, 0, folder)
+    real = open_images(config, "train")
+    with (folder / "synthetic" / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        drawn = list(csv.DictReader(file))
+    assert trainer._labels.tolist() == [record.label for record in real.records]
+    assert trainer._synthetic_labels.tolist() == [int(row["label"]) for row in drawn]
+
+    def read(path: Path) -> torch.Tensor:
+        return torch.from_numpy(decode_image(path).astype(np.float32) / 127.5 - 1)[None]
+
+    codec, num_real = open_codec(config), len(real)
+    for place in (0, 1, num_real // 2, num_real - 1):
+        seen, synthetic, restored = trainer._pool.batch(
+            np.array([place, num_real + place, num_real + len(drawn) + place]))
+        assert torch.equal(seen, real[place][0])
+        torch.testing.assert_close(synthetic, read(folder / "synthetic" / "images" / drawn[place]["IMAGE_NAME"]),
+                                   atol=1e-6, rtol=0)
+        torch.testing.assert_close(restored, codec.round_trip(real[place][0][None])[0], atol=1.01 / 127.5, rtol=0)
+    others = [codec.round_trip(real[place][0][None])[0] for place in range(5)]
+    assert min(float((others[0] - other).abs().max()) for other in others[1:]) > 4 / 127.5  # so that an order is seen
 
 
 def test_the_report_has_every_arm_and_says_that_two_steps_do_not_help(study: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from tools import augment_real, sample_gan, train_gan
 from tools.runtime.assessment import evaluate_folder
-from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
+from tools.runtime.checkpoints import TrainingState, list_resume_checkpoints, read_checkpoint
 from tools.runtime.data import open_images
-from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer
+from tools.runtime.gan_training import WEIGHTS_NAME
 
 
 def of_gan(folder: Path, *, steps: int) -> tuple[str, ...]:
@@ -59,20 +60,22 @@ def test_a_resumed_training_equals_an_unbroken_one(workspace: Workspace, gan: Pa
 
 
 def test_a_training_killed_after_its_last_checkpoint_has_its_weights(
-    workspace: Workspace, gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = workspace.arguments(*of_gan(tmp_path / "gan", steps=12))
-    save = GanTrainer.save
+    save = TrainingState.save
 
-    def save_and_die(trainer: GanTrainer, folder: Path, identity: str, step: int) -> None:
-        save(trainer, folder, identity, step)
+    def save_and_die(state: TrainingState, folder: Path, step: int, values: dict[str, Any]) -> None:
+        save(state, folder, step, values)
         if step == 12:
             raise SystemExit(137)
 
-    monkeypatch.setattr(GanTrainer, "save", save_and_die)
+    monkeypatch.setattr(TrainingState, "save", save_and_die)
     with pytest.raises(SystemExit):
         train_gan.main(arguments)
     train_gan.main(arguments)  # nothing is left to do
+    train_gan.main(workspace.arguments(*of_gan(tmp_path / "gan", steps=9)))  # nor is it if fewer steps are asked for
+    assert "12 of 9 steps are done" in capsys.readouterr().out
     made, wanted = (read_checkpoint(folder / WEIGHTS_NAME) for folder in (tmp_path / "gan", gan))
     assert made[1]["step"] == wanted[1]["step"] == 12
     assert all(torch.equal(tensor, made[0][name]) for name, tensor in wanted[0].items())

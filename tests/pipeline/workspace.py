@@ -1,6 +1,5 @@
 """A whole project at its smallest: phantoms of 32 px, an autoencoder, a config. Everything below one folder."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +99,6 @@ def save_autoencoder(folder: Path, *, seed: int, channels: int = 1, latent_chann
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def with_params(config: Config, section: str, **changes: Any) -> Config:
-    """The config with other values in one section."""
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
 
 
 def forget_accelerator() -> None:

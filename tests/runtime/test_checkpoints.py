@@ -72,7 +72,7 @@ def test_any_flipped_bit_is_found_or_means_the_same(tmp_path: Path) -> None:
         try:
             read, values = read_checkpoint(path)
         except UserError as error:
-            assert str(error).startswith(f"{path}: ") and "remove it to use the one before" in str(error)
+            assert str(error).startswith(f"{path}: ") and "restore it from a copy" in str(error)
             continue
         alike += 1
         assert values == wanted and torch.equal(read["weight"], torch.arange(40.0))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from config.errors import UserError
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import Diverged, Interrupted, deferred_signals, run_command
 
 
 def end(main: Callable[[], None]) -> object:
@@ -28,6 +28,7 @@ def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
     for main, code, message in (
         (lambda: None, 0, ""),
         (fail(UserError("expected a, found b\nin c")), 2, "error: expected a, found b in c\n"),
+        (fail(Diverged("step 3: the loss is not finite")), 3, "error: step 3: the loss is not finite\n"),
         (fail(KeyboardInterrupt()), 130, "interrupted\n"),
         (fail(Interrupted(15, "saved; run again")), 143, "saved; run again\n"),
         (fail(Interrupted(2)), 130, "stopped by a signal\n"),

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dataset.order import generator, normal
 from dataset.symmetries import apply_symmetry
 from models.gan import LATENT_DIM, Generator, critic_loss, deception_loss, gradient_penalty
 from tools.runtime.checkpoints import read_checkpoint
+from tools.runtime.command import Diverged
 from tools.runtime.gan_training import GanTrainer, draw_gan_images, load_generator, measure_contrast
 from tools.runtime.generation import ImageRequest
 
@@ -213,6 +215,19 @@ def test_what_is_written_and_drawn_from_is_the_average_of_the_generator(
     assert values["class_counts"] == [12, 12] and values["trained_images"] == ["ab"]
     assert all(torch.equal(value, tensors[name]) for name, value in loaded.named_parameters())
 
+    data = trainer.config.dataset_params
+    swapped = replace(data, params=replace(data.params, class_names=tuple(reversed(data.params.class_names))))
+    with pytest.raises(UserError, match=r"generator\.safetensors was trained on the classes"):
+        load_generator(replace(trainer.config, dataset_params=swapped), path, CPU)
+
+
+def test_a_generator_that_diverged_draws_no_image() -> None:
+    network = Generator(im_channels=1, num_classes=2, widths=(16, 8)).eval()
+    with torch.no_grad():
+        network.first.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match="the GAN draws values that are not finite"):
+        draw_gan_images(network, [ImageRequest(0, 0)], seed=0, device=CPU)
+
 
 def test_an_image_is_the_generator_s_of_the_noise_at_its_address_and_its_label() -> None:
     torch.manual_seed(3)
@@ -232,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(make_trainer: Callable[...,
     trainer = make_trainer()
     with torch.no_grad():
         trainer.critic.psi.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"step 4: the GAN's loss is not finite; .* lower gan_params\.lr"):
+    with pytest.raises(Diverged, match=r"step 4: the GAN's loss is not finite; .* lower gan_params\.lr"):
         trainer.train_step(4)
 
 

@@ -14,6 +14,7 @@ from config.schema import Config, SampleParams
 from dataset.decoding import read_png_text
 from dataset.images import write_png
 from models.autoencoder import LatentCodec, LatentStatistics
+from tools.runtime.command import Diverged
 from tools.runtime.generation import Denoising, list_requests, split_into_batches
 from tools.runtime.samples import SampleWriter, draw_and_write, draw_and_write_in_turn
 from tools.runtime.training import latent_shape, make_schedule, make_unet
@@ -135,6 +136,24 @@ def test_a_disk_that_fails_behind_stops_the_drawing(
     with pytest.raises((UserError, OSError)):
         draw_and_write(denoising, tiny_codec, writer, split_into_batches(requests, 1), params=params, report=reported.append)
     assert len(reported) < 12
+
+
+@pytest.mark.parametrize("draw", [draw_and_write, draw_and_write_in_turn])
+def test_a_network_that_diverged_draws_no_image(
+    tmp_path: Path, make_config: Callable[..., Config], tiny_codec: LatentCodec, draw: Callable[..., None]
+) -> None:
+    config = make_config()
+    network = make_unet(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(float("nan"))
+    denoising = Denoising(network=network, schedule=make_schedule(config.diffusion_params), prediction_type="v",
+                          null_label=2, latent_shape=latent_shape(config), device=torch.device("cpu"))
+    params, requests = SampleParams(num_steps=2, batch_size=2), list_requests([2, 1])
+    writer = SampleWriter(tmp_path, requests, params=params, class_names=("bad", "good"), checkpoint_sha256="abc")
+    with pytest.raises(Diverged, match="its training has diverged"):
+        draw(denoising, tiny_codec, writer, split_into_batches(requests, 2), params=params)
+    assert not list((tmp_path / "images").glob("*"))
 
 
 @pytest.fixture

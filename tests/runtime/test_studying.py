@@ -67,6 +67,10 @@ def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
     ({"arms": {"a/b": {}, "c": {}}}, "arms: expected names of letters"),
     ({"arms": {"a": 3, "b": {}}}, "arms: expected names, each with config keys"),
     ({"grid": {"train_params.ldm_lr": 3}}, "grid: expected a list of values for train_params.ldm_lr"),
+    ({"arms": {"num_steps_10": {"train_params.ldm_lr": 0.1}}, "grid": {"sample_params.num_steps": [10, 20]}},
+     "grid: expected combinations whose names differ"),
+    ({"grid": {"unet_params.attention": [[True, False], "[True, False]"]}},
+     "grid: expected combinations whose names differ"),
     ({"arms": {"a": {"train_params.seed": 3}, "b": {}}}, "train_params.seed: the study sets it itself"),
     ({"overrides": {"train_params.max_steps": 3}}, "train_params.max_steps: the study sets it itself"),
     ({"baselines": {"paper": {}}}, "baselines: expected names, each with arms"),
@@ -154,3 +158,12 @@ def test_arms_of_equal_network_and_batch_share_a_speed_and_others_do_not(tmp_pat
     cost = {arm.name: hash_cost(arm.generator, runs.config_of(arm)) for arm in study.arms}
     assert cost["ours"] == cost["rate"] == cost["drawn"] and cost["gan"] == cost["gan-rate"]
     assert len(set(cost.values())) == 5
+
+
+def test_arms_that_encode_in_every_step_share_a_speed_only_with_the_same_vae(tmp_path: Path) -> None:
+    arms = {"ours": {}, "other": {"autoencoder_params.pretrained": "models/pretrained/mhsma64_vae"}}
+    for live in (False, True):
+        study = load(tmp_path, arms=arms, overrides={"dataset_params.load_latents": not live})
+        runs = StudyRuns(study)
+        cost = {arm.name: hash_cost(arm.generator, runs.config_of(arm)) for arm in study.arms}
+        assert (cost["ours"] != cost["other"]) == live

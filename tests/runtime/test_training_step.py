@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from config.errors import UserError
 from config.schema import Config
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from models.ema import ExponentialMovingAverage
+from tools.runtime.command import Diverged
 from tools.runtime.training import (
     MOST_BAD_STEPS,
     Batch,
@@ -172,7 +172,7 @@ def test_ten_bad_steps_in_a_row_end_the_training(make_config: Callable[..., Conf
     trainer.step()
     for _ in range(MOST_BAD_STEPS - 1):
         trainer.step(bad=math.nan)
-    with pytest.raises(UserError, match=r"not finite 10 times in a row; the last checkpoint is intact, .*ldm_lr"):
+    with pytest.raises(Diverged, match=r"not finite 10 times in a row; the last checkpoint is intact, .*ldm_lr"):
         trainer.step(bad=math.nan)
 
 
@@ -196,11 +196,15 @@ def test_the_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_the_power_of_
     generator = torch.Generator().manual_seed(0)
     batch = Batch(torch.randn(16, 4, 8, 8, generator=generator), torch.zeros(16, dtype=torch.int64))
     noise, timesteps = torch.randn(16, 4, 8, 8, generator=generator), torch.arange(0, 960, 60)
-    for prediction_type in ("epsilon", "v", "x0"):
-        params = make_config(diffusion_params={"prediction_type": prediction_type}).diffusion_params
+    for prediction_type in ("epsilon", "v", "x0", "velocity"):
+        keys: dict[str, Any] = {"diffusion_params": {"prediction_type": prediction_type}}
+        if prediction_type == "velocity":
+            keys["diffusion_params"]["schedule"], keys["sample_params"] = "rectified_flow", {"sampler": "euler"}
+        params = make_config(**keys).diffusion_params
         loss_of = DiffusionLoss(params, null_label=2, device=torch.device("cpu"))
         a, s = loss_of.schedule.signal_level(timesteps), loss_of.schedule.noise_level(timesteps)
-        target = {"epsilon": noise, "v": a * noise - s * batch.latents, "x0": batch.latents}[prediction_type]
+        target = {"epsilon": noise, "v": a * noise - s * batch.latents, "x0": batch.latents,
+                  "velocity": noise - batch.latents}[prediction_type]
 
         class Perfect(torch.nn.Module):
             def forward(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor,

@@ -147,9 +147,9 @@ class CopyAudit:
         clear = f", {self.num_clear} of them beyond doubt" if self.num_clear else ""
         return f"{COPYING_FOUND}: {counts} (p = {self.p_value:.2g}){clear}; {self.num_training_hit} training images hit"
 
-    def lowest(self, count: int = _MOST_LISTED) -> list[tuple[int, int, int, float]]:
+    def lowest(self) -> list[tuple[int, int, int, float]]:
         """The pairs to look at: (synthetic, nearest, second, r), by ascending r."""
-        order = np.argsort(self.ratios.values, kind="stable")[:count]
+        order = np.argsort(self.ratios.values, kind="stable")[:_MOST_LISTED]
         return [(int(i), int(self.ratios.nearest[i]), int(self.ratios.second[i]), float(self.ratios.values[i]))
                 for i in order]
 

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from safetensors.torch import save as format_safetensors
 
 from config.errors import UserError
 from dataset.storage import write_bytes
+from models.ema import ExponentialMovingAverage
 
 FORMAT = 1
 _NOTE = "derived from patients' images: store, share and delete it by the same rules as those images"
+_REMEDY = "restore it from a copy, or train anew in another folder"
 _RESUME_NAME = re.compile(r"resume-(\d{8})\.safetensors")
 
 
@@ -45,9 +50,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         values = body["values"]
         intact = body["sha256"] == _digest(tensors, values)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole checkpoint of this software; remove it to use the one before") from error
+        raise UserError(f"{path}: not a whole checkpoint of this software; {_REMEDY}") from error
     if not intact:
-        raise UserError(f"{path}: does not match its own checksum, it is damaged; remove it to use the one before")
+        raise UserError(f"{path}: does not match its own checksum, it is damaged; {_REMEDY}")
     if values.get("format") != FORMAT:
         raise UserError(f"{path}: checkpoint format {values.get('format')}, expected {FORMAT}; train anew")
     return tensors, values
@@ -124,6 +129,46 @@ def select_tensors(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, t
 def prefix_tensors(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The inverse of `select_tensors`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training of several networks with one average goes on from; its folder keeps the newest file only."""
+
+    networks: Mapping[str, torch.nn.Module]
+    ema: ExponentialMovingAverage
+    optimizers: Mapping[str, torch.optim.Optimizer]
+
+    def save(self, folder: Path, step: int, values: dict[str, Any]) -> None:
+        """Write the state after `step` with plain values, of which "identity" says what the steps depend on."""
+        tensors = prefix_tensors(self.ema.state_dict(), "ema")
+        for name, network in self.networks.items():
+            tensors |= prefix_tensors(network.state_dict(), name)
+        for name, optimizer in self.optimizers.items():
+            tensors |= prefix_tensors(pack_optimizer(optimizer), name)
+        write_checkpoint(resume_path(folder, step), tensors, {**values, "step": step, "num_updates": self.ema.num_updates})
+        prune_resume_checkpoints(folder, keep=1)
+
+    def resume(self, folder: Path, *, identity: str, key: str) -> dict[str, Any] | None:
+        """Put back the newest intact state and return its values; None where there is none. `key` names the folder.
+
+        Raises:
+            UserError: the state is of a training of another identity, or none is intact.
+        """
+        found = read_newest_checkpoint(folder)
+        if found is None:
+            return None
+        tensors, values, warnings = found
+        if values["identity"] != identity:
+            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another {key}")
+        for warning in warnings:
+            print(f"warning: {warning}; going on from the one before", file=sys.stderr)
+        for name, network in self.networks.items():
+            network.load_state_dict(select_tensors(tensors, name))
+        self.ema.load_state_dict(select_tensors(tensors, "ema"), values["num_updates"])
+        for name, optimizer in self.optimizers.items():
+            unpack_optimizer(optimizer, select_tensors(tensors, name))
+        return values
 
 
 def _digest(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> str:

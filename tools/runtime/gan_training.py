@@ -31,7 +31,7 @@ from models.gan import (
     gradient_penalty,
     level_widths,
 )
-from tools.runtime import checkpoints
+from tools.runtime.checkpoints import TrainingState, read_checkpoint, write_checkpoint
 from tools.runtime.command import Diverged
 from tools.runtime.data import transform_identity
 from tools.runtime.generation import ImageRequest
@@ -87,7 +87,7 @@ def measure_contrast(bank: ImageBank, num_images: int) -> float:
 
 
 class GanTrainer:
-    """Both networks with their optimizers and the generator's average."""
+    """Both networks with their optimizers and the generator's average; `state` is what a checkpoint holds of them."""
 
     def __init__(self, config: Config, images: LabelledImages, device: torch.device) -> None:
         self.config, self.params, self.device = config, config.gan_params, device
@@ -98,6 +98,8 @@ class GanTrainer:
         self.ema = ExponentialMovingAverage(self.generator, self.params.ema_decay)
         self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS, fused=True)
                            for name, network in (("generator", self.generator), ("critic", self.critic))}
+        self.state = TrainingState({"generator": self.generator, "critic": self.critic}, self.ema,
+                                   {f"of_{name}": optimizer for name, optimizer in self.optimizers.items()})
         self.bank = ImageBank(images)
         self.brightness = measure_contrast(self.bank, len(images))
         self.order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
@@ -105,7 +107,7 @@ class GanTrainer:
         self.class_counts = np.bincount(self.order.labels, minlength=config.num_classes).tolist()
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One step of the discriminator and one of the generator; returns both losses and the penalty, if there was one.
+        """One step of the discriminator and one of the generator; returns both losses, without the penalty.
 
         Raises:
             Diverged: a loss that is not finite.
@@ -162,40 +164,9 @@ class GanTrainer:
         uniforms = torch.from_numpy(rng.random((len(images), NUM_UNIFORMS), dtype=np.float32))
         return augment(images, uniforms, brightness=self.brightness)
 
-    def save(self, folder: Path, identity: str, step: int) -> None:
-        """Write the resume checkpoint of this step and remove older ones."""
-        tensors = checkpoints.prefix_tensors(self.generator.state_dict(), "generator")
-        tensors |= checkpoints.prefix_tensors(self.critic.state_dict(), "critic")
-        tensors |= checkpoints.prefix_tensors(self.ema.state_dict(), "ema")
-        for name, optimizer in self.optimizers.items():
-            tensors |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), f"of_{name}")
-        values = {"identity": identity, "step": step, "num_updates": self.ema.num_updates}
-        checkpoints.write_checkpoint(checkpoints.resume_path(folder, step), tensors, values)
-        checkpoints.prune_resume_checkpoints(folder, keep=1)
-
-    def resume(self, folder: Path, identity: str) -> int:
-        """Put back the newest checkpoint and return its step; 0 where there is none.
-
-        Raises:
-            UserError: it belongs to another training.
-        """
-        found = checkpoints.read_newest_checkpoint(folder)
-        if found is None:
-            return 0
-        tensors, values, _ = found
-        if values["identity"] != identity:
-            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another "
-                            "gan_params.output")
-        self.generator.load_state_dict(checkpoints.select_tensors(tensors, "generator"))
-        self.critic.load_state_dict(checkpoints.select_tensors(tensors, "critic"))
-        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
-        for name, optimizer in self.optimizers.items():
-            checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(tensors, f"of_{name}"))
-        return int(values["step"])
-
     def write_weights(self, path: Path, step: int, trained_images: Sequence[str]) -> None:
         """Write the averaged generator with what drawing from it needs."""
-        checkpoints.write_checkpoint(path, self.ema.state_dict(), {
+        write_checkpoint(path, self.ema.state_dict(), {
             "kind": "gan", "step": step, "class_counts": self.class_counts,
             TRAINED_KEY: list(trained_images), "config": config_to_dict(self.config)})
 
@@ -204,15 +175,18 @@ def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Ge
     """The averaged generator and what was written with it: class_counts, the training images per class, and others.
 
     Raises:
-        UserError: no such file, a damaged one, or one of other classes, size or width than the config's.
+        UserError: no such file, a damaged one, or one of other classes, channels, size or width than the config's.
     """
-    tensors, values = checkpoints.read_checkpoint(path)
+    tensors, values = read_checkpoint(path)
     network = make_generator(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     if values.get("kind") != "gan" or shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
         raise UserError(f"{path}: expected a GAN of {config.num_classes} classes at dataset_params.params.image_size "
                         f"{config.dataset_params.params.image_size} and gan_params.width {config.gan_params.width}, found "
                         "another; give the config that it was trained with")
+    trained, named = values["config"]["dataset_params"]["params"]["class_names"], config.dataset_params.params.class_names
+    if list(trained) != list(named):
+        raise UserError(f"{path} was trained on the classes {list(trained)}, the config names {list(named)}")
     network.load_state_dict(tensors, strict=False)  # the averages are of all parameters, checked above
     return network.to(device).eval().requires_grad_(False), values
 
@@ -227,8 +201,16 @@ def describe_samples(params: SampleParams) -> SampleParams:
 def draw_gan_images(
     network: Generator, requests: Sequence[ImageRequest], *, seed: int, device: torch.device
 ) -> np.ndarray:
-    """uint8 images (B, H, W, C); the noise of image i of class c is a function of (seed, c, i)."""
+    """uint8 images (B, H, W, C); the noise of image i of class c is a function of (seed, c, i).
+
+    Raises:
+        Diverged: the generator's values are not finite.
+    """
     noise = torch.stack([normal(generator(seed, "gan sample", *request.noise_address), (LATENT_DIM,))
                          for request in requests])
     labels = torch.tensor([request.label for request in requests], device=device)
-    return to_uint8(network(noise.to(device), labels).cpu().permute(0, 2, 3, 1))
+    images = network(noise.to(device), labels).cpu()
+    if not torch.isfinite(images).all():
+        raise Diverged("the GAN draws values that are not finite: its training has diverged; start anew under another "
+                       "gan_params.output with a lower gan_params.lr or a higher r1_weight")
+    return to_uint8(images.permute(0, 2, 3, 1))

@@ -173,17 +173,21 @@ def draw_images(
     """uint8 images (B, H, W, c) of the requests; c is 1 for gray data sets, else 3. `report` as in `draw_latents`.
 
     Raises:
-        Diverged: the network's values are not finite.
+        Diverged: as `latents_to_pixels`.
     """
     latents = draw_latents(denoising, requests, params=params, seed=seed, batch_size=batch_size, report=report)
-    if not torch.isfinite(latents).all():
-        raise Diverged("the network draws values that are not finite: its training has diverged; start anew under another "
-                       "task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
     return latents_to_pixels(codec, latents)
 
 
 def latents_to_pixels(codec: LatentCodec, latents: torch.Tensor) -> np.ndarray:
-    """Decode standardised latents (B, C, h, w) to uint8 (B, H, W, c); c is 1 for gray data sets, else 3."""
+    """Decode standardised latents (B, C, h, w) to uint8 (B, H, W, c); c is 1 for gray data sets, else 3.
+
+    Raises:
+        Diverged: latents that are not finite.
+    """
+    if not torch.isfinite(latents).all():
+        raise Diverged("the network draws values that are not finite: its training has diverged; start anew under another "
+                       "task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
     images = codec.decode(latents)
     if codec.statistics is not None and codec.statistics.gray:
         images = images[:, :1]

@@ -290,8 +290,9 @@ def hash_cost(generator: str, config: Config) -> str:
     if generator == "gan":
         sizes = {key: gan[key] for key in ("batch_size", "width", "augment")}
         return hash_json([_SPEED_METHOD, generator, shape, sizes])[:12]
+    live = [] if data["load_latents"] else [sections["autoencoder_params"]]  # then each step encodes its images
     return hash_json([_SPEED_METHOD, generator, shape, sections["unet_params"], {key: data[key] for key in _DATA_COST},
-                      {key: train[key] for key in _TRAIN_COST}])[:12]
+                      {key: train[key] for key in _TRAIN_COST}, *live])[:12]
 
 
 def _keys_of_training(run: ArmRun, folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from matplotlib import pyplot, ticker
 from config.errors import UserError
 from config.load import UniqueKeyLoader
 from dataset.storage import atomic_path
-from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves
+from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves, refuse
 
 DIVERGED = "diverged"  # the only key of what stands for the evaluation of a training that did
 THROUGH_VAE = "diffusion"  # the generator whose images are decoded latents
@@ -95,13 +95,7 @@ class ArmScore:
         """Why the rule passes this arm over, if it does."""
         if self.num_diverged:
             return f"{self.num_diverged} trainings diverged"
-        if not self.distances:
-            return "no kernel distance"
-        if self.copying:
-            return "copying found"
-        if self.class_share is not None and self.class_share < LEAST_CLASS_SHARE:
-            return f"class AUC {self.class_share:.2f} of that on real images"
-        return None
+        return refuse(has_distance=bool(self.distances), copying=self.copying, class_share=self.class_share)
 
 
 def load_study(path: Path) -> Study:
@@ -141,7 +135,9 @@ def load_study(path: Path) -> Study:
         check(isinstance(raw.get(key) or {}, dict), key, "a mapping")
     for key, values in (raw.get("grid") or {}).items():
         check(isinstance(values, list) and bool(values), "grid", f"a list of values for {key}")
-    recipes = {**(raw.get("arms") or {}), **_combine(raw.get("grid") or {})}
+    listed = [*(raw.get("arms") or {}).items(), *_combine(raw.get("grid") or {})]
+    recipes = dict(listed)
+    check(len(recipes) == len(listed), "grid", "combinations whose names differ from each other's and from the arms'")
     declared = {RECIPES: recipes, **{str(name): arms for name, arms in (raw.get("baselines") or {}).items()}}
     check(bool(recipes) and len(declared) + len(recipes) > 2, "arms",
           "two arms or more, from arms and grid together, or one and a baseline")
@@ -264,11 +260,11 @@ def _make_arm(name: str, keys: Mapping[str, Any]) -> Arm:
     return Arm(name, str(keys.get("generator", THROUGH_VAE)), {key: keys[key] for key in keys if key != "generator"})
 
 
-def _combine(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """An arm for every combination of the grid's values, named after them."""
-    arms = {}
+def _combine(grid: Mapping[str, Sequence[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """A name and keys for every combination of the grid's values; names of two may be equal."""
+    arms = []
     for values in itertools.product(*grid.values()) if grid else ():
         name = "-".join(f"{key.split('.')[-1]}_{value}" for key, value in zip(grid, values, strict=True))
-        arms["".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)] = dict(
-            zip(grid, values, strict=True))
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+        arms.append((name, dict(zip(grid, values, strict=True))))
     return arms

@@ -72,13 +72,7 @@ class PointResult:
 
     def refusal(self) -> str | None:
         """Why the rule passes this point over, if it does."""
-        if self.distance is None:
-            return "no kernel distance"
-        if self.copying:
-            return COPYING_FOUND
-        if self.class_share is not None and self.class_share < LEAST_CLASS_SHARE:
-            return f"class AUC {self.class_share:.2f} of that on real images"
-        return None
+        return refuse(has_distance=self.distance is not None, copying=self.copying, class_share=self.class_share)
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,17 @@ class EvaluationCurves:
     interval: tuple[float, float] | None
     copying: bool
     class_share: float | None
+
+
+def refuse(*, has_distance: bool, copying: bool, class_share: float | None) -> str | None:
+    """Why images are passed over whatever their distance, if they are; `class_share` None where the class is not seen."""
+    if not has_distance:
+        return "no kernel distance"
+    if copying:
+        return COPYING_FOUND
+    if class_share is not None and class_share < LEAST_CLASS_SHARE:
+        return f"class AUC {class_share:.2f} of that on real images"
+    return None
 
 
 def list_points(

@@ -96,10 +96,9 @@ class Tracker:
     """The log of one training run, on the main process: metrics.jsonl and its mirror."""
 
     def __init__(self, path: Path, mirror: WandbMirror, *, step: int) -> None:
-        """Open the log, dropping rows after `step`: a killed run may have logged beyond its last checkpoint."""
+        """Open the log, cut to `step`."""
         self._mirror = mirror
-        kept = [line for line in _read_whole_lines(path) if _step_of(line, path) <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        cut_log(path, step)
         self._path = path
         with disk_errors(path):
             self._file = path.open("ab", buffering=0)  # nothing is left to be written when it is closed
@@ -132,6 +131,16 @@ class Tracker:
         """Close the log and end the mirror."""
         self._file.close()
         self._mirror.finish()
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop rows after `step`, and half a row: a killed run may have logged beyond its last checkpoint.
+
+    Raises:
+        UserError: a row that is none.
+    """
+    kept = [line for line in _read_whole_lines(path) if _step_of(line, path) <= step]
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str, path: Path) -> int:
