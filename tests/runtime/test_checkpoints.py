@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from config.errors import UserError
+from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints
-from tools.runtime.checkpoints import read_checkpoint, read_newest_checkpoint, resume_path, write_checkpoint
+from tools.runtime.checkpoints import (
+    TrainingState,
+    read_checkpoint,
+    read_newest_checkpoint,
+    resume_path,
+    write_checkpoint,
+)
 
 VALUES: dict[str, Any] = {"step": 7, "best_loss": None, "names": ["a", "ü"], "nested": {"rate": 1e-7, "on": True}}
 
@@ -144,6 +151,38 @@ def test_no_checkpoint_is_none_and_no_intact_one_is_refused(tmp_path: Path) -> N
         damage(resume_path(tmp_path, step))
     with pytest.raises(UserError, match=r"no intact resume checkpoint is left \(.*resume-00000002.*to start anew"):
         read_newest_checkpoint(tmp_path)
+
+
+def test_a_state_goes_on_from_the_one_before_a_damaged_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(value: float) -> TrainingState:
+        network = torch.nn.Linear(2, 1)
+        torch.nn.init.constant_(network.weight, value)
+        optimizer = torch.optim.AdamW(network.parameters())
+        network(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return TrainingState({"net": network}, ExponentialMovingAverage(network, 0.9), {"of_net": optimizer})
+
+    first = make(3.0)
+    first.save(tmp_path, 1, {"identity": "a", "seconds": 2.5})
+    kept = resume_path(tmp_path, 1).read_bytes()
+    make(5.0).save(tmp_path, 2, {"identity": "a", "seconds": 5})
+    assert [path.name for path in tmp_path.iterdir()] == ["resume-00000002.safetensors"]
+    resume_path(tmp_path, 1).write_bytes(kept)  # as if a kill had come before it was removed
+    damage(resume_path(tmp_path, 2))
+    other = make(7.0)
+    values = other.resume(tmp_path, identity="a", key="some.key")
+    assert values is not None and (values["step"], values["seconds"]) == (1, 2.5)
+    assert torch.equal(other.networks["net"].weight, first.networks["net"].weight)
+    assert torch.equal(other.ema.average["weight"], first.ema.average["weight"])
+    moments = [state.optimizers["of_net"].state_dict()["state"][0]["exp_avg"] for state in (other, first)]
+    assert torch.equal(*moments)
+    told = capsys.readouterr().err
+    assert "resume-00000002" in told and told.endswith("it is damaged; going on from the one before\n")
+    with pytest.raises(UserError, match=r"other settings or images; remove it or name another some\.key"):
+        other.resume(tmp_path, identity="b", key="some.key")
+    assert other.resume(tmp_path / "absent", identity="a", key="some.key") is None
 
 
 def test_pruning_keeps_the_newest(tmp_path: Path) -> None:

@@ -83,16 +83,16 @@ def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[
     Raises:
         UserError: there are some and none is intact.
     """
-    warnings: list[str] = []
+    reasons: list[str] = []
     for path in list_resume_checkpoints(folder):
         try:
             tensors, values = read_checkpoint(path)
         except UserError as error:
-            warnings.append(str(error))
+            reasons.append(str(error).removesuffix(f"; {_REMEDY}"))
             continue
-        return tensors, values, warnings
-    if warnings:
-        raise UserError(f"{folder}: no intact resume checkpoint is left ({warnings[0]}); remove the folder to start anew")
+        return tensors, values, [f"{reason}; going on from the one before" for reason in reasons]
+    if reasons:
+        raise UserError(f"{folder}: no intact resume checkpoint is left ({reasons[0]}); remove the folder to start anew")
     return None
 
 
@@ -162,7 +162,7 @@ class TrainingState:
         if values["identity"] != identity:
             raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another {key}")
         for warning in warnings:
-            print(f"warning: {warning}; going on from the one before", file=sys.stderr)
+            print(f"warning: {warning}", file=sys.stderr)
         for name, network in self.networks.items():
             network.load_state_dict(select_tensors(tensors, name))
         self.ema.load_state_dict(select_tensors(tensors, "ema"), values["num_updates"])
