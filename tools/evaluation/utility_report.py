@@ -138,6 +138,8 @@ def _draw(report: UtilityReport) -> bytes:
     left.set_ylim(-0.6, len(arms) - 0.4)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(axis="x", nbins=5)
+        axes.margins(x=0.08)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
     return data.getvalue()
