@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, name_some
-from dataset.image_folder import ImageFolder
+from dataset.image_folder import ImageFolder, compose, is_plain_name
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES, SPLITS, draw_splits
 from dataset.tables import TableRow, is_missing, read_table
@@ -325,8 +325,9 @@ def _resolve_rows(
 ) -> tuple[list[ImageRecord], list[Problem]]:
     """Records of the rows that can be used, the split empty where it is still to be drawn, and what is wrong with others."""
     bad = _Faults()
-    labels = {name: label for label, name in enumerate(class_names)}
-    level_indices = {name: {level: index for index, level in enumerate(levels)} for name, levels in conditions.items()}
+    labels = {compose(name): label for label, name in enumerate(class_names)}
+    level_indices = {name: {compose(level): index for index, level in enumerate(levels)}
+                     for name, levels in conditions.items()}
     seen: dict[str, tuple[str, int | None]] = {}
     spellings: dict[str, str] = {}
     records = []
@@ -372,7 +373,7 @@ def _resolve_rows(
             covariates = tuple(row.cells[f"covariate_columns.{column}"].strip() for column in covariate_columns)
             path = folder.root / file_name
             records.append(ImageRecord(name, path, label, group, split, tuple(levels), covariates, place=row.where))
-    kinds = _problem_kinds(folder.root, class_names, conditions)
+    kinds = _problem_kinds(folder, class_names, conditions)
     problems = [
         Problem(found, tuple(bad.offenders[kind]), remedy, kind, tuple(bad.rows[kind]))
         for kind, (found, remedy) in kinds.items() if kind in bad.offenders
@@ -404,7 +405,10 @@ def _find_file(name: str, where: str, folder: ImageFolder, bad: _Faults) -> str 
         bad.add("unnamed", where)
         return None
     if _ABSOLUTE.match(name) or ".." in re.split(r"[/\\]", name):
-        bad.add("outside", f"{where} {_show(name)}")
+        bad.add("outside", f"{where} {_show(name)}{folder.hint(name)}")
+        return None
+    if not is_plain_name(name) and folder.match(name):
+        bad.add("control", f"{where} {_show(name)}")
         return None
     matches = folder.match(name)
     if len(matches) == 1 and matches[0] not in folder.leaving:
@@ -420,7 +424,7 @@ def _find_file(name: str, where: str, folder: ImageFolder, bad: _Faults) -> str 
 
 
 def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
-    text = text.strip()
+    text = compose(text.strip())
     if text in labels:
         return labels[text]
     if _INTEGER.fullmatch(text):
@@ -431,7 +435,7 @@ def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
 
 def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
     """The index of the level that a cell names; 2.0 names the level 2, as spreadsheets and pandas write integers."""
-    text = text.strip()
+    text = compose(text.strip())
     if text not in indices and _INTEGER.fullmatch(text):
         text = str(int(text.split(".")[0]))
     return indices.get(text)
@@ -454,19 +458,27 @@ def _show_cell(text: str) -> str:
 
 
 def _problem_kinds(
-    root: Path, class_names: Sequence[str], conditions: Mapping[str, Sequence[str]]
+    folder: ImageFolder, class_names: Sequence[str], conditions: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, str]]:
     """The kinds of mistakes that rows can hold and their remedies, in the order in which they are told."""
+    root = folder.root
     wanted = f"an integer from 0 to {len(class_names) - 1} or one of {', '.join(class_names)}"
     return {
         "unnamed": ("rows without an image name", "name the image or delete the row"),
-        "outside": (f"image names that lead out of {root}", "use names relative to root_dir, without '..'"),
+        "outside": (
+            f"image names that lead out of {root}",
+            f"use names relative to root_dir, without '..'; {folder.describe()}",
+        ),
+        "control": ("images whose names hold control characters", "rename the files and write the new names"),
         "link": (
             "images behind a link to a folder or out of root_dir",
             "put the files themselves there, or point root_dir at their real folder",
         ),
         "ambiguous": ("image names that fit several files", "write the name with its suffix, or remove one file"),
-        "missing": (f"images not found in {root}", "correct the names, add the files or delete the rows"),
+        "missing": (
+            f"images not found in {root}",
+            f"correct the names, add the files or delete the rows; {folder.describe()}",
+        ),
         "misnamed": (f"images not found in {root} under exactly this name", "correct the names"),
         "twice": ("rows name an image again", "keep one row for each image"),
         "conflict": ("rows name an image again with another label", "find out which label is right and keep its row"),

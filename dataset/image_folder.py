@@ -7,12 +7,15 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import UserError, escape_unprintable, name_some
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[+-]?[0-9]{1,2})?")
+_RENAME = "give the file a name in UTF-8 without control characters"
 
 
 @dataclass
@@ -26,6 +29,7 @@ class ImageFolder:
     leaving: set[str] = field(default_factory=set)  # links to files outside the folder
     linked_folders: set[str] = field(default_factory=set)
     _loose: dict[str, str] | None = None
+    _composed: dict[str, list[str]] | None = None
 
     @classmethod
     def scan(cls, root_dir: str | Path) -> "ImageFolder":
@@ -77,8 +81,22 @@ class ImageFolder:
                 self.leaving.add(name)
 
     def match(self, name: str) -> list[str]:
-        """Names with suffix that `name` means: itself, or with each supported suffix added."""
-        return [name] if name in self.files else sorted(self.stems.get(name, []))
+        """Names with suffix that `name` means: itself, or with each supported suffix added.
+
+        A letter with an accent may be one code point in the table and two on the disk (Unicode NFC and NFD).
+        """
+        return [name] if name in self.files else sorted(self.stems.get(name, [])) or self._match_composed(name)
+
+    def _match_composed(self, name: str) -> list[str]:
+        """Names that differ from `name` only by their Unicode form, with and without suffix."""
+        if name.isascii():
+            return []
+        if self._composed is None:
+            self._composed = {}
+            for known, stem in ((known, posixpath.splitext(known)[0]) for known in self.files if not known.isascii()):
+                for spelling in {compose(known), compose(stem)}:
+                    self._composed.setdefault(spelling, []).append(known)
+        return sorted(self._composed.get(compose(name), []))
 
     def passes_linked_folder(self, name: str) -> bool:
         """Whether a folder of `name` is a link."""
@@ -88,17 +106,69 @@ class ImageFolder:
     def hint(self, name: str) -> str:
         """What is there instead of a name that has no image, as an addition to a message, or nothing."""
         if name in self.others:
-            return f" (found {self.others[name]}: not one of {' '.join(IMAGE_SUFFIXES)})"
+            return f" (found {escape_name(self.others[name])}: not one of {' '.join(IMAGE_SUFFIXES)})"
         if self._loose is None:
             self._loose = {}
             for known in (*self.stems, *self.files):
                 self._loose.setdefault(_loosen(known), self.stems[known][0] if known in self.stems else known)
-        near = self._loose.get(_loosen(name))
-        return f" (found {near}: names must match exactly)" if near else ""
+        parts = _loosen(name).split("/")
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        near = next((self._loose[tail] for tail in tails if tail in self._loose), "")
+        if not near:
+            return ""
+        return f" (found {escape_name(near)}: {'names must match exactly' if is_plain_name(near) else _RENAME})"
+
+    def describe(self) -> str:
+        """How many images there are and the names of the first, for a message about names that none of them has."""
+        if not self.files:
+            return f"{self.root} holds no images"
+        names = name_some([escape_name(name) for name in sorted(self.files)], 3)
+        return f"the images there are called {names}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name is text in UTF-8 on one line, so that tables and reports can hold it."""
+    return name.isprintable() or not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+
+
+def refuse_odd_names(root: Path, names: Iterable[str]) -> None:
+    """Refuse names that are not plain, before anything is computed of their files.
+
+    Raises:
+        UserError: naming them with the odd bytes as escapes.
+    """
+    odd = [escape_name(name) for name in names if not is_plain_name(name)]
+    if odd:
+        raise UserError(f"{root}: expected names in UTF-8 without control characters, found {len(odd):,} others: "
+                        f"{name_some(odd)}; {_RENAME}")
+
+
+def escape_name(name: str) -> str:
+    """A file's name for a message: bytes that are not UTF-8 and control characters as escapes, m\\xfcller.png."""
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if _is_stray_byte(c) else escape_unprintable(c) for c in name)
+
+
+def compose(text: str) -> str:
+    """The text in Unicode's composed form (NFC), in which equal looks are equal."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _is_stray_byte(letter: str) -> bool:
+    """Whether this stands for a byte of a name on the disk that is not UTF-8 (PEP 383)."""
+    return "\udc80" <= letter <= "\udcff"
 
 
 def _loosen(name: str) -> str:
-    """What is left of a name without case, spaces, leading zeros, Unicode form and kind of slash."""
+    """What is left of a name without case, spaces, leading zeros, Unicode form, encoding, kind of slash and the way in which
+    a spreadsheet or pandas writes a number: 9148.0 and 9.148E+03 are 9148."""
+    name = "".join(chr(ord(c) - 0xDC00) if _is_stray_byte(c) else c for c in name)  # Latin-1, near to cp1252
     name = unicodedata.normalize("NFKC", name).casefold()
     name = "".join(name.split()).replace("\\", "/")
-    return re.sub(r"(^|/)0+", r"\1", posixpath.normpath(name)) if name else ""
+    if not name:
+        return ""
+    head, slash, last = posixpath.normpath(name).rpartition("/")
+    stem, suffix = posixpath.splitext(last)
+    stem, suffix = (stem, suffix) if suffix in IMAGE_SUFFIXES else (last, "")
+    if _NUMBER.fullmatch(stem) and float(stem).is_integer() and float(stem) < 1e15:
+        stem = str(int(float(stem)))
+    return re.sub(r"(^|/)0+", r"\1", f"{head}{slash}{stem}{suffix}")

@@ -6,7 +6,7 @@ Which class and split a file belongs to is read from its folders and from nothin
 from collections.abc import Mapping, Sequence
 
 from config.errors import UserError, name_some
-from dataset.image_folder import IMAGE_SUFFIXES, ImageFolder
+from dataset.image_folder import IMAGE_SUFFIXES, ImageFolder, compose, escape_name, refuse_odd_names
 from dataset.splits import SPLIT_ALIASES
 from dataset.tables import TableRow
 
@@ -27,6 +27,7 @@ def list_layout(folder: ImageFolder, class_names: Sequence[str], columns: Mappin
     root = folder.root
     layout = f"{root}/<class>/* or {root}/<split>/<class>/*"
     names = sorted(name for name in folder.files if not _is_hidden(name))
+    refuse_odd_names(root, names)
     tops = sorted({name.split("/")[0] for name in names if "/" in name})
     if not tops:
         raise UserError(f"{root}: csv_file is null, so expected images in {layout}, found {len(names)} images outside any "
@@ -42,7 +43,8 @@ def list_layout(folder: ImageFolder, class_names: Sequence[str], columns: Mappin
     depth = 3 if splits else 2
     _check_places(folder, names, depth=depth, layout=f"{root}/{'<split>/' if splits else ''}<class>/*")
     found = sorted({name.split("/")[depth - 2] for name in names})
-    unknown = [repr(name) for name in found if name not in class_names]
+    classes = {compose(name): name for name in class_names}  # the config and the disk may differ by their Unicode form
+    unknown = [repr(name) for name in found if compose(name) not in classes]
     if unknown:
         raise UserError(f"{root}: expected folders named like class_names ({', '.join(class_names)}), found "
                         f"{name_some(unknown)}; rename them, or set class_names to [{', '.join(found)}]")
@@ -50,7 +52,8 @@ def list_layout(folder: ImageFolder, class_names: Sequence[str], columns: Mappin
     for number, name in enumerate(names, start=1):
         parts = name.split("/")
         split = SPLIT_ALIASES[parts[0].lower()] if splits else None
-        rows.append(TableRow(name, {"image_column": name, "label_column": parts[depth - 2]}, split, number))
+        cells = {"image_column": name, "label_column": classes[compose(parts[depth - 2])]}
+        rows.append(TableRow(name, cells, split, number))
     return rows
 
 
@@ -65,8 +68,9 @@ def _check_places(folder: ImageFolder, names: Sequence[str], *, depth: int, layo
                         f"elsewhere: {name_some(misplaced)}; move them")
     others = sorted({name for name in folder.others.values() if name.count("/") >= depth - 1 and not _is_hidden(name)})
     if others:
+        shown = name_some(list(map(escape_name, others)))
         raise UserError(f"{folder.root}: expected images named {' '.join(IMAGE_SUFFIXES)} in the folders of the classes, "
-                        f"found {len(others)} other files: {name_some(others)}; convert or move them")
+                        f"found {len(others)} other files: {shown}; convert or move them")
 
 
 def _is_hidden(name: str) -> bool:

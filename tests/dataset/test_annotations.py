@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -232,7 +233,14 @@ GOOD_ROWS = "i30,0,train\ni31,1,train\n"
         ("IMG01,1,train\n", ["found Img01.PNG: names must match exactly"]),
         ("Img01.png,1,train\n", ["found Img01.PNG: names must match exactly"]),
         ("i00 ,1,train\n", ["row 4 'i00 ' (found i00.png: names must match exactly)"]),
-        ("e\u0301,1,train\n", ["found \u00e9.png"]),
+        ("C:\\data\\i00.png,1,train\n", ["lead out of", "row 4 C:\\data\\i00.png (found i00.png", "called 000123.png"]),
+        ("file:///C:/data/i00.png,1,train\n", ["row 4 file:///C:/data/i00.png (found i00.png: names must match exactly)"]),
+        ("elsewhere/a/deep.png,1,train\n", ["found a/deep.png"]),
+        ("i00.png\u00a0,1,train\n", [r"row 4 'i00.png\xa0' (found i00.png"]),
+        ("9148.0,1,train\n", ["row 4 9148.0 (found 9148.png: names must match exactly)"]),
+        ("1E+05,1,train\n", ["row 4 1E+05 (found 1e05.png: names must match exactly)"]),
+        ("m\u00fcller,1,train\n", ["row 4 m\u00fcller (found m\\xfcller.png: give the file a name in UTF-8"]),
+        ('"line\nbreak",1,train\n', ["images whose names hold control characters (1)", r"row 4 'line\nbreak'"]),
         ("a\\deep,1,train\n", ["found a/deep.png"]),
         ("./i00,1,train\n", ["found i00.png"]),
         ("123,1,train\n", ["found 000123.png"]),
@@ -258,7 +266,8 @@ GOOD_ROWS = "i30,0,train\ni31,1,train\n"
     ],
 )
 def test_bad_rows_are_named(tmp_path, read, images, bad_rows, parts):
-    make_folder(images, ["both.png", "both.jpg", "Img01.PNG", "\u00e9.png", "a/deep.png", "000123.png", "anim.gif"])
+    make_folder(images, ["both.png", "both.jpg", "Img01.PNG", "a/deep.png", "000123.png", "anim.gif", "9148.png",
+                         "1e05.png", b"m\xfcller.png".decode("utf-8", "surrogateescape"), "line\nbreak.png"])
     make_folder(tmp_path / "elsewhere", ["outer.png", "x.png"])
     (images / "outer.png").symlink_to(tmp_path / "elsewhere" / "outer.png")
     (images / "linked").symlink_to(tmp_path / "elsewhere")
@@ -269,6 +278,41 @@ def test_bad_rows_are_named(tmp_path, read, images, bad_rows, parts):
     assert "\n" not in message and "labels.csv" in message
     for part in parts:
         assert part in message, message
+
+
+def test_a_name_that_no_file_has_stands_beside_names_that_there_are(tmp_path, read):
+    """A table of another export: every name is wrong, and what is right is seen from the message alone."""
+    with pytest.raises(AnnotationError) as caught:
+        read(SPLIT_HEADER + GOOD_ROWS + "/3/9148_7.png,1,train\n9148_7.png,0,train\n", split_column="s")
+    outside, missing = str(caught.value).split("; also ")
+    for part, name in ((outside, "row 4 /3/9148_7.png"), (missing, "row 5 9148_7.png")):
+        assert name in part
+        assert part.endswith("; the images there are called i00.png, i01.png, i02.png and 37 more")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none holds no images"):
+        read_records(tmp_path / "labels.csv", tmp_path / "none", class_names=CLASSES, label_column="y", split_column="s")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_labels_and_levels_match_in_either_unicode_form(read, images, form):
+    """A table written on one system and files copied to another: the same letters by other code points."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    on_disk, in_table = (unicodedata.normalize(f, "m\u00fcller") for f in (form, other))
+    make_folder(images, [f"{on_disk}/{on_disk}.png"])
+    label, level = (unicodedata.normalize(other, text) for text in ("\u00e9chec", "\u00e0"))
+    settings = {"class_names": (unicodedata.normalize(form, "\u00e9chec"), "yes"), "split_column": "s",
+                "conditions": {"c": (unicodedata.normalize(form, "\u00e0"), "b")}}
+    for name in (f"{in_table}/{in_table}", f"{in_table}/{in_table}.png"):
+        records = read(f"IMAGE_NAME,y,c,s\n{name},{label},{level},train\ni01,yes,b,train\n", **settings)
+        assert records[0].path == images / on_disk / f"{on_disk}.png" and records[0].image_id == name
+        assert (records[0].label, records[0].conditions) == (0, (0,))
+
+
+def test_a_name_that_fits_two_unicode_forms_is_not_guessed(read, images):
+    make_folder(images, ["a\u0301\u0323.png", "\u00e1\u0323.png"])  # neither composed, both the same when composed
+    with pytest.raises(AnnotationError, match="fit several files"):
+        read(SPLIT_HEADER + GOOD_ROWS + "\u1ea1\u0301,1,train\n", split_column="s")
+    assert read(SPLIT_HEADER + GOOD_ROWS + "\u00e1\u0323,1,train\n", split_column="s")[2].path.stem == "\u00e1\u0323"
 
 
 def test_all_kinds_of_bad_rows_come_at_once_with_all_offenders(read):

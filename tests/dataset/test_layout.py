@@ -1,5 +1,6 @@
 """Holds dataset.layout to its word: folders name classes and splits, and no image is passed over."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -99,6 +100,28 @@ def test_other_layouts_are_refused_with_the_reason(tmp_path, names, settings_, p
         read(make(tmp_path, *names), **settings_)
     for part in parts:
         assert part in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    (b"arrested/m\xfcller_1.png", r"arrested/m\xfcller_1\.png"),
+    (b"arr\xeat\xe9/1.png", r"arr\xeat\xe9/1\.png"),
+    (b"arrested/line\nbreak.png", r"arrested/line\nbreak\.png"),
+])
+def test_names_that_no_table_could_hold_are_refused_before_anything_is_read(tmp_path, name, shown):
+    classes(tmp_path)
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert f"found 1 others: {shown}; give the file a name in UTF-8".replace("\\.", ".") in str(caught.value)
+    str(caught.value).encode("utf-8")
+
+
+def test_folders_of_classes_match_in_either_unicode_form(tmp_path):
+    make(tmp_path, *(f"{name}/{n}.png" for name in ("e\u0301chec", "succ\u00e8s") for n in range(6)))
+    records = read(tmp_path, class_names=("\u00e9chec", "succe\u0300s"))
+    assert Counter(record.label for record in records) == {0: 6, 1: 6}
 
 
 def test_links_to_folders_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """Names from tables are text everywhere: no markup in the page, no formula in the workbook or the log."""
 
 import csv
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_the_clean_table_keeps_cells_as_they_are_and_the_log_cannot_run(tmp_path
     assert sorted(line[0] for line in log[1:]) == ["row 4", "row 5", "row 7"]
     assert not any(cell.startswith(("=", "+", "-", "@")) for line in log for cell in line)
     assert any(line[1].startswith("'=HYPERLINK") for line in log)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(tmp_path, spoiled):
+    params, _, lines = spoiled
+    (tmp_path / "images" / os.fsdecode(b"m\xfcller.png")).write_bytes((tmp_path / "images/i00.png").read_bytes())
+    with Path(params.csv_file).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(line for line in lines if not line[1].startswith("+"))
+    inspection = inspect_dataset(build_config(
+        {"dataset_params": {"params": {**vars(params), "conditions": {}}}, "train_params": {"task_name": "-"},
+         "autoencoder_params": {"pretrained": "-"}}, source="test"))
+    assert r"m\xfcller.png" in format_screen(inspection, params)
+    write_workbook(inspection, params, tmp_path / "check.xlsx")
+    write_page(inspection, params, tmp_path / "check.html")
+    assert r"m\xfcller.png" in (tmp_path / "check.html").read_text(encoding="utf-8")
 
 
 def test_a_table_that_was_read_is_not_written_over(tmp_path, spoiled):

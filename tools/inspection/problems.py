@@ -11,6 +11,7 @@ import numpy as np
 
 from config.errors import name_some
 from dataset.annotations import ImageRecord, Problem
+from dataset.image_folder import escape_name
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
 from tools.inspection.perceptual_hash import find_same_pictures, join_pairs
 from tools.inspection.symmetries import SymmetryMeasurement
@@ -120,7 +121,7 @@ def image_findings(
 
 def unlisted_findings(names: Sequence[str]) -> list[Finding]:
     """Images of the folder that no row names."""
-    return [_about("unlisted", (), [], f"{len(names):,}: {name_some(list(names))}")] if names else []
+    return [_about("unlisted", (), [], f"{len(names):,}: {name_some(list(map(escape_name, names)))}")] if names else []
 
 
 def symmetry_findings(measured: SymmetryMeasurement | None, symmetries: Sequence[str]) -> list[Finding]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError, name_some
-from dataset.image_folder import ImageFolder
+from dataset.image_folder import ImageFolder, escape_name
 from dataset.splits import SPLIT_ALIASES, SPLITS
 from dataset.tables import is_missing, read_lines
 from tools.inspection.pixel_size import PLAUSIBLE_UM
@@ -97,9 +97,10 @@ def find_image_column(sheet: Sheet, folder: ImageFolder) -> str:
     best = max(hits, key=lambda name: hits[name])
     if hits[best] < 0.5 * sheet.num_rows:
         name, cells = max(sheet.columns.items(), key=lambda item: len(set(item[1])))
+        files = name_some([escape_name(file) for file in sorted(folder.files)], 3)
         raise UserError(f"{folder.root}: expected a column whose cells name the {len(folder.files):,} images there, with or "
                         f"without extension; found none ({name!r} has {name_some([repr(cell) for cell in cells], 3)}, the "
-                        f"folder {name_some(sorted(folder.files), 3)}); write the names exactly as the files have them")
+                        f"folder {files}); write the names exactly as the files have them")
     return best
 
 

@@ -15,7 +15,7 @@ import torch
 from config.errors import UserError, name_some
 from config.schema import Config
 from dataset.annotations import ImageRecord
-from dataset.image_folder import IMAGE_SUFFIXES
+from dataset.image_folder import IMAGE_SUFFIXES, escape_name, refuse_odd_names
 from dataset.images import to_uint8
 from dataset.latents import LabelledImages
 from dataset.prefetch import read_ahead
@@ -64,8 +64,9 @@ def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) 
             writer.writerow(["IMAGE_NAME", "label"])
             for label, name in enumerate(names):
                 files = sorted(path for path in (folder / name).iterdir() if not path.name.startswith("."))
+                refuse_odd_names(folder / name, [path.name for path in files if path.suffix.lower() in IMAGE_SUFFIXES])
                 writer.writerows([f"{name}/{path.name}", label] for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
-                others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+                others = [escape_name(path.name) for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
                 if others:
                     print(f"warning: {folder / name}: left out {len(others)} that are no {', '.join(IMAGE_SUFFIXES)}: "
                           f"{name_some(others)}", file=sys.stderr)
