@@ -19,6 +19,7 @@ from config.errors import UserError
 TRAINING_RECORD = "training.json"  # in the folder of a VAE that train_vae made
 _WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _ENCODER_PARTS = ("encoder", "quant_conv")
+_ENCODER_WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")  # the first that is there
 _LONGEST_REASON = 300  # characters of another library's message
 _ROUNDING = 1e-6  # a standard deviation below this share of the mean is what float64 sums leave of zero
 _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "VQModel")
@@ -97,9 +98,7 @@ class LatentCodec:
 
         Autoencoders without a posterior have a standard deviation of zero.
         """
-        images = images.to(self.device, torch.float32)
-        if images.shape[1] != self.vae_channels:
-            images = images.expand(-1, self.vae_channels, -1, -1)
+        images = adapt_channels(images.to(self.device, torch.float32), self.vae_channels)
         with torch.autocast(self.device.type, enabled=False):
             output = self.vae.encode(images.contiguous())
         if hasattr(output, "latent_dist"):
@@ -127,9 +126,7 @@ class LatentCodec:
     def _decode_raw(self, raw: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, enabled=False):
             images = self.vae.decode(raw).sample.clamp(-1, 1)
-        if images.shape[1] != self.im_channels:
-            images = images.mean(dim=1, keepdim=True).expand(-1, self.im_channels, -1, -1)
-        return images
+        return adapt_channels(images, self.im_channels)
 
     def standardise(self, raw: torch.Tensor) -> torch.Tensor:
         """Raw latents (B, C, h, w) -> zero mean, unit variance per channel over the training images."""
@@ -152,6 +149,13 @@ class LatentCodec:
         if self.statistics is None:
             raise ValueError("the latent statistics have not been measured yet")
         return self.statistics
+
+
+def adapt_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """Images (B, c, H, W) as (B, channels, H, W): gray is repeated; where c differs, colour is averaged to gray first."""
+    if images.shape[1] == channels:
+        return images
+    return images.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
 
 
 def resolve_autoencoder(pretrained: str, subfolder: str | None = None) -> Path:
@@ -192,6 +196,14 @@ def read_autoencoder_config(folder: Path) -> dict[str, Any]:
         found = config.get("_class_name") if isinstance(config, dict) else None
         raise UserError(f"{folder / 'config.json'}: expected one of {', '.join(_SUPPORTED)}, found {found!r}")
     return {key: value for key, value in config.items() if key not in ("_diffusers_version", "_name_or_path")}
+
+
+def read_latent_layout(folder: Path) -> tuple[int | None, int | None]:
+    """Channels of the latents and what a side in pixels is divided by; None for what the folder's config leaves out."""
+    config = read_autoencoder_config(folder)
+    widths = next((config[key] for key in _ENCODER_WIDTHS if config.get(key)), None)
+    # Each level of the encoder but the last halves the side, in all supported classes.
+    return config.get("latent_channels"), 2 ** (len(widths) - 1) if widths else None
 
 
 def load_codec(

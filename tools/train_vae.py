@@ -1,11 +1,13 @@
-"""Train or fine-tune a small AutoencoderKL on the training images and save it as a diffusers folder.
+"""Train a small AutoencoderKL, or fine-tune an AutoencoderKL or AutoencoderTiny, on the training images.
 
-Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator and its features, for texture. What trains is
-`autoencoder_params.training`; the result goes where `autoencoder_params.pretrained` then points.
+Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator and its features, for texture. AutoencoderTiny has
+no posterior: no KL and no noise. A VAE of 3 channels sees gray images repeated, and its output is averaged. The settings are
+`autoencoder_params.training`; the result is a diffusers folder that `autoencoder_params.pretrained` then names.
 """
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import shutil
@@ -17,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import save as format_safetensors
+from torch import nn
 
 from config.errors import UserError
 from config.load import load_config
@@ -29,7 +32,7 @@ from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, read_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
-from models.autoencoder import TRAINING_RECORD, hash_autoencoder
+from models.autoencoder import TRAINING_RECORD, adapt_channels, hash_autoencoder
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
@@ -51,6 +54,7 @@ _JOINING_STEPS = 200  # over which the discriminator learns before its word has 
 _LEAST_GRAIN = 1e-3  # an eighth of a gray level; blank images have none
 _GRAIN_IMAGES = 256  # images at most that the grain's strength is measured on
 _STATE_FOLDER = "training_state"
+_FINE_TUNABLE = (AutoencoderKL, AutoencoderTiny)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,6 +115,12 @@ def _train_and_save(config: Config, images: LabelledImages, output: Path, identi
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
           f"at most {params.max_steps} steps" + (f" or {params.max_minutes:g} minutes" if params.max_minutes else ""))
     write_patient_note(output, "The weights in this folder")
+    before = None
+    if params.fine_tune:
+        before = measure_round_trip(config, find_autoencoder(config), trainer.device)
+        print(f"before fine-tuning: round trip PSNR {before:.2f} dB on the {_measured_split(config)} images")
+        if isinstance(trainer.vae, AutoencoderTiny):
+            print("AutoencoderTiny has no posterior: autoencoder_params.training.kl_weight is not used")
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
     symmetries = config.dataset_params.symmetries
     limit = 60 * (params.max_minutes or math.inf)
@@ -137,13 +147,14 @@ def _train_and_save(config: Config, images: LabelledImages, output: Path, identi
     write_json(output / TRAINING_RECORD, {
         "made_from": _made_from(identity, config), "steps": step,
         "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
+        **({} if before is None else {"psnr_db_before": before}),
         "training_images": len(images), TRAINED_KEY: _all_trained_images(config, images),
         "loss_weights_sha256": trainer.loss_weights_sha256,
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
-    print(f"saved {output}: {step} steps, held-out round trip PSNR {psnr:.2f} dB; "
-          f"use it with autoencoder_params.pretrained: {output}")
+    print(f"saved {output}: {step} steps, round trip PSNR {psnr:.2f} dB on the {_measured_split(config)} images"
+          f"{_compare(before, psnr)}; use it with autoencoder_params.pretrained: {output}")
 
 
 def _all_trained_images(config: Config, images: LabelledImages) -> list[str]:
@@ -155,10 +166,10 @@ def _all_trained_images(config: Config, images: LabelledImages) -> list[str]:
 
 
 def measure_round_trip(config: Config, folder: Path, device: torch.device) -> float:
-    """PSNR in dB of the VAE's round trip over the val split, or the train split where there is no val."""
+    """PSNR in dB of the VAE's round trip over the images of `_measured_split`."""
     params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
     codec = open_codec(dataclasses.replace(config, autoencoder_params=params), device=device)
-    images = open_images(config, "val" if has_split(config, "val") else "train")
+    images = open_images(config, _measured_split(config))
     errors: list[float] = []
     with Progress("round trip", len(images), enabled=config.logging_params.progress_bar) as progress:
         for start in range(0, len(images), params.batch_size):
@@ -167,6 +178,20 @@ def measure_round_trip(config: Config, folder: Path, device: torch.device) -> fl
             errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
             progress.update(len(errors))
     return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
+
+
+def _measured_split(config: Config) -> str:
+    return "val" if has_split(config, "val") else "train"
+
+
+def _compare(before: float | None, after: float) -> str:
+    """What the last line says of a fine-tuned VAE."""
+    if before is None:
+        return ""
+    if after < before:
+        return (f", WORSE than the {before:.2f} dB before fine-tuning: compare both with tools.check_vae before you use it, "
+                "or lower autoencoder_params.training.lr or raise max_minutes")
+    return f" ({before:.2f} dB before fine-tuning)"
 
 
 def measure_grain(bank: ImageBank, positions: Sequence[int]) -> float:
@@ -186,6 +211,7 @@ class _VaeTrainer:
         channels = config.dataset_params.params.im_channels
         self.vae = _open_for_fine_tuning(config) if params.fine_tune else _fresh_vae(config, params)
         self.vae.to(self.device)
+        self.last_layer = find_last_convolution(self.vae.decoder)
         self.discriminator = PatchDiscriminator(channels, grain_std=grain_std).to(self.device)
         self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
         self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0,
@@ -212,14 +238,11 @@ class _VaeTrainer:
             optimizer.param_groups[0]["lr"] = self.params.lr * factor
 
         pixels = pixels.to(self.device)
-        posterior = self.vae.encode(pixels).latent_dist
-        noise = normal(generator(seed, "vae posterior", step), posterior.mean.shape).to(self.device)
-        restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        restored, penalty = self._restore(pixels, step=step, seed=seed)
         reconstruction = F.l1_loss(restored, pixels)
         if self.perceptual is not None:
             reconstruction = reconstruction + self.params.perceptual_weight * self.perceptual.loss(restored, pixels)
-        latent_values = posterior.mean[0].numel()  # the library sums the divergence over an image's latent values
-        loss = reconstruction + self.params.kl_weight * posterior.kl().mean() / latent_values
+        loss = reconstruction + penalty
         if adversarial:
             self.discriminator.requires_grad_(False)
             logits, made_maps = self.discriminator(restored)
@@ -227,7 +250,7 @@ class _VaeTrainer:
                 _, real_maps = self.discriminator(pixels)
             self.discriminator.requires_grad_(True)
             deception = generator_loss(logits)
-            weight = _balance(reconstruction, deception, self.vae.decoder.conv_out.weight)
+            weight = _balance(reconstruction, deception, self.last_layer.weight)
             texture = (self.params.adversarial_weight * weight * deception
                        + self.params.texture_weight * texture_loss(made_maps, real_maps))
             loss = loss + min(self.adversarial_steps / _JOINING_STEPS, 1.0) * texture
@@ -252,6 +275,18 @@ class _VaeTrainer:
         self.skipped_in_a_row = 0
         return note
 
+    def _restore(self, pixels: torch.Tensor, *, step: int, seed: int) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Restored images like `pixels`, and the weighted KL divergence of a latent value, 0 without a posterior."""
+        output = self.vae.encode(adapt_channels(pixels, self.vae.config.in_channels))
+        latents, penalty = getattr(output, "latents", None), 0.0
+        if latents is None:
+            posterior = output.latent_dist
+            noise = normal(generator(seed, "vae posterior", step), posterior.mean.shape).to(self.device)
+            latents = posterior.mean + posterior.std * noise
+            latent_values = posterior.mean[0].numel()  # the library sums the divergence over an image's latent values
+            penalty = self.params.kl_weight * posterior.kl().mean() / latent_values
+        return adapt_channels(self.vae.decode(latents).sample, pixels.shape[1]), penalty
+
     def _skip(self, step: int) -> str:
         """Leave the networks as they are, unless this has come too often."""
         self.skipped_in_a_row += 1
@@ -265,7 +300,7 @@ class _VaeTrainer:
         self.vae.load_state_dict(self.ema.state_dict(), strict=True)
         weights = {name: tensor.contiguous() for name, tensor in self.vae.cpu().half().state_dict().items()}
         write_bytes(output / "diffusion_pytorch_model.safetensors", format_safetensors(weights, {"format": "pt"}))
-        write_json(output / "config.json", _drop_provenance(json.loads(self.vae.to_json_string())))
+        write_json(output / "config.json", _list_settings(self.vae))
 
     def save_state(self, folder: Path, identity: str, step: int, seconds: float) -> None:
         self.state.save(folder, step, {"identity": identity, "seconds": seconds,
@@ -299,15 +334,18 @@ def _fresh_vae(config: Config, params: AutoencoderTrainingParams) -> Autoencoder
     )
 
 
-def _open_for_fine_tuning(config: Config) -> AutoencoderKL:
+def _open_for_fine_tuning(config: Config) -> AutoencoderKL | AutoencoderTiny:
     vae = open_codec(config).vae
-    if not isinstance(vae, AutoencoderKL):
-        raise UserError(f"autoencoder_params.training.fine_tune: only AutoencoderKL can be fine-tuned, found "
-                        f"{type(vae).__name__}")
-    if vae.config.in_channels != config.dataset_params.params.im_channels:
-        raise UserError(f"autoencoder_params.training.fine_tune: the VAE takes {vae.config.in_channels} channels, the "
-                        f"images have {config.dataset_params.params.im_channels}; set params.im_channels to match")
+    if not isinstance(vae, _FINE_TUNABLE):
+        raise UserError("autoencoder_params.training.fine_tune: expected one of "
+                        f"{', '.join(kind.__name__ for kind in _FINE_TUNABLE)}, found {type(vae).__name__}; name another "
+                        "autoencoder_params.pretrained, or use this one as it is")
     return vae.train().requires_grad_(True)
+
+
+def find_last_convolution(decoder: nn.Module) -> nn.Conv2d:
+    """The convolution that makes the image: both kinds of decoder register it last."""
+    return [module for module in decoder.modules() if isinstance(module, nn.Conv2d)][-1]
 
 
 def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
@@ -319,9 +357,15 @@ def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: 
     return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1).detach()
 
 
-def _drop_provenance(config: dict[str, Any]) -> dict[str, Any]:
-    """The library's config without its version, so that equal trainings give equal bytes."""
-    return {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
+def _list_settings(vae: AutoencoderKL | AutoencoderTiny) -> dict[str, Any]:
+    """The class and the arguments that build it.
+
+    Left out are the library's version, so that equal trainings give equal bytes, and what the library stores beside the
+    arguments and then warns of.
+    """
+    arguments = inspect.signature(type(vae).__init__).parameters
+    return {key: value for key, value in json.loads(vae.to_json_string()).items()
+            if key in arguments or key == "_class_name"}
 
 
 if __name__ == "__main__":

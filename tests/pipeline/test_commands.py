@@ -75,11 +75,12 @@ def test_latents_of_another_size_are_refused_with_both_sizes(
         message = fail_in_one_line(workspace.arguments(
             f"train_params.task_name={tmp_path}", "dataset_params.latent_size=16", f"dataset_params.load_latents={load}",
             f"dataset_params.directory_latents={tmp_path / 'latents'}"), capsys)
-        assert "4x8x8" in message and "4x16x16" in message
+        assert "expected z_channels: 4 and latent_size: 8 for the VAE in" in message
+        assert "found z_channels: 4 and latent_size: 16; set both keys as expected" in message
     assert not (tmp_path / "latents").exists()  # nothing was encoded first
     message = fail_in_one_line(workspace.arguments(f"train_params.task_name={tmp_path}", "dataset_params.z_channels=3"),
                                capsys)
-    assert "z_channels is 3" in message and "4 latent channels" in message
+    assert "expected z_channels: 4 and latent_size: 8" in message and "found z_channels: 3 and" in message
 
 
 def test_latents_are_cached_once(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,17 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from safetensors.torch import load_file
-from workspace import Workspace
+from workspace import Workspace, save_autoencoder, save_tiny_autoencoder
 
 from config.errors import UserError
 from dataset.image_bank import ImageBank
+from dataset.order import generator, normal
 from models.autoencoder import load_codec
 from tools import train_vae
 from tools.runtime.checkpoints import list_resume_checkpoints
@@ -130,6 +133,104 @@ def test_fine_tuning_starts_from_the_pretrained_weights(workspace: Workspace, tr
     assert before.keys() == after.keys()
     distance = max(float((before[name].float() - after[name].float()).abs().max()) for name in before)
     assert 0 < distance < 0.02  # two steps at the beginning of the warm-up
+
+
+def fine_tuning(start: Path, result: Path, *overrides: str) -> tuple[str, ...]:
+    return (f"autoencoder_params.pretrained={start}", "autoencoder_params.training.fine_tune=true", output(result),
+            "autoencoder_params.training.max_minutes=null", *overrides)
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderTiny", "AutoencoderKL"])
+def test_a_colour_vae_is_fine_tuned_on_gray_images(
+    workspace: Workspace, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    start, result = tmp_path / "start", tmp_path / "tuned"
+    if kind == "AutoencoderTiny":
+        save_tiny_autoencoder(start, seed=0)
+    else:
+        save_autoencoder(start, seed=0, channels=3)
+    train_vae.main(workspace.arguments(*fine_tuning(start, result, "autoencoder_params.training.max_steps=40")))
+    shown = capsys.readouterr().out
+    record = json.loads((result / "training.json").read_text(encoding="utf-8"))
+    assert record["psnr_db"] > record["psnr_db_before"] + 3
+    assert f"before fine-tuning: round trip PSNR {record['psnr_db_before']:.2f} dB on the val images" in shown
+    assert f"({record['psnr_db_before']:.2f} dB before fine-tuning)" in shown and "WORSE" not in shown
+    assert ("kl_weight is not used" in shown) == (kind == "AutoencoderTiny")
+    before, after = load_file(start / WEIGHTS), load_file(result / WEIGHTS)
+    assert before.keys() == after.keys() and {tensor.dtype for tensor in after.values()} == {torch.float16}
+    moved = [name for name in before if not torch.equal(before[name].half(), after[name])]
+    assert any(name.startswith("encoder.") for name in moved) and any(name.startswith("decoder.") for name in moved)
+    caplog.clear()
+    reference = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[kind].from_pretrained(result)
+    assert reference.config.in_channels == 3 and "will be ignored" not in caplog.text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["AutoencoderTiny", "AutoencoderKL"])
+def test_training_sees_what_the_codec_gives_back(workspace: Workspace, tmp_path: Path, kind: str) -> None:
+    if kind == "AutoencoderTiny":
+        save_tiny_autoencoder(tmp_path / "vae", seed=0)
+    else:
+        save_autoencoder(tmp_path / "vae", seed=0, channels=3)
+    config = workspace.config(*fine_tuning(tmp_path / "vae", tmp_path / "tuned"))
+    trainer = train_vae._VaeTrainer(config, config.autoencoder_params.training, grain_std=0.1)
+    assert trainer.last_layer is (trainer.vae.decoder.layers[-1] if kind == "AutoencoderTiny" else
+                                  trainer.vae.decoder.conv_out)
+    pixels = ImageBank(open_images(config, "val")).batch(range(4))
+    codec = load_codec(tmp_path / "vae", im_channels=1)
+    restored, penalty = trainer._restore(pixels, step=0, seed=0)
+    again, _ = trainer._restore(pixels, step=1, seed=0)
+    if kind == "AutoencoderTiny":
+        assert penalty == 0 and torch.equal(restored, again)  # no posterior: nothing is drawn
+    else:
+        assert float(penalty) > 0 and not torch.equal(restored, again)
+    mean, std = codec.encode(pixels)
+    noise = normal(generator(0, "vae posterior", 0), mean.shape)
+    torch.testing.assert_close(restored, codec.vae.decode(mean + std * noise).sample.mean(dim=1, keepdim=True), atol=1e-5,
+                               rtol=0)  # not clamped: what leaves the range has a gradient
+
+
+def test_a_killed_fine_tuning_goes_on_bit_for_bit(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_autoencoder(tmp_path / "start", seed=0)
+    steps = ("autoencoder_params.training.max_steps=12", "autoencoder_params.training.adversarial_start=0.25")
+    train_vae.main(workspace.arguments(*fine_tuning(tmp_path / "start", tmp_path / "whole", *steps)))
+    train_step = train_vae._VaeTrainer.train_step
+
+    def killed(trainer: train_vae._VaeTrainer, pixels: torch.Tensor, *, step: int, **rest: Any) -> str:
+        if step == 7:
+            raise RuntimeError("killed")
+        return train_step(trainer, pixels, step=step, **rest)
+
+    arguments = workspace.arguments(*fine_tuning(tmp_path / "start", tmp_path / "killed", *steps))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_vae, "_CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(train_vae._VaeTrainer, "train_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_vae.main(arguments)
+    capsys.readouterr()
+    train_vae.main(arguments)
+    assert "going on at step 7" in capsys.readouterr().out
+    assert (tmp_path / "killed" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_a_fine_tuning_that_makes_the_vae_worse_says_so(
+    workspace: Workspace, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_vae.main(workspace.arguments(*fine_tuning(trained, tmp_path / "tuned", "autoencoder_params.training.max_steps=4",
+                                                    "autoencoder_params.training.lr=2.0")))
+    record = json.loads((tmp_path / "tuned/training.json").read_text(encoding="utf-8"))
+    assert record["psnr_db"] < record["psnr_db_before"]
+    assert f"WORSE than the {record['psnr_db_before']:.2f} dB before fine-tuning" in capsys.readouterr().out
+
+
+def test_a_vae_of_another_kind_is_not_fine_tuned(workspace: Workspace, tmp_path: Path) -> None:
+    VQModel(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            num_vq_embeddings=16).save_pretrained(tmp_path / "vq")
+    with pytest.raises(UserError, match="expected one of AutoencoderKL, AutoencoderTiny, found VQModel"):
+        train_vae.main(workspace.arguments(*fine_tuning(tmp_path / "vq", tmp_path / "tuned")))
 
 
 def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from config.load import load_config
 from config.schema import Config
@@ -94,6 +94,15 @@ def save_autoencoder(folder: Path, *, seed: int, channels: int = 1, latent_chann
         up_block_types=("UpDecoderBlock2D",) * 3, block_out_channels=(8, 8, 8), layers_per_block=1,
         latent_channels=latent_channels, norm_num_groups=4, sample_size=32, mid_block_add_attention=False,
     ).save_pretrained(folder)
+
+
+def save_tiny_autoencoder(folder: Path, *, seed: int, latent_channels: int = 4) -> None:
+    """An AutoencoderTiny for colour with random weights, in half precision, that divides the side by four."""
+    torch.manual_seed(seed)
+    AutoencoderTiny(
+        in_channels=3, out_channels=3, latent_channels=latent_channels, encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1),
+    ).half().save_pretrained(folder)
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from models.autoencoder import (
     LatentStatistics,
     hash_autoencoder,
     load_codec,
-    read_autoencoder_config,
+    read_latent_layout,
     resolve_autoencoder,
 )
 from tools.runtime.progress import Progress
@@ -73,20 +73,14 @@ def find_autoencoder(config: Config) -> Path:
     """The local folder of the config's VAE, checked against the latents that the config declares.
 
     Raises:
-        UserError: it cannot be had, or its channels differ from z_channels.
+        UserError: it cannot be had, or its latents have another shape than z_channels and latent_size declare.
     """
     params = config.autoencoder_params
     if Path(params.pretrained) == Path(params.training.output) and not Path(params.pretrained).is_dir():
         raise UserError(f"autoencoder_params.pretrained: expected the VAE that tools.train_vae writes, found no folder "
                         f"{params.pretrained}; run `python -m tools.train_vae` with the same config first")
     folder = resolve_autoencoder(params.pretrained, params.subfolder)
-    declared = read_autoencoder_config(folder).get("latent_channels", config.dataset_params.z_channels)
-    if declared != config.dataset_params.z_channels:
-        raise UserError(
-            f"dataset_params.z_channels is {config.dataset_params.z_channels}, the VAE in {folder} has {declared} "
-            "latent channels"
-        )
-    _check_downsampling(config, folder)
+    _check_latent_layout(config, folder)
     return folder
 
 
@@ -149,13 +143,23 @@ def with_table(config: Config, **changes: Any) -> Config:
     return replace(config, dataset_params=replace(config.dataset_params, params=table))
 
 
-def _check_downsampling(config: Config, folder: Path) -> None:
-    """Refuse a latent_size that the VAE's own config contradicts, before anything is encoded."""
-    vae, data = read_autoencoder_config(folder), config.dataset_params
-    widths = vae.get("block_out_channels")
-    if vae.get("_class_name") == "AutoencoderKL" and widths:
-        side = data.params.image_size // 2 ** (len(widths) - 1)  # a level each, the last one of which does not halve
-        _check_latent_shape(config, (data.z_channels, side, side))
+def _check_latent_layout(config: Config, folder: Path) -> None:
+    """Refuse a z_channels or latent_size that the VAE's own config contradicts, before anything is encoded."""
+    data = config.dataset_params
+    channels, factor = read_latent_layout(folder)
+    side = None if factor is None else data.params.image_size // factor
+    expected = {"z_channels": channels or data.z_channels, "latent_size": side or data.latent_size}
+    found = {key: getattr(data, key) for key in expected}
+    if found != expected:
+        raise UserError(
+            f"dataset_params: expected {_name_values(expected)} for the VAE in {folder} and images of "
+            f"{data.params.image_size} px, found {_name_values(found)}; set both keys as expected, or name another "
+            "autoencoder_params.pretrained"
+        )
+
+
+def _name_values(values: dict[str, int]) -> str:
+    return " and ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def _check_latent_shape(config: Config, shape: tuple[int, ...]) -> None:
