@@ -16,8 +16,9 @@ from config.errors import UserError
 from config.load import build_config
 from dataset.storage import write_text
 from tools.inspection.config_draft import draft_config
-from tools.inspection.proposal import propose
+from tools.inspection.proposal import add_symmetries, propose
 from tools.inspection.setup import choose_setup, find_gpu_memory_gb
+from tools.inspection.symmetry_sample import measure_sound_rows
 from tools.runtime.command import run_command
 
 
@@ -40,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_train = splits.count("train") or round(len(splits) * (proposal.split_fractions or {}).get("train", 0))
     setup = choose_setup(side_px=max(proposal.images.width, proposal.images.height), num_train=num_train, num_test=num_test,
                          gpu_memory_gb=memory, name=output.stem)
+    draft = yaml.safe_load(draft_config(proposal, setup, name=output.stem))
+    config = build_config(draft, source=str(output))  # a config that cannot be loaded is a bug of ours
+    proposal = add_symmetries(proposal, measure_sound_rows(config))
     text = draft_config(proposal, setup, name=output.stem)
-    build_config(yaml.safe_load(text), source=str(output))  # a config that cannot be loaded is a bug of ours
     write_text(output, text)
     print(f"{output}: {len(splits):,} images, {len(proposal.columns.class_names)} classes, set up for {setup.why}\n")
     print("to decide before the first training:")

@@ -119,7 +119,7 @@ def test_outliers_are_far_from_the_bulk_and_few_values_have_none():
 
 
 def test_only_symmetries_of_the_config_that_are_broken_are_told():
-    tests = (SymmetryTest("mirror", 1.3, 0.0005, "slope", True), SymmetryTest("flip", 2.0, 0.0005, "slope", True))
+    tests = (SymmetryTest("mirror", 1.3, 0.0005, "slope", True, 0.5), SymmetryTest("flip", 2.0, 0.0005, "slope", True, 0.5))
     measured = SymmetryMeasurement(("identity",), tests, num_images=40, num_groups=20)
     finding, = symmetry_findings(measured, ("identity", "mirror"))
     assert finding.kind == "symmetries" and "mirror (effect 1.3 standard deviations)" in finding.text

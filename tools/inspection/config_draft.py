@@ -46,8 +46,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
     lines += _key("latent_size", setup.latent_size, 2)
     lines += _key("directory_inception_features", f"runs/{name}_features", 2)
     lines += _key("directory_latents", f"runs/{name}_latents", 2)
-    found = f"measured on {images.num_measured} images" if images.num_measured else "not measured: too few groups"
-    lines += _key("symmetries", list(images.symmetries), 2, found)
+    lines += _key("symmetries", list(proposal.symmetries), 2, proposal.symmetries_from)
     lines += ["", f"# The set-up is for {setup.why}."]
     for section, keys in setup.sections.items():
         extra: dict[str, Any] = {}

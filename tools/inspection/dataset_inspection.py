@@ -21,7 +21,7 @@ from tools.inspection.problems import (
     symmetry_findings,
     unlisted_findings,
 )
-from tools.inspection.symmetry_sample import measure_sample
+from tools.inspection.symmetry_sample import measure_sound_rows
 from tools.runtime.data import open_images
 from tools.runtime.progress import Progress
 
@@ -66,10 +66,8 @@ def inspect_dataset(config: Config) -> Inspection:
         records, statistics, thumbnails, faults=faults, class_names=table.class_names, im_channels=table.im_channels,
         image_size=table.image_size, grouped=grouped or table.group_column is not None,
     )
-    measured = measure_sample([record.path for record in records], [record.group for record in records],
-                              im_channels=table.im_channels, fit=table.fit)
     if not config.dataset_params.symmetry_conditioning:  # with it the network is told which view it sees
-        findings += symmetry_findings(measured, config.dataset_params.symmetries)
+        findings += symmetry_findings(measure_sound_rows(config), config.dataset_params.symmetries)
     if table.csv_file is not None and not problems:  # a faulty row may name any of them
         named = {record.path for record in records}
         files = ImageFolder.scan(table.root_dir).files

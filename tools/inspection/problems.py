@@ -44,7 +44,7 @@ KINDS = {
     "focus": (WARNING, "images far less sharp than the others", "look at them"),
     "class_absent": (WARNING, "classes without images in a split", "what is measured there says nothing on the class"),
     "symmetries": (WARNING, "symmetries in the config that the images do not obey",
-                   "the set so flipped or turned differs from itself: take them out, unless you know why it should not"),
+                   "remove them from dataset_params.symmetries; check_symmetries shows the test"),
     "planes": (NOTE, "pictures alike within one group", "expected of focal planes and frames of one embryo"),
     "gray": (NOTE, "gray stored as RGB", "im_channels: 1 reads them; a VAE of three channels takes them too"),
     "sizes": (NOTE, "several sizes", "each image is brought to image_size by itself"),
@@ -126,7 +126,7 @@ def unlisted_findings(names: Sequence[str]) -> list[Finding]:
 
 def symmetry_findings(measured: SymmetryMeasurement | None, symmetries: Sequence[str]) -> list[Finding]:
     """The config's symmetries that a measurement finds broken."""
-    broken = {test.name: test.effect for test in measured.tests if test.broken} if measured and not measured.note else {}
+    broken = {test.name: test.effect for test in measured.tests if test.broken} if measured and measured.decided else {}
     wrong = [f"{name} (effect {broken[name]:.1f} standard deviations)" for name in symmetries if name in broken]
     if not wrong:
         return []

@@ -20,12 +20,11 @@ from tools.inspection import sheet as sheets
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.pixel_size import read_um_per_px
 from tools.inspection.sheet import Sheet
-from tools.inspection.symmetry_sample import measure_sample
+from tools.inspection.symmetries import SymmetryMeasurement
 
 _MOST_IMAGES = 200  # opened, spread evenly over the rows
 _MIN_GROUPS = 8  # values of a column from which on they may be patients
 _BARE_HEADERS = ("label", "labels", "class", "outcome", "target", "y")
-_DEFAULT_SYMMETRIES = ("identity", "mirror")  # where there are too few groups to measure them
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Images:
-    """What the opened images have in common: usual size, channels to read, bits, and micrometres per stored pixel.
-
-    `num_measured` images are behind the symmetries; 0 where there are too few groups to measure them.
-    """
+    """What the opened images have in common: usual size, channels to read, bits, and micrometres per stored pixel."""
 
     width: int
     height: int
@@ -64,8 +60,6 @@ class Images:
     bits: int
     peak: int
     um_per_px: float | None
-    symmetries: tuple[str, ...]
-    num_measured: int
     num_opened: int
 
 
@@ -80,6 +74,8 @@ class Proposal:
     split_fractions: dict[str, float] | None
     has_val: bool
     decisions: tuple[str, ...]
+    symmetries: tuple[str, ...] = ("identity",)
+    symmetries_from: str = "not tested"
 
 
 def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> Proposal:
@@ -104,6 +100,18 @@ def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> 
     return Proposal(str(root), columns, images, val_from_train, fractions, has_val,
                     (*_decide_group(columns, sheet), *decisions, *_decide_files(columns, folder, sheet), *notes,
                      *_decide_images(images), *_decide_weights()))
+
+
+def add_symmetries(proposal: Proposal, measured: SymmetryMeasurement | None) -> Proposal:
+    """The proposal with the augmentation that the test of check_symmetries recommends: identity if it cannot decide."""
+    if measured is None:
+        note, found = "no training image can be read, so that nothing was tested", "not tested: no image can be read"
+    else:
+        note, counts = measured.note, f"{measured.num_images:,} training images of {measured.num_groups:,} groups"
+        found = f"tested on {counts}" if measured.decided else f"not tested: {measured.num_groups} groups are too few"
+    decided = () if note is None else (f"symmetries: {note}; python -m tools.check_symmetries shows the test",)
+    return replace(proposal, symmetries=measured.recommended if measured else ("identity",), symmetries_from=found,
+                   decisions=proposal.decisions + decided)
 
 
 def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -> Columns:
@@ -218,14 +226,10 @@ def _look_at_images(columns: Columns) -> Images:
     um_per_px = found[0] if found[0] and all(um and abs(um - found[0]) < 0.01 * found[0] for um in found) else None
     bits = max(value.bits for value in values)
     gray = all(value.gray for value in values)
-    measured = measure_sample(files, columns.groups, im_channels=1 if gray else 3, fit="pad")
-    known = measured is not None and measured.note is None
     return Images(
         width=width, height=height, num_sizes=len({(value.width, value.height) for value in values}),
         gray=gray, stored_as_rgb=any(value.channels == 3 for value in values),
         bits=bits, peak=max(value.peak for value in values if value.bits == bits), um_per_px=um_per_px,
-        symmetries=measured.recommended if known else _DEFAULT_SYMMETRIES,
-        num_measured=measured.num_images if known else 0,
         num_opened=len(opened),
     )
 
@@ -351,9 +355,6 @@ def _decide_images(images: Images) -> list[str]:
     if images.um_per_px is None:
         decisions.append("um_per_px: neither the files nor a column say how many micrometres a pixel spans; set it where "
                          "lengths are to be measured")
-    if not images.num_measured:
-        decisions.append("symmetries: too few groups to measure them; mirrored images are taken for possible ones, quarter "
-                         "turns are not")
     return decisions
 
 

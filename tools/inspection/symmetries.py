@@ -1,8 +1,6 @@
-"""Which flips and turns a set of images obeys: the distribution of the images must be the same before and after.
+"""Test which flips and turns a set of images obeys: its distribution must be the same before and after."""
 
-Owns the statistics, the test and the rule that turns verdicts into an augmentation. Reads no file and knows no config.
-"""
-
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,10 +17,11 @@ from tools.evaluation.checks import as_groups
 LEVEL = 0.01
 MIN_EFFECT = 0.25  # of a standard deviation; Cohen 1988 calls 0.2 small: what thousands of images find below is trivia
 MIN_GROUPS = 8  # with fewer, the smallest p value of an exact test of signs, 2 / 2^groups, does not reach the level
+LARGE_EFFECT = 0.8  # Cohen 1988; a test that finds only larger ones says little where it finds nothing
 RULE = (
-    f"a symmetry is broken where p < {LEVEL} and the effect is above {MIN_EFFECT}; recommended is the largest set of "
-    "unbroken symmetries that is closed (one after the other is again one of them), of equally large ones that with "
-    "the smallest effects"
+    f"a symmetry is broken if p < {LEVEL} and the effect is above {MIN_EFFECT}. The config gets the largest complete set of "
+    "the others: any two of a complete set, one after the other, give one of the set. Of equally large sets it gets the one "
+    "with the smallest effects"
 )
 _SIZE_PX = 64  # images are averaged to this side: light and orientation are coarse, and noise is not
 _CELLS = 4  # of the coarse maps, a side
@@ -35,7 +34,8 @@ _FLOOR = 1e-6  # of a spread: below it a statistic is constant up to rounding
 class SymmetryTest:
     """One symmetry: `effect` is the largest shift of a statistic's mean, in standard deviations of that statistic.
 
-    `p_value` is that of an effect so large if the images obeyed it, `statistic` the one that shifts most.
+    `p_value` is the probability of such an effect if the images obeyed the symmetry, `statistic` the one that shifts
+    most. An effect below `found_from` would not have been called broken.
     """
 
     name: str
@@ -43,16 +43,21 @@ class SymmetryTest:
     p_value: float
     statistic: str
     broken: bool
+    found_from: float
 
 
 @dataclass(frozen=True)
 class SymmetryMeasurement:
-    """`recommended` names the augmentation, identity first; `tests` has the seven others of SYMMETRIES."""
+    """`recommended` names the augmentation, identity first; `tests` has the seven others of SYMMETRIES.
+
+    `decided` is False where there are too few groups for any test; `note` says that, or how little a test could find.
+    """
 
     recommended: tuple[str, ...]
     tests: tuple[SymmetryTest, ...]
     num_images: int
     num_groups: int
+    decided: bool = True
     note: str | None = None
 
 
@@ -90,31 +95,39 @@ def measure_symmetries(
     tests = []
     for place, name in enumerate(SYMMETRIES[1:]):
         rng = generator(seed, "symmetries", place)
-        effect, p_value, strongest = _test(means, name, rng)
-        tests.append(SymmetryTest(name, effect, p_value, names[strongest], p_value < level and effect > min_effect))
+        effect, p_value, strongest, critical = _test(means, name, rng, level)
+        broken = p_value < level and effect > min_effect
+        tests.append(SymmetryTest(name, effect, p_value, names[strongest], broken, max(critical, min_effect)))
     if num_groups < MIN_GROUPS:
-        note = (f"{num_groups} groups are too few to test symmetries, {MIN_GROUPS} are needed: only the identity is "
-                "recommended; give the symmetries that the optics allow yourself")
-        return SymmetryMeasurement(("identity",), tuple(tests), len(images), num_groups, note)
-    return SymmetryMeasurement(_recommend(tests), tuple(tests), len(images), num_groups)
+        note = (f"{num_groups} groups are too few to test symmetries, {MIN_GROUPS} are needed. Add those that your optics "
+                "allow by hand")
+        return SymmetryMeasurement(("identity",), tuple(tests), len(images), num_groups, decided=False, note=note)
+    unseen = max((test.found_from for test in tests if not test.broken), default=0.0)
+    note = None
+    if unseen > LARGE_EFFECT:
+        note = (f"with {num_groups} groups a break smaller than {unseen:.1f} standard deviations can go unnoticed. Keep "
+                "only the symmetries that your optics allow")
+    return SymmetryMeasurement(_recommend(tests), tuple(tests), len(images), num_groups, note=note)
 
 
 def format_measurement(measurement: SymmetryMeasurement) -> str:
     """The table and the line of the config that follows from it."""
     lines = [f"{measurement.num_images} images of {measurement.num_groups} groups",
-             f"{'symmetry':<16}{'effect':>8}{'p':>8}  {'verdict':<8}  what shifts most"]
+             f"{'symmetry':<16}{'effect':>8}{'p':>8}{'found from':>12}  {'verdict':<15}  what shifts most"]
     for test in measurement.tests:
-        verdict = "broken" if test.broken else "obeyed"
-        if measurement.note is not None:
-            verdict = "unknown"
-        lines.append(f"{test.name:<16}{test.effect:>8.2f}{test.p_value:>8.4f}  {verdict:<8}  {test.statistic}")
-    lines += [f"note: {measurement.note}"] if measurement.note is not None else [f"rule: {RULE}"]
+        verdict = "broken" if test.broken else "no break found"
+        numbers = f"{test.p_value:>8.4f}{test.found_from:>12.2f}  {verdict:<15}  {test.statistic}"
+        lines.append(f"{test.name:<16}{test.effect:>8.2f}{numbers if measurement.decided else '  not tested'}")
+    lines += [f"note: {measurement.note}"] if measurement.note is not None else []
+    lines += [f"rule: {RULE}"] if measurement.decided else []
     lines += ["dataset_params:", f"  symmetries: [{', '.join(measurement.recommended)}]"]
     return "\n".join(lines)
 
 
-def _test(means: dict[str, np.ndarray], name: str, rng: np.random.Generator) -> tuple[float, float, int]:
-    """Effect, p value and the number of the statistic that shifts most, for one symmetry g.
+def _test(
+    means: dict[str, np.ndarray], name: str, rng: np.random.Generator, level: float
+) -> tuple[float, float, int, float]:
+    """Effect, p value, number of the statistic that shifts most, and smallest effect with p < level, for one symmetry g.
 
     The shift of a group turned by h is means[g h] - means[h]; observed is h = identity.
     """
@@ -125,14 +138,17 @@ def _test(means: dict[str, np.ndarray], name: str, rng: np.random.Generator) -> 
     observed = np.abs(shifts[0].mean(axis=0))
     num_groups, num_statistics = shifts.shape[1:]
     at_once = max(1, _BLOCK_BYTES // (8 * num_groups * len(powers)))
-    exceeding, effect = 0, observed.max()
+    chance, effect = [], observed.max()
     for start in range(0, _DRAWS, at_once):
         chosen = rng.integers(len(powers), size=(min(at_once, _DRAWS - start), num_groups))
         total = np.zeros((len(chosen), num_statistics))
         for turn, shift in enumerate(shifts):
             total += (chosen == turn).astype(np.float64) @ shift
-        exceeding += int((np.abs(total / num_groups).max(axis=1) >= effect * (1 - 1e-9)).sum())
-    return float(effect), (1 + exceeding) / (1 + _DRAWS), int(observed.argmax())
+        chance.append(np.abs(total / num_groups).max(axis=1))
+    drawn = np.sort(np.concatenate(chance))[::-1]
+    exceeding = int((drawn >= effect * (1 - 1e-9)).sum())
+    critical = drawn[max(0, math.ceil(level * (1 + _DRAWS)) - 2)]  # at most this many draws may reach a p below the level
+    return float(effect), (1 + exceeding) / (1 + _DRAWS), int(observed.argmax()), float(critical)
 
 
 def _recommend(tests: Sequence[SymmetryTest]) -> tuple[str, ...]:
