@@ -4,11 +4,9 @@ It is keyed by content (VAE, preprocessing, file bytes, labels, conditions), nev
 images and is to be kept like them. Encoding is handed in as a function, so nothing here knows the VAE.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +19,9 @@ from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
+from dataset.row_file import RowFile
 from dataset.share import ALONE, Share
-from dataset.storage import disk_errors, hash_file, hash_json, locked, make_folder, read_json, write_json
+from dataset.storage import hash_file, hash_json, locked, make_folder, move_file, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
@@ -161,7 +160,8 @@ def build_latent_cache(
                 _finish(path, images, split=split, identity=identity)
         share.agree(True)
         if share.is_first:
-            (path / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # Windows removes no open file
+                (path / ".lock").unlink()
     cache = open_latent_cache(folder, split=split, identity=identity)
     assert cache is not None
     return cache
@@ -181,33 +181,34 @@ def _encode_share(
     missing = [start for start in range(0, total, batch_size) if not before.done[start:start + batch_size].all()]
     mine = share.part(missing)
     progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
-    arrays: list[np.memmap] | None = None
+    arrays: list[RowFile] = []
     positions = [i for start in mine for i in range(start, min(start + batch_size, total))]
     upcoming = read_ahead(lambda i: images[i][0], positions)
-    for number, start in enumerate(mine):
-        stop = min(start + batch_size, total)
-        pixels = torch.stack(list(islice(upcoming, stop - start)))
-        views = [encode(apply_symmetry(pixels, name)) for name in symmetries]
-        moments = [torch.stack([view[i] for view in views], dim=1).cpu().half().numpy() for i in (0, 1)]
-        if not all(np.isfinite(values).all() for values in moments):
-            raise UserError(
-                f"image {images.records[start].image_id} or one of the {stop - start - 1} after it: the VAE's latents "
-                "are not finite in float16; the VAE does not suit these images"
-            )
-        if arrays is None:
-            arrays = [_open_partial(path / f"{name}.partial", (total, *moments[0].shape[1:])) for name in _ARRAYS]
-        for array, values in zip(arrays, moments, strict=True):
-            array[start:stop] = values
-        progress.done[start:stop] = True
-        progress.gray = progress.gray and is_gray_batch(pixels)
-        if number % _FLUSH_BATCHES == _FLUSH_BATCHES - 1 or start == mine[-1]:
-            with disk_errors(path):
+    with ExitStack() as files:
+        for number, start in enumerate(mine):
+            stop = min(start + batch_size, total)
+            pixels = torch.stack(list(islice(upcoming, stop - start)))
+            views = [encode(apply_symmetry(pixels, name)) for name in symmetries]
+            moments = [torch.stack([view[i] for view in views], dim=1).cpu().half().numpy() for i in (0, 1)]
+            if not all(np.isfinite(values).all() for values in moments):
+                raise UserError(
+                    f"image {images.records[start].image_id} or one of the {stop - start - 1} after it: the VAE's latents "
+                    "are not finite in float16; the VAE does not suit these images"
+                )
+            if not arrays:
+                shape = (total, *moments[0].shape[1:])
+                arrays = [files.enter_context(RowFile(path / f"{name}.partial", shape)) for name in _ARRAYS]
+            for array, values in zip(arrays, moments, strict=True):
+                array.write(start, values)
+            progress.done[start:stop] = True
+            progress.gray = progress.gray and is_gray_batch(pixels)
+            if number % _FLUSH_BATCHES == _FLUSH_BATCHES - 1 or start == mine[-1]:
                 for array in arrays:
                     array.flush()
-            own = "progress.json" if share.count == 1 else f"progress-{share.index}.json"
-            write_json(path / own, progress.to_json(identity))
-        if report is not None:
-            report(total - min(total, (len(mine) - number - 1) * batch_size * share.count), total)
+                own = "progress.json" if share.count == 1 else f"progress-{share.index}.json"
+                write_json(path / own, progress.to_json(identity))
+            if report is not None:
+                report(total - min(total, (len(mine) - number - 1) * batch_size * share.count), total)
     share.agree(True)
 
 
@@ -218,7 +219,7 @@ def _finish(path: Path, images: LabelledImages, *, split: str, identity: dict[st
     for name in _ARRAYS:
         partial = path / f"{name}.partial"
         if partial.exists():
-            partial.replace(path / name)
+            move_file(partial, path / name)
     if not progress.done.all():
         raise UserError(f"{path}: was removed or altered while its latents were written; run the same command again")
     conditions = [list(record.conditions) for record in images.records]
@@ -287,27 +288,3 @@ def _is_whole_array(path: Path) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return True
-
-
-def _open_partial(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array under construction: the one that is there, or a new one; its bytes on the disk are reserved.
-
-    Without that a full disk would end the process by a signal at the first write to a page.
-    """
-    size = 128 + 2 * int(np.prod(shape))  # the library's header and float16
-    with disk_errors(path, wanted_bytes=size), path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # of several processes the first one makes it
-        array = _open_if_fits(path, shape)
-        if array is None:
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
-def _open_if_fits(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
-    try:
-        array = np.lib.format.open_memmap(path, mode="r+")
-    except (ValueError, EOFError):
-        return None  # killed before its header was written
-    return array if array.shape == shape and array.dtype == np.float16 else None

@@ -1,26 +1,49 @@
 """Writing files so that no half file ever has a final name, locks, and naming content by its hash.
 
-Knows no format of ours.
+What a file system lacks (locks, modes, fsync, preallocation) costs at most a sentence. Knows no format of ours.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import lock_descriptor
+
 from config.errors import UserError
 
 _READ_BLOCK_BYTES = 1 << 20
-_DISK_ERRNOS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST,
-)
+# What a user can put right, each with what it means and the next step. Other errors of the system stay bugs.
+_REMEDIES = {
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "your quota is used up; free space, ask for more, or choose another folder",
+    errno.EROFS: "nothing can be written there; choose another folder, or mount that one for writing",
+    errno.EACCES: "you have no right to write there; ask for it, or choose another folder",
+    errno.EPERM: "you have no right to write there; ask for it, or choose another folder",
+    errno.ENOENT: "the folder is gone; restore it, or choose another",
+    errno.ENOTDIR: "a file is where a folder should be; remove it, or choose another folder",
+    errno.EEXIST: "something else has this name; remove it, or choose another folder",
+    errno.EISDIR: "a folder has this name; remove it, or choose another name",
+    errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
+    errno.EFBIG: "this file system takes no file so large (FAT: 4 GiB); choose another folder",
+    errno.EIO: "the disk or the network failed; check it, then run the same command again",
+    errno.ESTALE: "the network folder has changed on its server; mount it again, then run the same command again",
+}
+_ABOUT_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# How a file system says that it has no such call. EBADF: glibc's posix_fallocate does what the file system cannot by
+# reading and writing, which it refuses on a file opened for appending.
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
+_LOCKED_BYTE = b"\n"  # Windows locks the first byte of the file, and lets nobody else read it
+_told_devices: set[int] = set()  # file systems without locks that the user knows of
+_RENAME_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @contextlib.contextmanager
@@ -28,15 +51,15 @@ def disk_errors(path: Path, *, wanted_bytes: int | None = None) -> Iterator[None
     """Turn what the disk refuses within the block into a user's error; other errors of the system stay bugs.
 
     Raises:
-        UserError: the disk is full, read-only or not writable, or the folder is gone, naming the path, the bytes wanted
-            (where they are known) and the bytes free.
+        UserError: the disk is full, read-only or not writable, or the folder is gone, naming the path, the cause and the
+            next step; where space is the cause, the bytes wanted (where they are known) and the bytes free.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_ERRNOS:
+        if error.errno in _REMEDIES:
             wanted = "" if wanted_bytes is None else f"{wanted_bytes:,} bytes were wanted"
-            raise UserError(_describe_disk_error(error, Path(path), wanted)) from error
+            raise UserError(describe_disk_error(error, Path(path), amount=wanted)) from error
         raise
 
 
@@ -45,31 +68,76 @@ def atomic_path(path: Path, *, wanted_bytes: int | None = None) -> Iterator[Path
     """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, otherwise remove it.
 
     Raises:
-        UserError: the disk is full, read-only or not writable, naming the path, the bytes wanted (or written, where it
-            is not known how many were wanted) and the bytes free.
+        UserError: the disk is full, read-only or not writable, naming the path, the cause and the next step; where space
+            is the cause, the bytes wanted (or written, where it is not known how many were wanted) and the bytes free.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        # The umask and the folder set its mode: file systems that have no modes refuse a chmod.
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        temporary = name
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary.open("r+b") as file:
+            sync_file(file)
+        _rename(temporary, path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in _DISK_ERRNOS:
+        if error.errno in _REMEDIES:
             written = temporary.stat().st_size if temporary is not None and temporary.exists() else 0
             amount = f"{written:,} bytes were written" if wanted_bytes is None else f"{wanted_bytes:,} bytes were wanted"
-            raise UserError(_describe_disk_error(error, path, amount)) from error
+            raise UserError(describe_disk_error(error, path, amount=amount)) from error
         raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Flush a file to the disk, where its file system can."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def reserve_bytes(path: Path, size: int) -> None:
+    """Make a file `size` bytes long and reserve room for them, so that a full disk is found before the work.
+
+    Bytes that are there stay, so that several processes may do this at once. A file system that cannot reserve (NFSv3, 9p)
+    is asked for its free space.
+
+    Raises:
+        OSError: the disk is full (ENOSPC).
+    """
+    with path.open("ab") as file:  # so that glibc writes nothing itself, which could undo what another process writes
+        file.truncate(size)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+        except OSError as error:
+            if error.errno not in (*_UNSUPPORTED, errno.EPERM):
+                raise
+        taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512
+        if shutil.disk_usage(path).free < size - taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file over `target`; where another file system is mounted there, copy it, then remove `source`."""
+    try:
+        _rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_path(target, wanted_bytes=source.stat().st_size) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -89,7 +157,9 @@ def make_folder(folder: Path) -> None:
 def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterator[None]:
     """Hold the lock file `path` for this process; the lock goes with the process, however it ends.
 
-    The file says who holds it (`purpose`). The holder may remove the file, which gives way to a new lock.
+    The file says who holds it (`purpose`). The holder may remove the file, which gives way to a new lock. A file system
+    without locks is said in one sentence, and the block runs without one: a file in place of a lock would outlive a
+    command that was killed.
 
     Raises:
         UserError: another process holds it: `refusal(holder)`; or the file cannot be written.
@@ -97,26 +167,27 @@ def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterat
     with contextlib.ExitStack() as stack:
         while True:
             with disk_errors(path):
-                handle = path.open("a+", encoding="utf-8")
+                handle = path.open("a+b")
+            stack.callback(_close_quietly, handle)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = lock_descriptor(handle.fileno(), blocking=False)
             except OSError as error:
-                handle.seek(0)
-                holder = handle.read().strip() or "another command"
-                handle.close()
-                raise UserError(refusal(holder)) from error
+                _say_that_there_are_no_locks(path, handle, error)
+                break
+            if not is_free:
+                raise UserError(refusal(_read_holder(handle) or "another command"))
             if _is_same_file(path, handle.fileno()):
                 break
             handle.close()  # it was removed by its last holder after it was opened here
-        stack.callback(_close_quietly, handle)
         with disk_errors(path):
             handle.truncate(0)
-            handle.write(f"{purpose} (process {os.getpid()})")
+            handle.write(_LOCKED_BYTE + f"{purpose} (process {os.getpid()})".encode())
             handle.flush()
         try:
             yield
         finally:
-            handle.truncate(0)
+            with contextlib.suppress(OSError):
+                handle.truncate(0)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -171,35 +242,62 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _close_quietly(handle: IO[str]) -> None:
+def _read_holder(handle: IO[bytes]) -> str:
+    """Who the lock file says holds it; nothing where it does not say, or the system lets nobody else read it."""
+    try:
+        handle.seek(len(_LOCKED_BYTE))
+        return handle.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _say_that_there_are_no_locks(path: Path, handle: IO[bytes], error: OSError) -> None:
+    """One sentence a file system, and one more for a folder whose lock file names somebody."""
+    device, holder = os.fstat(handle.fileno()).st_dev, _read_holder(handle)
+    if device not in _told_devices:
+        _told_devices.add(device)
+        print(f"warning: {path.parent}: its file system has no locks ({error.strerror}), so nothing stops a second command "
+              "from writing there. Run one command at a time on each folder.", file=sys.stderr)
+    if holder:
+        print(f"warning: {path} names {holder}. Make sure that it has ended.", file=sys.stderr)
+
+
+def _close_quietly(handle: IO[bytes]) -> None:
     """Close a file whose unwritten rest does not matter, on a full disk too."""
     with contextlib.suppress(OSError):
         handle.close()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _rename(source: Path, target: Path) -> None:
+    """Rename over `target`; Windows and its shares refuse while somebody reads that, and some replace no file at all."""
+    for pause in _RENAME_PAUSES_S:
+        try:
+            source.replace(target)
+            return
+        except FileExistsError:
+            target.unlink()
+        except PermissionError as error:
+            if error.errno != errno.EACCES:
+                raise
+            time.sleep(pause)
+    source.replace(target)
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot open a folder are left alone."""
-    try:
+    """Make a rename durable; file systems that cannot open a folder, or not flush it, are left alone."""
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def _describe_disk_error(error: OSError, path: Path, amount: str) -> str:
-    existing = next((folder for folder in [path.parent, *path.parent.parents] if folder.exists()), None)
-    free = "unknown" if existing is None else f"{shutil.disk_usage(existing).free:,} bytes"
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    amount = f"{amount}, " if amount else ""
-    return f"{path}: could not be written ({reason}): {amount}{free} free; free space or choose another folder"
+def describe_disk_error(error: OSError, path: Path, *, amount: str = "") -> str:
+    """What the system refused, why, and the next step that fits; the free space only where space is the cause."""
+    remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
+    if error.errno in _ABOUT_SPACE:
+        existing = next((folder for folder in [path.parent, *path.parent.parents] if folder.exists()), None)
+        free = "unknown" if existing is None else f"{shutil.disk_usage(existing).free:,} bytes"
+        remedy = f"{f'{amount}, ' if amount else ''}{free} free; {remedy}"
+    return f"{path}: could not be written ({os.strerror(error.errno or 0)}): {remedy}"

@@ -91,6 +91,15 @@ def test_libraries_are_used() -> None:
     assert idle in ([], ["dataset.Embryo_loader"])
 
 
+@pytest.mark.parametrize("module", FILES)
+def test_no_file_needs_a_posix_module_to_be_imported(module: str) -> None:
+    """Those of the standard library that Windows lacks; a function that needs one says so in one line."""
+    for node in tree_of(module).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+            [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        assert not {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"} & set(names), module
+
+
 def test_there_are_no_cycles() -> None:
     done: set[str] = set()
 

@@ -285,7 +285,8 @@ def report(phases: Sequence[Phase], outcomes: Sequence[dict[str, str | None]],
 def _build_shim(folder: Path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
-        raise UserError("tools.torture needs Linux and a C compiler (cc) for the library that sees the writes; install gcc")
+        raise UserError("tools.torture needs Linux (on Windows: WSL 2) and a C compiler (cc) for the library that sees the "
+                        "writes; install gcc")
     library = folder / "shim.so"
     built = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SHIM), "-ldl"],
                            capture_output=True, text=True, check=False)

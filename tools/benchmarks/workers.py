@@ -4,7 +4,6 @@ peak memory is each variant's own. Knows nothing of what is measured.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -129,11 +128,19 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def peak_bytes() -> int:
-    """The largest resident size that this process has had, in bytes."""
+    """The largest resident size that this process has had, in bytes.
+
+    Raises:
+        UserError: Windows, which has no such figure.
+    """
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's figure outlives exec, so that a child would begin with its parent's
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError as error:
+        raise UserError("tools.benchmark measures memory as Linux and macOS do; on Windows run it under WSL 2") from error
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -6,10 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from config.errors import UserError
+from dataset.storage import describe_disk_error
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_UP_TO_BYTES = 1 << 30
@@ -51,8 +53,7 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
         # Files that libraries write do not go through dataset.storage; these three are never a bug.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {where}could not be written ({error.strerror}); free space or choose another folder", file=sys.stderr)
+        print(f"error: {describe_disk_error(error, Path(error.filename or 'a file'))}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -17,7 +17,7 @@ from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, make_folder, write_text
+from dataset.storage import hash_file, make_folder, move_file, write_text
 from models.autoencoder import LatentCodec
 from tools.evaluation.pictures import label_grid
 from tools.runtime.background import InOrder
@@ -101,7 +101,7 @@ class SampleWriter:
         """Move images that an earlier call rejected back, so that they need not be drawn to be rejected again."""
         make_folder(self.output / IMAGE_FOLDER)
         for path in sorted((self.output / REJECTED_FOLDER).glob("*.png")):
-            path.replace(self.output / IMAGE_FOLDER / path.name)
+            move_file(path, self.output / IMAGE_FOLDER / path.name)
 
     def reject(self, accepted: Sequence[ImageRequest], rejected: Sequence[ImageRequest]) -> None:
         """Go on with the accepted requests; move the others' images out and count them in the manifest."""
@@ -112,7 +112,7 @@ class SampleWriter:
         write_patient_note(folder, "The near-copies of training images in this folder")
         (self.output / MANIFEST_NAME).unlink(missing_ok=True)  # an older one may name images that go now
         for request in rejected:
-            self.path(request).replace(folder / self.path(request).name)
+            move_file(self.path(request), folder / self.path(request).name)
 
     def write_grids(self) -> None:
         """One picture a class of its first images, uncurated."""

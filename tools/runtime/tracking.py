@@ -17,7 +17,7 @@ import numpy as np
 from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import disk_errors, write_text
+from dataset.storage import disk_errors, sync_file, write_text
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
 _LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
@@ -125,7 +125,7 @@ class Tracker:
     def sync_to_disk(self) -> None:
         """Make the rows so far durable; called before a checkpoint that relies on them."""
         with disk_errors(self._path):
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
 
     def close(self) -> None:
         """Close the log and end the mirror."""

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from config.schema import SPLITS, Config
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from dataset.latents import LabelledImages
-from dataset.storage import hash_file, read_json, write_json, write_text
+from dataset.storage import disk_errors, hash_file, make_folder, read_json, write_json, write_text
 from tools.evaluation import report
 from tools.evaluation.pictures import label_grid
 from tools.evaluation.rows import COMPARISONS, EvaluationReport
@@ -79,8 +80,9 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     images = _open_data(config, request)
     rows = _read_manifest(samples, config)
     secrets = gather_secrets(config, [] if images is None else images.records, own_words=_own_words(config))
-    request.output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", dir=request.output.parent))
+    make_folder(request.output.parent)
+    with disk_errors(request.output):
+        draft = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", dir=request.output.parent))
     try:
         _write_files(draft, config=config, run=run, samples=samples, rows=rows, secrets=secrets,
                      with_data=images is not None)
@@ -94,10 +96,12 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
             "sha256": {name: hash_file(draft / name) for name in names},
         }
         write_json(draft / RECORD_NAME, record)
-        draft.chmod(0o755)
-        if request.output.exists():
-            shutil.rmtree(request.output)
-        draft.rename(request.output)
+        with suppress(OSError):  # a file system without modes
+            draft.chmod(0o755)
+        with disk_errors(request.output):
+            if request.output.exists():
+                shutil.rmtree(request.output)
+            draft.rename(request.output)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return record

@@ -1,0 +1,58 @@
+"""A .npy file under construction: its room is reserved first, then processes write their rows into it in any order.
+
+Rows are written, not mapped: a full disk is an error there, where a mapped page would end the process by a signal, and
+some network file systems map no file for writing.
+"""
+
+import contextlib
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from dataset.storage import disk_errors, reserve_bytes, sync_file
+
+
+class RowFile:
+    """A float16 array of `shape` in a file. Rows that are there already stay, so that a killed run can go on.
+
+    Every process that opens the same file writes the same header, so that none has to be the first.
+
+    Raises:
+        UserError: the disk has no room for it or cannot be written.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._path = path
+        with contextlib.ExitStack() as stack, disk_errors(path, wanted_bytes=2 * math.prod(shape)):
+            path.touch()
+            self._file = stack.enter_context(path.open("r+b"))
+            np.lib.format.write_array_header_1_0(
+                self._file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False,
+                             "shape": shape})
+            self._file.flush()
+            self._start = self._file.tell()
+            reserve_bytes(path, self._start + 2 * math.prod(shape))
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        with disk_errors(self._path) if error_type is None else contextlib.suppress(OSError):
+            self._file.close()
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        """Write float16 rows (n, ...) from position `row` on."""
+        data = np.ascontiguousarray(values, dtype=np.float16).tobytes()
+        with disk_errors(self._path):
+            self._file.seek(self._start + row * len(data) // len(values))
+            self._file.write(data)
+
+    def flush(self) -> None:
+        """Bring all rows written so far to the disk."""
+        with disk_errors(self._path):
+            sync_file(self._file)
