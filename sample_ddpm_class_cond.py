@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from config.load import load_config
+from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file
 from tools.runtime import generation, samples
@@ -40,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--checkpoint", type=Path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
+    parser.add_argument("--checkpoint", type=as_path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
     parser.add_argument("--per-class", type=int, metavar="N", help="images per class")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the images")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where images, manifest and metrics go")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="where images, manifest and metrics go")
     parser.add_argument("--no-metrics", action="store_true", help="draw only")
     parser.add_argument("--reject-copies", action="store_true",
                         help="replace near-copies of training images by the next images of their class")

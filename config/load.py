@@ -5,16 +5,17 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from config.errors import SURELY_ALIKE, UserError, nearest_name
+from config.paths import expand_path
 from config.schema import Config, check_consistency
+from config.words import UniqueKeyLoader, Word, settle_words
 
-_MERGE_TAG = "tag:yaml.org,2002:merge"  # `<<`, which is no key
 # What yaml raises besides its own errors, from values such as `!!bool x`, `!!int ''` or `!!timestamp x`.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
@@ -30,24 +31,6 @@ _PUBLISHED_LAYOUT = {
 }
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently let the later one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE_TAG:
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key, typing.Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides in order, check everything.
 
@@ -55,7 +38,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, or a key is unknown, of the wrong type, out of range or in contradiction
             with another.
     """
-    path = Path(path)
+    path = Path(expand_path(str(path)))
     raw = _read_yaml(path)
     for override in overrides:
         _apply_override(raw, override)
@@ -70,6 +53,14 @@ def build_config(raw: Mapping[str, Any], *, source: str) -> Config:
     config = _build(Config, raw, prefix="", source=source)
     check_consistency(config, source)
     return config
+
+
+def settle_keys(raw: Any, key: str = "") -> Any:
+    """`raw` without `Word`s: text or booleans, as the config keys ("section.key") within its mappings say; else booleans."""
+    hint, limits = _find_key(key)
+    if hint is None and isinstance(raw, Mapping):
+        return {str(name) if isinstance(name, Word) else name: settle_keys(item, str(name)) for name, item in raw.items()}
+    return settle_words(raw, _text_rule(hint, limits))
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -114,7 +105,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected section.key=value")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
+        value = yaml.load(text, Loader=UniqueKeyLoader) if text.strip() else None  # a subclass of SafeLoader
     except _YAML_ERRORS as error:
         raise UserError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from error
     section: Any = raw
@@ -158,6 +149,7 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
         return _build(hint, value, prefix=f"{key}.", source=source)
     if (section := _section_by_name(hint)) is not None:
         return _build_each(section, value, key=key, source=source)
+    value = settle_words(value, _text_rule(hint, limits))
     if limits.get("numbers_as_text"):
         value = _write_numbers(value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -168,13 +160,48 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     for option in options:
         parsed = _convert(value, option)
         if parsed is not None and all(_within(item, limits) for item in _items(parsed)):
-            return parsed
+            return _expand(parsed, f"{source}: {key}") if limits.get("is_path") else parsed
     remedy = ""
     if isinstance(value, bool) and limits.get("choices"):
         remedy = f"; YAML reads off and no as False: quote the value{' or write disabled' if not value else ''}"
     elif isinstance(value, list) and any(isinstance(item, bool) for item in value):
         remedy = "; YAML reads on, off, yes and no as True and False: quote them"
     raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found {_show(value)}{remedy}")
+
+
+def _text_rule(hint: Any, limits: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether a word that YAML reads as true or false is text here: a choice of the key's, or an item of free text."""
+    choices = limits.get("choices")
+    if choices:
+        return lambda word: word in choices
+    is_free = bool(limits.get("numbers_as_text")) or hint == tuple[str, ...]
+    return lambda _: is_free
+
+
+def _find_key(key: str) -> tuple[Any, Mapping[str, Any]]:
+    """Type and limits of a dotted key; None and nothing where there is none of this name."""
+    cls, hint, limits = Config, None, {}
+    for part in key.split("."):
+        if hint is not None and (section := _section_by_name(hint)) is not None:
+            cls, hint = section, section  # `part` is a name of the user's
+            continue
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            return None, {}
+        hint = hints[part]
+        limits = next(field.metadata for field in dataclasses.fields(cls) if field.name == part)
+        cls = hint
+    return hint, limits
+
+
+def _expand(value: Any, where: str) -> Any:
+    """A path, or each path of a mapping, with `~` and variables filled in."""
+    try:
+        if isinstance(value, Mapping):
+            return {name: expand_path(text) for name, text in value.items()}
+        return expand_path(value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _write_numbers(value: Any) -> Any:
@@ -209,7 +236,7 @@ def _build_each(cls: type, raw: Any, *, key: str, source: str) -> dict[str, Any]
         if not isinstance(given, Mapping):
             raise UserError(f"{source}: {key}.{name}: expected a list of {first}, or a mapping with {first}, found "
                             f"{_show(value)}")
-        sections[name] = _build(cls, given, prefix=f"{key}.{name}.", source=source)
+        sections[str(name)] = _build(cls, given, prefix=f"{key}.{name}.", source=source)
     return sections
 
 

@@ -37,13 +37,15 @@ def _key(
     at_most: float | None = None,
     below: float | None = None,
     numbers_as_text: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
 
-    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were.
+    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `is_path` fills
+    in `~` and environment variables.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, **bounds}
+    metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_path": is_path, **bounds}
     if isinstance(default, dict):
         frozen = dict(default)
         return dataclasses.field(default_factory=lambda: dict(frozen), metadata=metadata)
@@ -62,10 +64,10 @@ class ConditionParams:
 class TableParams:
     """`dataset_params.params`: where the labels and images are and how they are read."""
 
-    root_dir: str = _key(doc="folder of the images")
+    root_dir: str = _key(doc="folder of the images", is_path=True)
     csv_file: str | Mapping[str, str] | None = _key(
         None, doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}; null where the folders name the "
-                  "classes: root_dir/<class>/* or root_dir/<split>/<class>/*"
+                  "classes: root_dir/<class>/* or root_dir/<split>/<class>/*", is_path=True
     )
     im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
     image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
@@ -108,14 +110,14 @@ class DatasetParams:
     )
     z_channels: int = _key(4, doc="channels of the latents", at_least=1)
     latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
-    lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head")
+    lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head", is_path=True)
     standardise_latents: bool = _key(
         True, doc="True: latents are brought to zero mean and unit variance per channel; False: they are trained on as the "
                   "VAE gives them, as in the published recipe"
     )
     target: str = _key("dataset.Embryo_loader.Embryo_loader", doc="data set class, as module.Class")
-    directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features")
-    directory_latents: str = _key("runs/latents", doc="folder of the latent caches")
+    directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features", is_path=True)
+    directory_latents: str = _key("runs/latents", doc="folder of the latent caches", is_path=True)
     symmetries: tuple[str, ...] = _key(
         ("identity", "mirror"), doc="views cached and trained on; those that the optics allow, unless their index is an "
                                     "input (symmetry_conditioning)", choices=SYMMETRIES
@@ -135,7 +137,7 @@ class DatasetParams:
 class TrainParams:
     """`train_params`: how the UNet is trained."""
 
-    task_name: str = _key(doc="folder of the run: checkpoints, logs, samples")
+    task_name: str = _key(doc="folder of the run: checkpoints, logs, samples", is_path=True)
     seed: int = _key(1111, doc="seed of everything drawn in training", at_least=0)
     ldm_batch_size: int = _key(24, doc="images per optimizer step, over all processes and micro-steps", at_least=1)
     num_samples: int = _key(4, doc="images drawn at each validation, spread over the classes", at_least=1)
@@ -222,7 +224,7 @@ class UNetParams:
 class AutoencoderTrainingParams:
     """`autoencoder_params.training`: what `python -m tools.train_vae` trains."""
 
-    output: str = _key("runs/vae", doc="diffusers folder that train_vae writes")
+    output: str = _key("runs/vae", doc="diffusers folder that train_vae writes", is_path=True)
     fine_tune: bool = _key(False, doc="start from `pretrained` instead of fresh weights")
     channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving less than levels", at_least=1)
     num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
@@ -248,7 +250,7 @@ class AutoencoderTrainingParams:
 class AutoencoderParams:
     """`autoencoder_params`: the pretrained, frozen VAE."""
 
-    pretrained: str = _key(doc="diffusers autoencoder: a local folder or a hub id")
+    pretrained: str = _key(doc="diffusers autoencoder: a local folder or a hub id", is_path=True)
     subfolder: str | None = _key(None, doc="folder inside `pretrained`, such as vae")
     batch_size: int = _key(16, doc="images encoded or decoded at once", at_least=1)
     training: AutoencoderTrainingParams = _key(AutoencoderTrainingParams(), doc="what train_vae trains")
@@ -263,7 +265,7 @@ class SampleParams:
     guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
     guide_checkpoint: str | None = _key(
         None, doc="weights of a weaker model, such as an early or smaller one of the same kind, that take the place of "
-                  "uncond (autoguidance)"
+                  "uncond (autoguidance)", is_path=True
     )
     guidance_interval: tuple[float, ...] = _key(
         (0.0, 1.0), doc="part of the time axis t/T in which guidance acts", at_least=0, at_most=1
@@ -276,14 +278,14 @@ class SampleParams:
         {}, doc="levels that are fixed, {column: level}; others are drawn at their prior given the class",
         numbers_as_text=True,
     )
-    output: str | None = _key(None, doc="folder of the images; default <task_name>/samples")
+    output: str | None = _key(None, doc="folder of the images; default <task_name>/samples", is_path=True)
 
 
 @dataclass(frozen=True)
 class GanParams:
     """`gan_params`: the baseline GAN that `python -m tools.train_gan` trains."""
 
-    output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples")
+    output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples", is_path=True)
     max_steps: int = _key(20000, doc="steps of generator and discriminator", at_least=1)
     batch_size: int = _key(16, doc="images per step", at_least=1)
     width: int = _key(32, doc="channels at the finest level, doubled towards 4 px up to 256; a multiple of 8", at_least=8)
@@ -303,20 +305,20 @@ class EvaluationParams:
         choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
-    inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})")
+    inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", is_path=True)
     inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
                                 choices=("tf1", "clean", "pytorch"))
     allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
-    squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights")
+    squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights", is_path=True)
     squeezenet_preset: str = _key(
         "imagenet-min224", doc="least side in px to which images are enlarged for it: min64 is faster and less sensitive",
         choices=("imagenet-min224", "imagenet-min64"),
     )
-    dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id")
-    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder")
+    dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id", is_path=True)
+    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder", is_path=True)
     judge_path: str | None = _key(
         None, doc="separately trained classifier that judges the class of images; those of further conditions lie beside "
-                  "it, in <judge_path>_<condition>"
+                  "it, in <judge_path>_<condition>", is_path=True
     )
     batch_size: int = _key(32, doc="images encoded at once", at_least=1)
     max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM reading", at_least=1)

@@ -15,6 +15,7 @@ import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from config.schema import Config
 from dataset.augmentation import NUM_UNIFORMS, augment
 from dataset.image_bank import ImageBank
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.augment_real", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the images go; empty or absent")
+    parser.add_argument("--output", type=as_path, required=True, metavar="DIR", help="where the images go; empty or absent")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     if arguments.output.is_dir() and any(arguments.output.iterdir()):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from dataset.storage import hash_file
 from tools.evaluation import utility_report
 from tools.evaluation.utility import CONTROL, ROUND_TRIP, SHUFFLED, UtilityReport, score_arms
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.augmentation_study", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the study")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder of the study")
     parser.add_argument("--folds", type=int, default=StudyRequest.num_folds, metavar="K", help="default %(default)s")
     parser.add_argument("--seeds", type=int, default=StudyRequest.num_seeds, metavar="S",
                         help="classifiers of each arm and fold; more can be added later; default %(default)s")

@@ -17,6 +17,7 @@ import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from dataset.storage import write_json
 from tools.benchmarks import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
 from tools.benchmarks.findings import Findings, draw_picture
@@ -34,8 +35,8 @@ _ANSWER_IMAGES = 900
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.benchmark", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--picture", type=Path, default=Path("runs/benchmark.png"), metavar="FILE",
+    parser.add_argument("--json", type=as_path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--picture", type=as_path, default=Path("runs/benchmark.png"), metavar="FILE",
                         help="where the plot goes (default runs/benchmark.png)")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and images: about 5 minutes instead of 20")
     parser.add_argument("--only", nargs="+", choices=_SUBJECTS, default=_SUBJECTS, metavar="SUBJECT",

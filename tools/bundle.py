@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.errors import UserError
+from config.paths import as_path, expand_path
 from tools.evaluation.inception import ADDRESS
 from tools.runtime.command import run_command
 from tools.sharing.bundle import TORCH_CPU_INDEX, BundleRequest, build_bundle
@@ -17,18 +18,19 @@ _ROOT = Path(__file__).parents[1]
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.bundle", description=__doc__)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the bundle")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder of the bundle")
     parser.add_argument("--platform", choices=tuple(PLATFORMS), help="the machine without a network; default: as this one")
     parser.add_argument("--python-version", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="V",
                         help="its Python; default %(default)s, as here")
-    parser.add_argument("--vae", metavar="PATH_OR_HUB_ID", help="pretrained VAE: a diffusers folder or a hub id")
-    parser.add_argument("--inception", nargs="?", const=ADDRESS, metavar="PATH_OR_URL",
+    parser.add_argument("--vae", type=expand_path, metavar="PATH_OR_HUB_ID",
+                        help="pretrained VAE: a diffusers folder or a hub id")
+    parser.add_argument("--inception", type=expand_path, nargs="?", const=ADDRESS, metavar="PATH_OR_URL",
                         help="official Inception weights; without a value from their published address")
-    parser.add_argument("--lpips", type=Path, metavar="PATH", help="LPIPS trunk, or folder of trunk and linear head")
-    parser.add_argument("--dinov2", type=Path, metavar="PATH", help="folder of a DINOv2 model in transformers' format")
+    parser.add_argument("--lpips", type=as_path, metavar="PATH", help="LPIPS trunk, or folder of trunk and linear head")
+    parser.add_argument("--dinov2", type=as_path, metavar="PATH", help="folder of a DINOv2 model in transformers' format")
     parser.add_argument("--cpu", nargs="?", const=TORCH_CPU_INDEX, metavar="INDEX",
                         help="torch without CUDA, for Linux, from PyTorch's own index or this one")
-    parser.add_argument("--requirements", type=Path, default=_ROOT / "requirements-dev.txt", metavar="FILE",
+    parser.add_argument("--requirements", type=as_path, default=_ROOT / "requirements-dev.txt", metavar="FILE",
                         help="default requirements-dev.txt; requirements.txt leaves out what only tests need")
     arguments = parser.parse_args(argv)
     name = arguments.platform or _this_platform()

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.storage import write_json
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_confounders", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config; the images of all splits are read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where confounders.json goes; default nowhere")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="where confounders.json goes; default nowhere")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

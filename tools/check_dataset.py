@@ -12,6 +12,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from dataset.patient_note import write_patient_note
 from tools.inspection.clean_table import write_clean_table
 from tools.inspection.dataset_inspection import inspect_dataset
@@ -23,8 +24,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_dataset", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the report; default <task_name>/dataset_check")
-    parser.add_argument("--write-clean", type=Path, metavar="TABLE", help="table without the rows at fault: .csv or .xlsx")
+    parser.add_argument("--output", type=as_path, metavar="DIR",
+                        help="folder of the report; default <task_name>/dataset_check")
+    parser.add_argument("--write-clean", type=as_path, metavar="TABLE",
+                        help="table without the rows at fault: .csv or .xlsx")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     params = config.dataset_params.params

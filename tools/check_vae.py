@@ -5,12 +5,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path, expand_path
 from dataset.storage import write_json
 from tools.inspection.round_trip import RULE, VaeMeasurement, choose, format_table
 from tools.inspection.vae_trial import VaeTrial
@@ -21,11 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_vae", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config: the images, the judge, the weights of LPIPS")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--vae", action="append", default=[], metavar="DIR",
+    parser.add_argument("--vae", type=expand_path, action="append", default=[], metavar="DIR",
                         help="a local diffusers autoencoder, repeatable; default autoencoder_params.pretrained")
     parser.add_argument("--fine-tune", type=float, metavar="MINUTES",
                         help="fine-tune the recommended one for so long with train_vae, and measure again")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where vae.json and a fine-tuned VAE go")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="where vae.json and a fine-tuned VAE go")
     arguments = parser.parse_args(argv)
     if arguments.fine_tune is not None and (arguments.output is None or arguments.fine_tune <= 0):
         raise UserError("--fine-tune: expected minutes above 0 and --output, a folder for the fine-tuned VAE; give both")

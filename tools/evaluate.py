@@ -8,9 +8,9 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from config.load import load_config
+from config.paths import as_path
 from tools.runtime.assessment import assess
 from tools.runtime.command import run_command
 from tools.runtime.processes import open_share
@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="YAML config: the real images, the VAE and the encoders")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the evaluation goes")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where the evaluation goes")
     parser.add_argument("--reject-copies", action="store_true",
                         help="list near-copies of training images in rejected.csv and evaluate the others")
     add_options(parser)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from config.paths import as_path
 from dataset.images import write_png
 from dataset.storage import write_text
 from tools.runtime.command import run_command
@@ -23,8 +24,8 @@ SIDE_PX = 64
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.import_mhsma", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with x_64_train.npy, y_head_train.npy and so on")
-    parser.add_argument("--output", type=Path, default=Path("data/mhsma64"), metavar="DIR",
+    parser.add_argument("folder", type=as_path, metavar="FOLDER", help="with x_64_train.npy, y_head_train.npy and so on")
+    parser.add_argument("--output", type=as_path, default=Path("data/mhsma64"), metavar="DIR",
                         help="where images/ and a table a split go (default data/mhsma64)")
     arguments = parser.parse_args(argv)
     splits = {split: _read_split(arguments.folder, split) for split in SPLITS}  # all of it, before the first file is written

@@ -16,6 +16,7 @@ import yaml
 
 from config.errors import UserError
 from config.load import build_config
+from config.paths import as_path
 from dataset.storage import write_text
 from models.autoencoder import read_autoencoder_config, read_latent_layout, resolve_autoencoder
 from tools.inspection.config_draft import draft_config
@@ -27,9 +28,10 @@ from tools.runtime.command import run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.init", description=__doc__.splitlines()[0])
-    parser.add_argument("table", nargs="*", type=Path, metavar="TABLE", help="table, tables, or a folder with one per split")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the images")
-    parser.add_argument("--output", type=Path, required=True, metavar="YAML", help="the config to write")
+    parser.add_argument("table", nargs="*", type=as_path, metavar="TABLE",
+                        help="table, tables, or a folder with one per split")
+    parser.add_argument("images", type=as_path, metavar="IMAGES", help="folder of the images")
+    parser.add_argument("--output", type=as_path, required=True, metavar="YAML", help="the config to write")
     parser.add_argument("--label-column", metavar="NAME", help="which column has the labels, where that is not clear")
     parser.add_argument("--gpu-memory-gb", type=float, metavar="N", help="propose for a GPU of this memory; 0 for a CPU")
     parser.add_argument("--vae", metavar="VAE", help="a pretrained autoencoder to use: a diffusers folder or a hub id")

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
+from config.paths import as_path
 from dataset import phantoms, storage
 from tools.runtime.command import run_command
 
@@ -194,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m tools.make_phantoms",
         description="Write phantom oocyte images with known class, anatomy and Bayes rate.",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for images/, annotations.csv, phantoms.json")
+    parser.add_argument("--output", type=as_path, required=True, help="folder for images/, annotations.csv, phantoms.json")
     parser.add_argument("--num-images", type=int, default=defaults.num_images, help="default %(default)s")
     parser.add_argument("--image-size", type=int, default=defaults.image_size, help="pixels, default %(default)s")
     parser.add_argument(

@@ -11,6 +11,7 @@ import torch
 
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
+from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file, write_json, write_text
 from tools.evaluation.membership import MembershipAudit, audit_membership
@@ -26,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.membership_audit", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config of the trained run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--checkpoint", type=Path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where the numbers go; default <task_name>/membership")
+    parser.add_argument("--checkpoint", type=as_path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="where the numbers go; default <task_name>/membership")
     parser.add_argument("--plant-canaries", type=int, metavar="K",
                         help="positive control: train another run with K held-out images planted, and audit that one")
     parser.add_argument("--repeats", type=int, default=50, metavar="R", help="times that each canary is trained on an epoch")

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from tools.runtime.command import run_command
 from tools.runtime.morphometry_run import run_morphometry
 
@@ -16,14 +16,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.morphometry", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config: the real images, um_per_px, the model for flips")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where tables and pictures go")
-    parser.add_argument("--manual", type=Path, metavar="CSV",
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where tables and pictures go")
+    parser.add_argument("--manual", type=as_path, metavar="CSV",
                         help="measurements by hand: IMAGE_NAME and columns such as outer_diameter_um or zona_thickness_px")
     parser.add_argument("--flips", type=int, default=0, metavar="N",
                         help="draw N noises once with every label and compare the classes in them; default %(default)s")
-    parser.add_argument("--checkpoint", type=Path, metavar="P",
+    parser.add_argument("--checkpoint", type=as_path, metavar="P",
                         help="weights for the flips; default <task_name>/checkpoints/<ldm_ckpt_name>")
     arguments = parser.parse_args(argv)
     if arguments.flips < 0:

@@ -3,12 +3,12 @@
 import argparse
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from tools.evaluation import reader_report
 from tools.evaluation.reader_answers import read_answers, read_key
 from tools.evaluation.reader_scores import score
@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="YAML config: the real images and how they are prepared")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--synthetic", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR",
                         help="where the page goes; all of this folder is for readers")
-    parser.add_argument("--key", type=Path, metavar="DIR", help="where the key goes; default OUTPUT_key beside it")
+    parser.add_argument("--key", type=as_path, metavar="DIR", help="where the key goes; default OUTPUT_key beside it")
     parser.add_argument("--num-real", required=True, type=int, metavar="N", help="held-out real images")
     parser.add_argument("--num-synthetic", required=True, type=int, metavar="N", help="synthetic images")
     parser.add_argument("--num-round-trip", type=int, default=0, metavar="N",
@@ -82,9 +82,9 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--key", required=True, type=Path, metavar="FILE", help="the key.json that pack wrote")
-    parser.add_argument("--answers", required=True, nargs="+", type=Path, metavar="FILE", help="one file a reader")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the numbers go")
+    parser.add_argument("--key", required=True, type=as_path, metavar="FILE", help="the key.json that pack wrote")
+    parser.add_argument("--answers", required=True, nargs="+", type=as_path, metavar="FILE", help="one file a reader")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where the numbers go")
     parser.add_argument("--commitment", metavar="SHA256", help="what pack printed: a key that differs is refused")
     parser.add_argument("--bootstrap-repeats", type=int, default=2000, metavar="N", help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="seed of the intervals; default %(default)s")

@@ -2,17 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from config.paths import as_path
 from tools.runtime.command import run_command
 from tools.sharing.release import ReleaseRequest, build_release
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, <task_name>")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
-    parser.add_argument("--samples", type=Path, metavar="DIR", help="folder of the synthetic images; default RUN/samples")
+    parser.add_argument("run", type=as_path, metavar="RUN", help="folder of the run, <task_name>")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder to make")
+    parser.add_argument("--samples", type=as_path, metavar="DIR", help="folder of the synthetic images; default RUN/samples")
     parser.add_argument("--without-data", action="store_true",
                         help="release although the data set cannot be read here: nothing is then compared with it")
     parser.add_argument("--force", action="store_true", help="replace an earlier release in DIR")

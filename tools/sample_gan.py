@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from config.load import load_config
+from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file
 from tools.runtime import generation, samples
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.sample_gan", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default <gan_params.output>/samples")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="default <gan_params.output>/samples")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     output = arguments.output or Path(config.gan_params.output) / "samples"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
+from config.paths import as_path
 from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
@@ -26,7 +27,7 @@ from tools.runtime.sweeping import WITHOUT_JUDGE
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.study", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, type=Path, metavar="STUDY.yaml", help="the study; see docs/recipes.md")
+    parser.add_argument("--config", required=True, type=as_path, metavar="STUDY.yaml", help="the study; see docs/recipes.md")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="trainings at a time, each with its share of the cores; default 1")
     parser.add_argument("--families", nargs="+", metavar="NAME",

@@ -9,6 +9,7 @@ from typing import Any
 
 from config.errors import UserError
 from config.load import load_config
+from config.paths import as_path
 from config.schema import SAMPLERS, Config
 from dataset.storage import hash_file, read_json, write_bytes, write_json
 from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
@@ -29,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scales (default: the config's)")
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampler steps (default: the config's)")
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, help="samplers (default: the config's)")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="P", help="weights (default: the run's best)")
+    parser.add_argument("--checkpoint", type=as_path, nargs="+", metavar="P", help="weights (default: the run's best)")
     parser.add_argument("--all-checkpoints", action="store_true", help="the best weights and every resume checkpoint kept")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default <task_name>/sweep")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="default <task_name>/sweep")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     run = RunDirectory(Path(config.train_params.task_name))

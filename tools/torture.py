@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from config.errors import UserError
+from config.paths import as_path
 from dataset.decoding import decode_image
 from dataset.order import generator
 from dataset.storage import hash_file, read_json, write_json, write_text
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--full-disks", type=int, default=2, metavar="N", help="runs a phase whose disk fills (default 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of instants and calls")
     parser.add_argument("--phase", action="append", choices=[phase.name for phase in PHASES], help="only these phases")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of every trial there")
+    parser.add_argument("--json", type=as_path, metavar="FILE", help="write the outcome of every trial there")
     arguments = parser.parse_args(argv)
     phases = [phase for phase in PHASES if not arguments.phase or phase.name in arguments.phase]
     with tempfile.TemporaryDirectory() as folder:

@@ -228,6 +228,60 @@ def test_levels_of_conditions_come_as_a_list_or_a_section_and_numbers_as_their_t
     assert build(dataset_params__params__conditions=None).dataset_params.params.conditions == {}
 
 
+def test_words_that_yaml_reads_as_booleans_are_text_where_the_key_takes_that_text(tmp_path: Path) -> None:
+    text = yaml.safe_dump(MINIMAL)
+    given = text.replace("train_params:\n", "train_params:\n  mixed_precision: no\n  compile_mode: off\n").replace(
+        "  params:\n", "  params:\n    class_names: [no, yes]\n    covariate_columns: [Yes, DATE]\n"
+        "    conditions: {HATCHED: [on, off], yes: {levels: [True, n]}}\n")
+    from_file = load_text(tmp_path, given, "sample_params.conditions={HATCHED: off}")
+    from_overrides = load_text(
+        tmp_path, text, "train_params.mixed_precision=no", "train_params.compile_mode=off",
+        "dataset_params.params.class_names=[no, yes]", "dataset_params.params.covariate_columns=[Yes, DATE]",
+        "dataset_params.params.conditions={HATCHED: [on, off], yes: {levels: [True, n]}}",
+        "sample_params.conditions={HATCHED: off}")
+    assert from_file == from_overrides
+    table, train = from_file.dataset_params.params, from_file.train_params
+    assert (train.mixed_precision, train.compile_mode) == ("no", "off")
+    assert table.class_names == ("no", "yes") and table.covariate_columns == ("Yes", "DATE")
+    assert {name: condition.levels for name, condition in table.conditions.items()} == {
+        "HATCHED": ("on", "off"), "yes": ("True", "n")}
+    assert from_file.sample_params.conditions == {"HATCHED": "off"}
+    assert {type(name) for name in (train.mixed_precision, *table.class_names, *table.conditions)} == {str}
+    assert load_text(tmp_path, config_to_yaml(from_file)) == from_file
+
+
+@pytest.mark.parametrize("key", sorted(
+    f"{section.name}.{field.name}" for section in dataclasses.fields(Config)
+    for field in dataclasses.fields(type(getattr(build(), section.name)))
+    if {"no", "off", "on", "yes", "true", "false"} & set(field.metadata["choices"] or ())))
+def test_every_choice_that_yaml_reads_as_a_boolean_is_taken_bare(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    field = next(field for field in dataclasses.fields(type(getattr(build(), section))) if field.name == name)
+    for word in {"no", "off", "on", "yes", "true", "false"} & set(field.metadata["choices"]):
+        assert getattr(getattr(load_text(tmp_path, yaml.safe_dump(MINIMAL), f"{key}={word}"), section), name) == word
+
+
+@pytest.mark.parametrize(("word", "truth"), [("on", True), ("off", False), ("yes", True), ("No", False), ("true", True),
+                                             ("FALSE", False)])
+def test_a_boolean_key_takes_all_words_of_yaml(tmp_path: Path, word: str, truth: bool) -> None:
+    config = load_text(tmp_path, yaml.safe_dump(MINIMAL), f"train_params.resume_training={word}",
+                       f"unet_params.attention=[{word}, yes]", f"dataset_params.params.extra={{a: [{word}]}}")
+    assert config.train_params.resume_training is truth and config.unet_params.attention == (truth, True)
+    assert config.dataset_params.params.extra == {"a": [truth]}
+
+
+@pytest.mark.parametrize(("override", "wanted"), [
+    ("train_params.mixed_precision=off", "expected no | fp16 | bf16, found False; YAML reads off and no as False"),
+    ("logging_params.wandb_mode=off", "quote the value or write disabled"),
+    ("train_params.epochs=yes", "expected an integer, at least 1, found True"),
+    ("train_params.task_name=on", "train_params.task_name: expected text, found True"),
+    ("evaluation_params.encoders=[no]", "found [False]; YAML reads on, off, yes and no as"),
+    ("train_params=no", "train_params: expected keys and values, found no"),
+])
+def test_words_are_refused_where_they_mean_nothing(tmp_path: Path, override: str, wanted: str) -> None:
+    assert wanted in text_refusal(tmp_path, yaml.safe_dump(MINIMAL), override)
+
+
 def test_overrides_apply_in_order_and_reach_absent_sections(tmp_path: Path) -> None:
     text = yaml.safe_dump({**MINIMAL, "logging_params": None})
     config = load_text(tmp_path, text, "train_params.epochs=3", "train_params.epochs=5", "unet_params.channels=[32, 64]",

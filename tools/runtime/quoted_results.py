@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import UserError
+from config.paths import as_path
 from dataset.storage import hash_file, hash_json, read_json
 from tools.evaluation.morphometry_record import MorphometryRecord, read_morphometry
 from tools.evaluation.rows import EvaluationReport
@@ -52,11 +53,11 @@ class QuotedResults:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that name files to quote."""
-    parser.add_argument("--augmentation-study", type=Path, metavar="FILE",
+    parser.add_argument("--augmentation-study", type=as_path, metavar="FILE",
                         help="augmentation_study.json, whose verdict the reports quote")
-    parser.add_argument("--morphometry", type=Path, metavar="FILE",
+    parser.add_argument("--morphometry", type=as_path, metavar="FILE",
                         help="morphometry.json, whose measurements the reports show")
-    parser.add_argument("--sweep", type=Path, metavar="FILE", help="sweep.json, whose curves the reports show")
+    parser.add_argument("--sweep", type=as_path, metavar="FILE", help="sweep.json, whose curves the reports show")
 
 
 def read_quoted(arguments: argparse.Namespace, class_names: Sequence[str]) -> QuotedResults:

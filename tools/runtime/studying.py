@@ -18,7 +18,9 @@ matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot, ticker
 
 from config.errors import UserError
-from config.load import UniqueKeyLoader
+from config.load import settle_keys
+from config.paths import expand_path
+from config.words import UniqueKeyLoader
 from dataset.storage import atomic_path
 from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves, refuse
 
@@ -105,7 +107,7 @@ def load_study(path: Path) -> Study:
         UserError: one line: the file, the key, what was expected and what was found.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        raw = settle_keys(yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: expected a study in YAML, which cannot be read ({reason})") from error
@@ -123,6 +125,7 @@ def load_study(path: Path) -> Study:
 
     for key in ("base", "output"):
         check(isinstance(raw.get(key), str) and bool(raw[key].strip()), key, "a path")
+        raw[key] = expand_path(raw[key])
     for key in ("screen_minutes", "final_minutes"):
         check(is_number(raw.get(key), (int, float)), key, "minutes above 0")
     for key in ("finalists", "calibration_steps"):
