@@ -144,13 +144,13 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are not there.
 
     Raises:
-        UserError: it cannot be made, naming the folder and the reason.
+        UserError: it cannot be made, naming the folder, the cause and the next step.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made ({os.strerror(error.errno or 0)}); choose another, or grant "
-                        "access") from error
+        remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
+        raise UserError(f"{folder}: the folder cannot be made ({os.strerror(error.errno or 0)}): {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -3,15 +3,16 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from workspace import Workspace
+from workspace import Workspace, forget_accelerator
 
 import train_ddpm_cond
-from dataset import storage
+from dataset import patient_note, storage
 from tools.runtime import checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,3 +54,21 @@ def test_a_training_is_written_where_a_call_is_refused(
                                              f"dataset_params.directory_latents={tmp_path / 'latents'}"))
     assert is_trained(tmp_path / "run")
     assert capsys.readouterr().err.count("warning") == (name == "flock")
+
+
+def test_a_training_into_a_checkout_warns_in_one_line_and_one_into_an_ignored_folder_does_not(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    monkeypatch.setattr(patient_note, "_looked_at", set())
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, capture_output=True)
+    (tmp_path / ".gitignore").write_text("runs\n", encoding="utf-8")
+    for name, num_warnings in (("runs/ignored", 0), ("taken", 1)):
+        monkeypatch.setenv("PLACE", str(tmp_path))
+        train_ddpm_cond.main(workspace.arguments(f"train_params.task_name=$PLACE/{name}", "train_params.max_steps=2",
+                                                 f"dataset_params.directory_latents=$PLACE/{name}/latents"))
+        forget_accelerator()
+        assert is_trained(tmp_path / name)
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+        assert len(told) == num_warnings and all(f"{tmp_path / name} is inside the git checkout" in line for line in told)

@@ -95,5 +95,6 @@ def test_one_owner_at_a_time_and_a_dead_one_leaves_no_lock(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="the run directory cannot be written"), owned(tmp_path / "file" / "run", "training"):
+    told = r"file/run: the folder cannot be made \(Not a directory\): a file is where a folder should be; remove it"
+    with pytest.raises(UserError, match=told), owned(tmp_path / "file" / "run", "training"):
         pass

@@ -20,7 +20,7 @@ from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.order import StepDraws, generator, normal
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_bytes, write_text
+from dataset.storage import hash_bytes, make_folder, write_text
 from tools.runtime.data import open_codec, open_images, prepare_latents, with_table
 from tools.runtime.latent_source import EncodedLatents, LatentSource
 from tools.runtime.trained_model import TrainedModel
@@ -98,7 +98,7 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
     chosen = {groups[i] for i in order[:count]}
     conditions = config.dataset_params.params.conditions
     lines: list[tuple[object, ...]] = []
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "images")
     write_patient_note(folder, "The images, latents and weights in this folder")
 
     def add(record: ImageRecord, name: str, split: str) -> None:

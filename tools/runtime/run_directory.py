@@ -12,8 +12,8 @@ import yaml
 from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
-from dataset.patient_note import write_patient_note
-from dataset.storage import locked, write_text
+from dataset.patient_note import warn_where_git_takes, write_patient_note
+from dataset.storage import locked, make_folder, write_text
 
 # Keys that a resumed run may change: they do not alter what the steps done so far computed, or, like the number of
 # processes, only the rounding of those to come.
@@ -95,17 +95,15 @@ class RunDirectory:
 def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> Iterator[RunDirectory]:
     """Hold the folder that one command writes to; the lock goes with the process, however it ends.
 
-    A command that is refused before it writes leaves no new folder behind.
+    A command that is refused before it writes leaves no new folder behind. Git that would take what is written is said.
     `key` is what names the folder, for the advice to give another.
 
     Raises:
         UserError: another command holds it, saying which.
     """
     is_new = not root.exists()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root}: the run directory cannot be written ({error.strerror})") from error
+    make_folder(root)
+    warn_where_git_takes(root)
     with locked(root / ".lock", purpose=purpose,
                 refusal=lambda holder: f"{root} is in use by {holder}; wait for it, or give another {key}"):
         try:
