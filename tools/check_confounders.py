@@ -1,4 +1,4 @@
-"""Read the label from metadata alone and from the background alone, and warn where they rival the whole image."""
+"""Predict the label from metadata alone and from the background alone, and warn if they rival the whole image."""
 
 import argparse
 from collections.abc import Sequence
@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="YAML config; the images of all splits are read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     parser.add_argument("--output", type=as_path, metavar="DIR", help="where confounders.json goes; default nowhere")
+    parser.add_argument("--disc", type=float, metavar="SIDES", help="diameter of the central disc that holds the embryo, in "
+                        "sides of the frame, such as 0.7; the background is all outside it. Default: found by the edges")
     arguments = parser.parse_args(argv)
+    if arguments.disc is not None and not arguments.disc > 0:
+        raise UserError(f"--disc: expected a diameter above 0, in sides of the frame, found {arguments.disc:g}; try 0.8")
     config = load_config(arguments.config, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = open_images(config, None)
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         groups=[record.group for record in images.records],
         covariates={name: [record.covariates[place] for record in images.records] for place, name in enumerate(columns)},
         whole_features=network_features(config, pixels, device=device),
-        judged=_judge(config, images.records, pixels, device),
+        judged=_judge(config, images.records, pixels, device), disc=arguments.disc,
     )
     print(format_report(report))
     if arguments.output is not None:

@@ -1,9 +1,9 @@
-"""Find every fault of a table and its images at once: a list on the screen, a workbook and a page. Mends nothing.
+"""Find every fault of a table and its images at once: a list on the screen, a workbook and a page. Changes nothing.
 
     python -m tools.check_dataset --config config/my.yaml [--output DIR] [--write-clean TABLE]
 
-Errors would stop a training or make it wrong (exit code 2); warnings are to be looked at. `--write-clean` writes the
-table again without the rows at fault, and beside it a log of why each left.
+Errors would stop a training or make it wrong (exit code 2). Look at the warnings. `--write-clean` writes the table again
+without the rows at fault, and next to it a log of why each was removed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inspection = inspect_dataset(config)
     print(format_screen(inspection, params))
     output = arguments.output or Path(config.train_params.task_name) / "dataset_check"
-    write_patient_note(output, "The pictures and the names in this folder")
+    write_patient_note(output, "The images and the names in this folder")
     write_workbook(inspection, params, output / "check.xlsx")
     write_page(inspection, params, output / "check.html")
     print(f"\n{output / 'check.xlsx'}: every finding\n{output / 'check.html'}: with the images; it shows patients' images")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(write_clean_table(params, inspection.findings, arguments.write_clean)))
     if inspection.num_errors:
         raise UserError(f"{arguments.config}: expected a data set without errors, found {inspection.num_errors:,} in "
-                        f"{output / 'check.xlsx'}; mend them, or write a table without these rows by --write-clean TABLE")
+                        f"{output / 'check.xlsx'}; fix them, or write a table without these rows with --write-clean TABLE")
 
 
 if __name__ == "__main__":

@@ -42,4 +42,4 @@ def test_numbers_become_ranks_and_quintiles_and_dates_follow_the_calendar() -> N
 
 def test_rare_categories_beyond_fifty_are_said_not_to_be_told_apart() -> None:
     column = encode_covariate("operator", [f"op{number % 60}" for number in range(200)])
-    assert column.values.shape == (200, 50) and "60 values, of which the 50 most frequent" in column.note
+    assert column.values.shape == (200, 50) and "60 values, of which only the 50 most frequent" in column.note

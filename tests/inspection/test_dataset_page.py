@@ -67,8 +67,8 @@ def test_the_workbook_has_every_finding_and_no_formula(tmp_path, spoiled):
 def test_the_screen_names_kinds_and_counts(spoiled):
     params, inspection, _ = spoiled
     screen = format_screen(inspection, params)
-    assert "3 errors" in screen and "images of 1 faulty rows were not looked at" in screen
-    assert re.search(r"error\s+truncated\s+1  images cut off", screen)
+    assert "3 errors" in screen and "the images of 1 faulty row were not opened" in screen
+    assert re.search(r"error\s+truncated\s+1  truncated images", screen)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".tsv"])

@@ -1,5 +1,6 @@
 """Each thing is found once, under its most specific kind, and outliers are judged against their own set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,44 @@ def test_pictures_alike_are_a_note_within_a_group_and_a_warning_between_groups()
     found = {f.kind: f for f in inspect(records, statistics, thumbnails)}
     assert {kind: f.images for kind, f in found.items()} == {
         "planes": (), "near_duplicate": (4, 8), "near_leak": (12, 36), "near_conflict": (18, 20)}
-    assert found["planes"].text == "2 images in 1 groups"
+    assert found["planes"].text == "2 images in 1 group"
     assert all(f.severity != ERROR and f.leaves == () for f in found.values())
+
+
+def test_labels_that_change_within_a_group_are_one_note_with_the_count():
+    """Frames of one embryo at two stages: 88 of them were 88 warnings. Images alike across groups stay warnings."""
+    records, statistics, thumbnails = make_set(80, group_size=4)
+    for first in range(0, 80, 4):
+        records[first + 1] = replace(records[first + 1], label=1 - records[first].label)
+        thumbnails[first + 1] = thumbnails[first]
+    thumbnails[22] = thumbnails[10]  # embryos P2 and P5, labels 0 and 1
+    found = inspect(records, statistics, thumbnails)
+    assert [(f.kind, f.severity, f.images) for f in found] == [
+        ("near_conflict", "warning", (10, 22)), ("stages", "note", (0, 1))]
+    assert found[1].text == ("40 images in 20 groups, such as i0 (row 2, no, train), i1 (row 3, yes, train)")
+    assert found[1].leaves == ()
+
+
+def test_without_groups_images_alike_under_different_labels_stay_warnings():
+    records, statistics, thumbnails = make_set(group_size=1)
+    thumbnails[1] = thumbnails[0]
+    assert [f.kind for f in inspect(records, statistics, thumbnails, grouped=False)] == ["near_conflict", "ungrouped"]
+
+
+def test_identical_images_of_one_group_under_different_labels_stay_errors():
+    records, statistics, thumbnails = make_set(group_size=4)
+    records[1] = replace(records[1], label=1 - records[0].label)
+    change(statistics, 1, content=statistics[0].content)
+    thumbnails[1] = thumbnails[0]
+    assert [(f.kind, f.severity) for f in inspect(records, statistics, thumbnails)] == [("conflict", ERROR)]
+
+
+def test_a_set_that_is_mostly_colour_is_one_error_and_loses_no_rows():
+    records, statistics, thumbnails = make_set()
+    for place in range(30):
+        change(statistics, place, gray=False, channels=3)
+    finding, = inspect(records, statistics, thumbnails)
+    assert (finding.kind, finding.severity, finding.text, finding.leaves) == ("colour", ERROR, "30 of 40 images", ())
 
 
 def test_a_group_in_two_splits_is_not_told_again_for_its_copies():

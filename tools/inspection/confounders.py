@@ -1,17 +1,21 @@
-"""Whether the label can be read from what should not tell it: metadata alone, or the background alone.
+"""Compare how well metadata alone, the background alone and the whole image predict the label."""
 
-Owns the comparison with the whole image and the rule of the warning; features and encodings come from beside it.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
 
+from config.errors import UserError
 from tools.inspection.covariates import encode_covariate
-from tools.inspection.descriptors import describe_background, describe_image, find_background
+from tools.inspection.descriptors import (
+    LEAST_BACKGROUND,
+    describe_background,
+    describe_image,
+    find_background,
+    outside_disc,
+)
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 
 # Strict, since a fit that met a chance association errs more than a bootstrap of its scores can tell. Of 80 sets of phantoms
@@ -19,15 +23,30 @@ from tools.inspection.readout import GroupedLabels, Interval, summarise
 LEVEL = 0.005
 RIVAL_SHARE = 1 / 3
 RULE = (
-    f"a source rivals the whole image where its AUC is above 0.5 (one-sided p < {LEVEL} over all sources together, groups "
-    "as units) and its distance from 0.5 at least a third of the whole image's"
+    f"a source rivals the whole image if its AUC is above 0.5 (one-sided p < {LEVEL} over all sources together, groups as "
+    "units) and at least a third as far from 0.5 as the whole image's"
 )
 BACKGROUND = "the background alone is every pixel outside one central disc that holds 97% of the images' mean edge energy"
+_CHOSEN_BACKGROUND = "the background alone is every pixel outside the central disc that you chose"
+_FILLED = "the content fills the frame"
+_SEPARATE = (
+    f"background alone: the central disc that holds 97% of the edges leaves less than {LEAST_BACKGROUND:.0%} of the frame. "
+    "To separate the background, use images with a wider margin (fit: pad if crop cuts it off), or give --disc the diameter "
+    "of the embryo if it is smaller, as in a well that fills the frame"
+)
+_ALL_COLUMNS = "metadata alone, all columns"
+_ADVICE = {
+    "background": "The label may depend on how or where an image was taken. Balance or split the data by that before you "
+                  "trust any result about the class",
+    "metadata": "If a column says how, where or when an image was taken, balance or split the data by it before you trust "
+                "any result about the class. If it describes the embryo, it may be the label in other words: remove it from "
+                "covariate_columns",
+}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The label's AUC from one source: `kind` is whole, metadata or background; `auc` is None where `note` says why."""
+    """The label's AUC from one source: `kind` is whole, metadata or background; `auc` is None if `note` says why."""
 
     name: str
     kind: str
@@ -46,12 +65,14 @@ class ConfounderReport:
     notes: tuple[str, ...]
     num_images: int
     num_groups: int
-    mask: np.ndarray
+    background: str
+    mask: np.ndarray | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the mask."""
-        return {"num_images": self.num_images, "num_groups": self.num_groups, "rule": RULE, "background": BACKGROUND,
-                "background_share": float(self.mask.mean()), "sources": [asdict(source) for source in self.sources],
+        """Plain values, without the mask; `background_share` is None if the background cannot be separated."""
+        share = None if self.mask is None else float(self.mask.mean())
+        return {"num_images": self.num_images, "num_groups": self.num_groups, "rule": RULE, "background": self.background,
+                "background_share": share, "sources": [asdict(source) for source in self.sources],
                 "warnings": list(self.warnings), "notes": list(self.notes)}
 
 
@@ -63,6 +84,7 @@ def measure_confounders(
     covariates: Mapping[str, Sequence[str]],
     whole_features: Mapping[str, np.ndarray] | None = None,
     judged: Interval | None = None,
+    disc: float | None = None,
     seed: int = 0,
 ) -> ConfounderReport:
     """Compare the label's AUC from metadata and background with that from the whole image.
@@ -77,31 +99,35 @@ def measure_confounders(
         covariates: the cells of each column, (N,) text.
         whole_features: further descriptions of the whole images by name, such as those of a network, (N, D) each.
         judged: the AUC of a trained classifier on those images that it has not seen.
+        disc: diameter of the central disc that holds the embryo, in sides of the frame; None finds it by its edges.
 
     Raises:
-        UserError: labels that cannot be held out by group.
+        UserError: labels that cannot be held out by group, or a disc that leaves no background.
     """
     grouped = GroupedLabels(labels, groups, seed=seed)
-    mask, fills = find_background(images)
-    notes = [BACKGROUND + f": {mask.mean():.0%} of the frame here"]
-    if fills:
-        notes.append("the content fills the frame: the background alone shows parts of it, so read its AUC with care")
+    mask = find_background(images) if disc is None else outside_disc(disc)
+    if disc is not None and mask is None:
+        raise UserError(f"--disc: expected a disc that leaves {LEAST_BACKGROUND:.0%} of the frame or more, found a diameter "
+                        f"of {disc:g} sides; choose a smaller one, such as 0.8")
+    background = BACKGROUND if disc is None else _CHOSEN_BACKGROUND
+    notes = [_SEPARATE] if mask is None else [f"{background}: {mask.mean():.0%} of the frame here"]
 
     whole = {"whole image, levels and edges": describe_image(images)}
     whole |= {f"whole image, {name}": values for name, values in (whole_features or {}).items()}
     encoded = [encode_covariate(name, cells) for name, cells in covariates.items()]
     notes += [f"{column.name}: {column.note}" for column in encoded if column.note is not None]
     telling = [column for column in encoded if column.values.shape[1]]
-    tested = {("background alone", "background"): describe_background(images, mask)}
+    tested = {} if mask is None else {("background alone", "background"): describe_background(images, mask)}
     if len(telling) > 1:
-        tested["metadata alone, all columns", "metadata"] = np.concatenate([column.values for column in telling], axis=1)
+        tested[_ALL_COLUMNS, "metadata"] = np.concatenate([column.values for column in telling], axis=1)
     tested |= {(f"metadata alone, {column.name} ({column.kind})", "metadata"): column.values for column in telling}
     if not covariates:
-        notes.append("metadata were not looked at: name their columns in dataset_params.params.covariate_columns")
+        notes.append("no metadata were tested: name their columns in dataset_params.params.covariate_columns")
 
     sources = [Source(name, "whole", _measure(grouped, values, name)) for name, values in whole.items()]
     sources += [] if judged is None else [Source("whole image, judge on held-out images", "whole", judged)]
-    best = max(source.auc.value for source in sources)
+    sources += [] if mask is not None else [Source("background alone", "background", None, note=_FILLED)]
+    best = max(source.auc.value for source in sources if source.auc is not None)
     for (name, kind), values in tested.items():
         auc = _measure(grouped, values, name)
         p_value = min(1.0, len(tested) * _p_above_chance(auc, grouped.num_groups))
@@ -111,12 +137,8 @@ def measure_confounders(
                 for column in encoded if not column.values.shape[1]]
     if all(_p_above_chance(source.auc, grouped.num_groups) >= LEVEL for source in sources if source.kind == "whole"):
         notes.append("no class signal was found in the whole image by these means; a trained classifier may see more")
-    warnings = [
-        f"{source.name}: AUC {source.auc.format()} against {best:.3f} of the whole image; the label may be read from how or "
-        "where an image was taken, so balance or split the data by it before believing anything about the class"
-        for source in sources if source.rivals
-    ]
-    return ConfounderReport(tuple(sources), tuple(warnings), tuple(notes), len(images), grouped.num_groups, mask)
+    return ConfounderReport(tuple(sources), tuple(_warn(sources, best)), tuple(notes), len(images), grouped.num_groups,
+                            background, mask)
 
 
 def format_report(report: ConfounderReport) -> str:
@@ -128,13 +150,23 @@ def format_report(report: ConfounderReport) -> str:
         if source.auc is None:
             lines.append(f"{source.name:<{width}}{'not computed: ' + str(source.note)}")
             continue
-        p_value = "" if source.p_value is None else f"{source.p_value:.4f}"
-        verdict = "" if source.kind == "whole" else "RIVALS the whole image" if source.rivals else "no rival"
+        p_value = "" if source.p_value is None else f"{source.p_value:.4f}" if source.p_value >= 1e-4 else "<0.0001"
+        verdict = "" if source.kind == "whole" else "RIVALS the whole image" if source.rivals else "no rival found"
         lines.append(f"{source.name:<{width}}{source.auc.format():<24}{p_value:<10}{verdict}".rstrip())
     lines += [f"warning: {text}" for text in report.warnings]
     lines += [f"note: {text}" for text in report.notes]
     lines.append(f"rule: {RULE}")
     return "\n".join(lines)
+
+
+def _warn(sources: Sequence[Source], best: float) -> Iterator[str]:
+    """One warning for the background and one for all metadata, which names the columns that rival alone, if any do."""
+    for kind, advice in _ADVICE.items():
+        rivals = [source for source in sources if source.kind == kind and source.rivals]
+        rivals = [source for source in rivals if source.name != _ALL_COLUMNS] or rivals
+        if rivals:
+            named = "; ".join(f"{source.name}: AUC {source.auc.format()}" for source in rivals if source.auc is not None)
+            yield f"{named}; the whole image: {best:.3f}. {advice}"
 
 
 def _measure(grouped: GroupedLabels, values: np.ndarray, name: str) -> Interval:

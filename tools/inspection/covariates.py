@@ -1,7 +1,4 @@
-"""Columns of text about how an image was taken, turned into numbers: categories, numbers and dates told apart by content.
-
-Owns the encoding only; labels are never seen here.
-"""
+"""Turn columns of text about how an image was taken into numbers: categories, numbers and dates, by their content."""
 
 import math
 from collections import Counter
@@ -52,10 +49,10 @@ def encode_covariate(name: str, cells: Sequence[str]) -> Covariate:
     if (numbers := _as_numbers(known)) is not None and distinct > MAX_CATEGORIES:
         return Covariate(name, "number", _encode_ordered(numbers, blank))
     if distinct == len(known) and distinct > MAX_CATEGORIES:
-        return Covariate(name, "identifier", np.zeros((len(filled), 0)), "differs for every image, so nothing can be read")
+        return Covariate(name, "identifier", np.zeros((len(filled), 0)), "differs for every image, so that it says nothing")
     note = None
     if distinct > _MAX_INDICATORS:
-        note = f"has {distinct} values, of which the {_MAX_INDICATORS} most frequent are told apart"
+        note = f"has {distinct} values, of which only the {_MAX_INDICATORS} most frequent are distinguished"
     return Covariate(name, "category", _encode_categories(filled, blank), note)
 
 

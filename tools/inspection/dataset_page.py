@@ -19,7 +19,7 @@ from dataset.decoding import ImageError, decode_image
 from dataset.storage import atomic_path, write_text
 from dataset.tables import append_cells
 from tools.inspection.dataset_inspection import Inspection
-from tools.inspection.problems import ERROR, NOTE, SEVERITIES, Finding
+from tools.inspection.problems import ERROR, NOTE, SEVERITIES, Finding, count_noun
 
 _THUMBNAIL_PX = 128
 _MOST_FINDINGS, _MOST_IMAGES = 24, 8  # of a kind, and of a finding, on the page; the workbook has all
@@ -50,7 +50,7 @@ def format_screen(inspection: Inspection, params: TableParams, *, limit: int = 3
     for findings in kinds:
         first = findings[0]
         remedies = {finding.remedy for finding in findings}
-        remedy = first.remedy if len(remedies) == 1 else "the workbook has the next step of each"
+        remedy = first.remedy if len(remedies) == 1 else "check.xlsx has the next step for each"
         lines.append(f"{first.severity:<9}{first.kind:<{width}}{len(findings):>7,}  {first.title}; {remedy}")
         lines += [f"{'':<{width + 18}}{finding.text}" for finding in findings[:limit] if finding.text]
         if len(findings) > limit:
@@ -101,16 +101,14 @@ def write_page(inspection: Inspection, params: TableParams, path: Path) -> None:
 def _summary(inspection: Inspection) -> str:
     counts = Counter(finding.severity for finding in inspection.findings)
     known = not any(finding.kind == "ungrouped" for finding in inspection.findings)
-    groups = f"{len({record.group for record in inspection.records}):,} groups" if known else "no known groups"
-    text = f"{len(inspection.records):,} images in {groups}: {_count(counts[ERROR], 'error')}, "
-    text += f"{_count(counts['warning'], 'warning')}, {_count(counts[NOTE], 'note')}"
+    num_groups = len({record.group for record in inspection.records})
+    groups = f"in {count_noun(num_groups, 'group')}" if known else "without groups"
+    text = f"{count_noun(len(inspection.records), 'image')} {groups}: {count_noun(counts[ERROR], 'error')}, "
+    text += f"{count_noun(counts['warning'], 'warning')}, {count_noun(counts[NOTE], 'note')}"
     if inspection.num_unopened:
-        text += f"; images of {inspection.num_unopened:,} faulty rows were not looked at: mend these rows and check again"
+        rows = count_noun(inspection.num_unopened, "faulty row")
+        text += f"; the images of {rows} were not opened: fix the table and check again"
     return text
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _split_rows(inspection: Inspection, params: TableParams) -> list[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""Descriptions of images that need no weights: of the whole image and of its background alone. Owns no statistics."""
+"""Describe whole images and their background alone, without any weights."""
 
 from collections.abc import Iterator
 
@@ -13,17 +13,17 @@ _CELLS, _ORIENTATION_CELLS, _ORIENTATIONS = 8, 4, 8
 _BLOCK = 64  # images at once
 _CONTENT_SHARE = 0.97  # of the edge energy above the border's level that the disc of the content holds
 _MARGIN = 0.03  # of the side, added to the disc
-_LEAST_BACKGROUND = 0.08  # of the pixels: with less left the content is taken to fill the frame
+LEAST_BACKGROUND = 0.08  # of the pixels: with less left the content is taken to fill the frame
 _EPS = 1e-6
 
 
-def find_background(images: np.ndarray) -> tuple[np.ndarray, bool]:
-    """What lies around the content in every image of a set: a mask bool (64, 64), and whether the content fills the frame.
+def find_background(images: np.ndarray) -> np.ndarray | None:
+    """What is around the content in every image of a set: a mask bool (64, 64), or None if the content fills the frame.
 
     The content is the disc around the centre of the frame that holds 97% of the mean edge energy above that of the
     frame's border, widened by 3% of the side; the background is all outside it. It is one mask for all images, so that
-    the shape of a single oocyte cannot leak through the mask. Where less than 8% of the pixels would be left, the disc
-    shrinks until they are: then the background shows parts of the content.
+    the shape of a single oocyte cannot leak through the mask. The content fills the frame if the disc leaves less than
+    8% of the pixels.
 
     Args:
         images: float (N, C, H, H) in [-1, 1].
@@ -41,8 +41,13 @@ def find_background(images: np.ndarray) -> tuple[np.ndarray, bool]:
     cumulative = np.cumsum(excess.ravel()[order])
     share = cumulative / cumulative[-1] if cumulative[-1] > 0 else np.ones_like(cumulative)
     edge = radius.ravel()[order][np.searchsorted(share, _CONTENT_SHARE)] + 2 * _MARGIN
-    widest = np.quantile(radius, 1 - _LEAST_BACKGROUND)
-    return radius > min(edge, widest), bool(edge > widest)
+    return outside_disc(edge)
+
+
+def outside_disc(diameter: float) -> np.ndarray | None:
+    """The mask bool (64, 64) outside a central disc, its diameter in sides of the frame; None below 8% of the pixels."""
+    mask = _radii(_SIZE_PX) > diameter
+    return mask if mask.mean() >= LEAST_BACKGROUND else None
 
 
 def describe_background(images: np.ndarray, mask: np.ndarray) -> np.ndarray:

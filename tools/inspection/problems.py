@@ -1,7 +1,4 @@
-"""What is wrong with a data set, or worth a look: each thing once, under its most specific kind.
-
-Arrays and records in, findings out: no file is opened here, and how findings are shown is dataset_page.py's.
-"""
+"""List what is wrong with a data set or worth a look, each thing once, from its records and image statistics."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,34 +20,36 @@ _HELD_OUT_FIRST = ("test", "val", "train", "")  # which copy of a leaking image 
 
 # kind: (severity, what it is, what to do). Kinds of faults that rows have come from dataset.annotations.
 KINDS = {
-    "unreadable": (ERROR, "images that cannot be read", "mend or remove the file"),
-    "truncated": (ERROR, "images cut off", "copy the file again from its source"),
-    "colour": (ERROR, "colour images where im_channels is 1", "set im_channels: 3, or convert them to gray"),
-    "blank": (ERROR, "images of one single value", "take the picture again or remove it"),
-    "conflict": (ERROR, "one picture under different labels", "find out which label is right and keep its row"),
-    "leak": (ERROR, "one picture in more than one split", "keep one copy; its groups may be one patient"),
-    "duplicate": (WARNING, "one picture several times", "keep one copy"),
-    "near_conflict": (WARNING, "nearly the same picture under different labels", "look whether the labels are right"),
-    "near_leak": (WARNING, "nearly the same picture in more than one split",
-                  "look whether they show one patient; if so give them one group"),
-    "near_duplicate": (WARNING, "nearly the same picture several times", "look whether they show one patient or embryo"),
-    "size": (WARNING, "images of another size than most", "look whether they come from another source"),
+    "unreadable": (ERROR, "images that cannot be read", "fix or remove the file"),
+    "truncated": (ERROR, "truncated images", "copy the file again from its source"),
+    "colour": (ERROR, "colour images, but im_channels is 1", "set im_channels: 3, or convert them to gray"),
+    "blank": (ERROR, "blank images: every pixel has the same value", "replace or remove the image"),
+    "conflict": (ERROR, "identical images with different labels", "find out which label is right and keep its row"),
+    "leak": (ERROR, "identical images in more than one split", "keep one copy; their groups may be one patient"),
+    "duplicate": (WARNING, "identical images", "keep one copy"),
+    "near_conflict": (WARNING, "nearly identical images with different labels", "check the labels"),
+    "near_leak": (WARNING, "nearly identical images in more than one split",
+                  "check whether they show one patient; if so, give them one group"),
+    "near_duplicate": (WARNING, "nearly identical images", "check whether they show one patient or embryo"),
+    "size": (WARNING, "images of an unusual size", "check whether they come from another source"),
     "small": (WARNING, "images smaller than image_size", "they are enlarged; a smaller image_size loses nothing"),
-    "depth": (WARNING, "images of another bit depth than most", "look whether they come from another source"),
-    "range": (WARNING, "16-bit images that use a part of their range",
-              "the whole range of 16 bits becomes [-1, 1]: scale the values up, or they stay dark"),
+    "depth": (WARNING, "images of an unusual bit depth", "check whether they come from another source"),
+    "range": (WARNING, "16-bit images that use part of their range",
+              "all 65,536 values become [-1, 1]: scale the values up, or the images stay dark"),
     "tinted": (WARNING, "colour images among gray ones", "look for marks or text drawn into them"),
-    "contrast": (WARNING, "images of far more or less contrast than the others", "look at them"),
-    "focus": (WARNING, "images far less sharp than the others", "look at them"),
-    "class_absent": (WARNING, "classes without images in a split", "what is measured there says nothing on the class"),
+    "contrast": (WARNING, "images with much more or less contrast than the others", "look at them"),
+    "focus": (WARNING, "images much less sharp than the others", "look at them"),
+    "class_absent": (WARNING, "splits without images of a class", "results there say nothing about the class"),
     "symmetries": (WARNING, "symmetries in the config that the images do not obey",
                    "remove them from dataset_params.symmetries; check_symmetries shows the test"),
-    "planes": (NOTE, "pictures alike within one group", "expected of focal planes and frames of one embryo"),
-    "gray": (NOTE, "gray stored as RGB", "im_channels: 1 reads them; a VAE of three channels takes them too"),
-    "sizes": (NOTE, "several sizes", "each image is brought to image_size by itself"),
-    "ungrouped": (WARNING, "no group_column", "images of one patient can land on both sides of a split, and every number "
-                  "is then too good: name the column of the patient or embryo"),
-    "unlisted": (NOTE, "images in the folder without a row", "add their rows, where the table should name them"),
+    "planes": (NOTE, "nearly identical images within one group", "expected of focal planes and frames of one embryo"),
+    "stages": (NOTE, "nearly identical images with different labels within one group",
+               "expected if the label changes over time, as a stage does; otherwise check the labels"),
+    "gray": (NOTE, "gray images stored as RGB", "im_channels: 1 reads them; a VAE with three channels works too"),
+    "sizes": (NOTE, "images of several sizes", "each one is resized to image_size"),
+    "ungrouped": (WARNING, "no group_column", "images of one patient can end up on both sides of a split, and every result "
+                  "then looks too good: name the column of the patient or embryo"),
+    "unlisted": (NOTE, "images in the folder without a row", "add rows for them if they belong to the data set"),
 }
 
 
@@ -114,7 +113,7 @@ def image_findings(
     findings += _find_outliers(records, statistics, shown, sized)
     findings += _find_absent_classes(records, class_names)
     if not grouped:
-        findings.append(_about("ungrouped", records, [], "each image counts as a patient of its own", name=False))
+        findings.append(_about("ungrouped", records, [], "each image counts as a separate patient", name=False))
     order = {kind: place for place, kind in enumerate(KINDS)}
     return sorted(findings, key=lambda finding: (order[finding.kind], finding.images[:1]))
 
@@ -122,6 +121,11 @@ def image_findings(
 def unlisted_findings(names: Sequence[str]) -> list[Finding]:
     """Images of the folder that no row names."""
     return [_about("unlisted", (), [], f"{len(names):,}: {name_some(list(map(escape_name, names)))}")] if names else []
+
+
+def count_noun(number: int, noun: str) -> str:
+    """ "1 group", "1,200 groups"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def symmetry_findings(measured: SymmetryMeasurement | None, symmetries: Sequence[str]) -> list[Finding]:
@@ -137,7 +141,10 @@ def _find_copies(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], thumbnails: np.ndarray,
     shown: Sequence[int], class_names: Sequence[str],
 ) -> Iterator[Finding]:
-    """Equal pictures by the hash of their pixels, then pictures nearly alike among one copy of each."""
+    """Identical images by the hash of their pixels, then nearly identical ones among one copy of each.
+
+    Nearly identical images of one group are expected, also with labels that change over time: one note each.
+    """
     copies: defaultdict[bytes, list[int]] = defaultdict(list)
     for image in shown:
         copies[statistics[image].content].append(image)
@@ -149,24 +156,28 @@ def _find_copies(
             leaves = tuple(records[image].place for image in images if image != kept)
             yield _about(kind, records, images, _list_copies(records, images, class_names), name=False, leaves=leaves)
     single = np.array([images[0] for images in copies.values()], dtype=np.int64)
-    within: defaultdict[str, set[int]] = defaultdict(set)
+    within: dict[str, list[tuple[int, int]]] = {"stages": [], "planes": []}
     between: list[tuple[int, int]] = []
     for first, second in find_same_pictures(thumbnails[single]):
         a, b = int(single[first]), int(single[second])
-        if records[a].group == records[b].group and records[a].label == records[b].label:
-            within[records[a].group] |= {a, b}
-        else:
+        if records[a].group != records[b].group:
             between.append((a, b))
+        else:
+            within["planes" if records[a].label == records[b].label else "stages"].append((a, b))
     for images in join_pairs(between):
         kind = _kind_of_copies(records, images, ("near_conflict", "near_leak", "near_duplicate"))
         yield _about(kind, records, images, _list_copies(records, images, class_names), name=False)
-    if within:
-        count = sum(map(len, within.values()))
-        yield _about("planes", records, [], f"{count:,} images in {len(within):,} groups", name=False)
+    for kind, pairs in within.items():
+        if pairs:
+            images = sorted({image for pair in pairs for image in pair})
+            text = f"{len(images):,} images in {count_noun(len({records[image].group for image in images}), 'group')}"
+            shown_pair = min(pairs) if kind == "stages" else ()
+            text += f", such as {_list_copies(records, shown_pair, class_names)}" if shown_pair else ""
+            yield _about(kind, records, shown_pair, text, name=False)
 
 
 def _kind_of_copies(records: Sequence[ImageRecord], images: Sequence[int], kinds: tuple[str, str, str]) -> str:
-    """The most specific of (conflict, leak, copy); a group in two splits is told as such and not again for its copies."""
+    """The most specific of (conflict, leak, copy); a group in two splits is reported as such, not again for its copies."""
     if len({records[image].label for image in images}) > 1:
         return kinds[0]
     splits, groups = {records[image].split for image in images}, {records[image].group for image in images}
@@ -224,7 +235,9 @@ def _find_colours(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], shown: Sequence[int], im_channels: int
 ) -> Iterator[Finding]:
     colour = [image for image in shown if not statistics[image].gray]
-    if im_channels == 1:
+    if im_channels == 1 and len(colour) > len(shown) / 2:  # the config is at fault, not these rows
+        yield _about("colour", records, [], f"{len(colour):,} of {len(shown):,} images", name=False)
+    elif im_channels == 1:
         yield from (_about("colour", records, [image]) for image in colour)
     elif len(colour) < _MINORITY * len(shown):
         yield from (_about("tinted", records, [image]) for image in colour)
