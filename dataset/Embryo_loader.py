@@ -25,7 +25,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
       unique over all splits, files that exist and groups that lie in one split each;
     - `class_names`: tuple of str, the name of label i at place i; `im_channels`: 1 or 3; `image_size`: pixels a side;
     - where `conditions` are given, an index into each one's levels in every record's `conditions` (the arguments
-      `conditions` and `covariate_columns` are handed over only where the config has some);
+      `conditions`, `covariate_columns` and `missing_labels` are handed over only where the config has some);
     - `__len__()`: the number of records;
     - `__getitem__(i)`: (image, label), image float32 (im_channels, image_size, image_size) in [-1, 1], label the int
       of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
@@ -38,6 +38,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         fit: "pad", "crop" or "stretch", how an image becomes a square (see dataset.images.prepare_image).
         conditions: the levels of each further condition by the name of its column, in the order of their indices.
         covariate_columns: columns that are kept as text in the records and are no input of any network.
+        missing_labels: words of the label column that mean no label; their rows are left out.
         split: train, val or test; None gives all records.
 
     Raises:
@@ -63,6 +64,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         split_seed: int = 0,
         conditions: Mapping[str, Sequence[str]] | None = None,
         covariate_columns: Sequence[str] = (),
+        missing_labels: Sequence[str] = (),
     ) -> None:
         check_geometry(im_channels=im_channels, size_px=image_size, fit=fit)
         if split is not None and split not in SPLITS:
@@ -80,6 +82,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
             split_seed=split_seed,
             conditions=conditions,
             covariate_columns=covariate_columns,
+            missing_labels=missing_labels,
         )
         self.records: list[ImageRecord] = [record for record in records if split in (None, record.split)]
         if not self.records:

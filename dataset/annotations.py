@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, name_some
+from dataset.grid import with_point
 from dataset.image_folder import ImageFolder, compose, is_plain_name
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES, SPLITS, draw_splits
-from dataset.tables import TableRow, is_missing, read_table
+from dataset.tables import TableRow, is_missing, read_body, read_table, say_once
 
 DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 _WRITTEN_NUMBER = re.compile(r"0*(\d+)(?:\.0*)?", re.ASCII)
@@ -89,6 +90,7 @@ def read_records(
     split_seed: int = 0,
     conditions: Mapping[str, Sequence[str]] | None = None,
     covariate_columns: Sequence[str] = (),
+    missing_labels: Sequence[str] = (),
 ) -> list[ImageRecord]:
     """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
 
@@ -103,13 +105,15 @@ def read_records(
 
     A label is an integer from 0 to the number of classes minus 1, or a class name. `conditions` maps columns to their
     levels, and each cell of such a column names a level. Cells of `covariate_columns` are kept as text without the spaces
-    around them and may be blank. Rows without any text are passed over.
+    around them and may be blank. Rows without any text are passed over, and so are, with a note of how many, rows that are
+    hidden in the sheet and rows whose label is one of `missing_labels` ("" is a blank cell).
 
     Raises:
         AnnotationError: rows that cannot be used, all kinds at once, or that cannot be split.
         UserError: any other mistake in the table, the folder or the settings.
     """
     class_names = _check_class_names(class_names)
+    _check_missing_labels(missing_labels, class_names, csv_file)
     _check_split_settings(csv_file, split_column, split_fractions, val_from_train)
     columns = {"image_column": image_column, "label_column": label_column}
     columns |= {"group_column": group_column} if group_column is not None else {}
@@ -119,6 +123,8 @@ def read_records(
     columns |= {f"covariate_columns.{name}": name for name in covariate_columns}
     folder = ImageFolder.scan(root_dir)
     rows, source = _read_rows(csv_file, columns, folder, class_names)
+    rows, note = _leave_out_unlabelled(rows, source, missing_labels)
+    say_once(note)
     if rows[0].table_split is not None and csv_file is None and split_fractions is not None:
         raise UserError(f"splits: expected one way of splitting, found folders of splits in {folder.root} and "
                         "split_fractions; remove one of them")
@@ -146,6 +152,21 @@ def read_records(
         message = f"{source}: " + "; also ".join(problem.describe() for problem in problems)
         raise AnnotationError(message, problems, records)
     return records
+
+
+def list_reading_notes(
+    csv_file: str | Path | Mapping[str, str] | None, label_column: str, missing_labels: Sequence[str]
+) -> list[str]:
+    """What a person must know who counts the rows of a table: which ones are left out, and what was read in another way."""
+    if csv_file is None:
+        return []
+    notes, rows = [], []
+    tables = csv_file.values() if isinstance(csv_file, Mapping) else [csv_file]
+    for path in [Path(table) for table in tables if table is not None]:
+        notes += read_body(path, [label_column]).grid.notes
+        rows += read_table(path, {"label_column": label_column}, None, "")
+    source = ", ".join(str(table) for table in tables)
+    return [*notes, *_leave_out_unlabelled(rows, source, missing_labels)[1]]
 
 
 def describe_splits(
@@ -221,6 +242,19 @@ def _check_class_names(class_names: Sequence[str]) -> list[str]:
             "give the classes names in words"
         )
     return names
+
+
+def _check_missing_labels(
+    missing_labels: Sequence[str], class_names: Sequence[str], csv_file: str | Path | Mapping[str, str] | None
+) -> None:
+    if missing_labels and csv_file is None:
+        raise UserError("missing_labels: expected none where csv_file is null and folders name the classes; set it to [], "
+                        "and move the images without a label out of root_dir")
+    labels = {_spell_word(name): label for label, name in enumerate(class_names)}
+    wrong = [repr(word) for word in missing_labels if _parse_label(_spell_word(word), labels) is not None]
+    if wrong:
+        raise UserError(f"missing_labels: expected words that are no label, found {name_some(wrong)}; take them out, or out "
+                        "of class_names")
 
 
 def _check_conditions(
@@ -317,6 +351,23 @@ def name_tables(paths: Iterable[str | Path]) -> list[str]:
 
 
 # Rows
+
+
+def _leave_out_unlabelled(
+    rows: list[TableRow], source: str, missing_labels: Sequence[str]
+) -> tuple[list[TableRow], list[str]]:
+    """The rows whose label is none of the words for a missing one, and a note of how many are left out."""
+    words = set(map(_spell_word, missing_labels))
+    missing = Counter(text for row in rows if _spell_word(text := row.cells["label_column"].strip()) in words)
+    if not missing:
+        return rows, []
+    if missing.total() == len(rows):
+        raise UserError(f"{source}: expected rows with a label, found only those that missing_labels names; correct it, or "
+                        "label_column")
+    named = name_some([f"{_show_cell(text)} {count:,}" for text, count in missing.most_common()])
+    kept = [row for row in rows if row.cells["label_column"].strip() not in missing]
+    return kept, [f"{source}: {len(rows):,} rows, of which {missing.total():,} have no label ({named}) and are left out, as "
+                  "missing_labels says"]
 
 
 def _resolve_rows(
@@ -427,6 +478,7 @@ def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
     text = compose(text.strip())
     if text in labels:
         return labels[text]
+    text = with_point(text)
     if _INTEGER.fullmatch(text):
         value = int(text.split(".")[0])
         return value if 0 <= value < len(labels) else None
@@ -436,9 +488,16 @@ def _parse_label(text: str, labels: Mapping[str, int]) -> int | None:
 def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
     """The index of the level that a cell names; 2.0 names the level 2, as spreadsheets and pandas write integers."""
     text = compose(text.strip())
+    text = text if text in indices else with_point(text)
     if text not in indices and _INTEGER.fullmatch(text):
         text = str(int(text.split(".")[0]))
     return indices.get(text)
+
+
+def _spell_word(text: str) -> str:
+    """What a word for a missing label has in common however it is written: ND and nd, 999 and 999.0."""
+    text = compose(text.strip()).casefold()
+    return str(int(text.split(".")[0])) if _INTEGER.fullmatch(text) else text
 
 
 def _spell_group(group: str) -> str:

@@ -5,15 +5,20 @@ Knows no labels or images.
 
 import csv
 import io
-import warnings
-from collections import Counter
+import os
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.errors import ALIKE, SURELY_ALIKE, UserError, name_some, nearest_name
+from config.errors import ALIKE, SURELY_ALIKE, UserError, escape_unprintable, name_some, nearest_name
+from dataset.delimited import DELIMITERS, read_delimited
+from dataset.grid import DATE, DIGITS, ERROR, FORMULA, MERGED, PART_OF_DATE, ROUNDED, Grid
+from dataset.image_folder import compose
 from dataset.storage import atomic_path, write_text
+from dataset.workbook import read_workbook
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
@@ -27,7 +32,23 @@ _NEXT_STEPS = {
                     "and every number is too good",
 }
 _MISSING_WORDS = ("na", "n/a", "#n/a", "nan", "null")  # as R, pandas and spreadsheets write a cell without a value
-_DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
+_AS_TEXT = "format the column as text and type these cells again"
+_FAULTS = {  # kind of cell: (what it is, what to do)
+    DATE: ("dates", _AS_TEXT),
+    PART_OF_DATE: ("dates or times, as spreadsheet programs make of names such as 3-1", _AS_TEXT),
+    ERROR: ("errors", "correct the formula or clear the cell"),
+    FORMULA: ("formulas that were never computed", "open the workbook in a spreadsheet program and save it"),
+    MERGED: ("cells merged over several columns", "unmerge them and fill each cell"),
+    ROUNDED: ("numbers shown rounded", "type the number that is meant"),
+    DIGITS: ("numbers of more than 15 digits, which spreadsheet programs cut", _AS_TEXT),
+}
+# By setting: the column is kept as text, dates name groups as well as numbers do; measurements are as long as stored.
+_TOLERATED = {
+    "image_column": (), "label_column": (), "split_column": (), "conditions": (), "group_column": (DATE,),
+    "covariate_columns": (DATE, PART_OF_DATE, ERROR, ROUNDED, DIGITS), "measure": (ROUNDED,), "IMAGE_NAME": (),
+}
+_AS_SHOWN = ("image_column", "group_column", "IMAGE_NAME")  # the last is that of a table of measurements
+_SAID: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -45,42 +66,113 @@ def is_missing(cell: str) -> bool:
     return not cell.strip() or cell.strip().lower() in _MISSING_WORDS
 
 
+@dataclass(frozen=True)
+class TableBody:
+    """The column names of a table and its rows with text that are not hidden, by row number from 2, each as wide as the
+    names. `grid` has what is odd about the cells."""
+
+    header: list[str]
+    rows: dict[int, list[str]]
+    grid: Grid
+
+    def find_column(self, name: str) -> int | None:
+        """The place of a column, whichever Unicode form its name is written in."""
+        composed = list(map(compose, self.header))
+        return composed.index(compose(name)) if compose(name) in composed else None
+
+    def cells_as_shown(self, column: int) -> list[str]:
+        """A column with the zeros and letters that the formats of numbers add: 0017 for 17."""
+        return [self.grid.shown.get((number - 1, column), cells[column]) for number, cells in self.rows.items()]
+
+
 def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix: str) -> list[TableRow]:
-    lines = read_lines(path, list(columns.values()))
-    header = lines[0] if lines else []
+    """The rows of a table with the cells of `columns`, which maps settings to names of columns.
+
+    Raises:
+        UserError: the table or a column cannot be read, or a cell of these columns is not what the sheet shows.
+    """
+    body = read_body(path, list(columns.values()))
+    positions = {setting: body.find_column(name) for setting, name in columns.items()}
+    for setting, name in columns.items():
+        if positions[setting] is None:
+            kind = setting.partition(".")[0]
+            alike = SURELY_ALIKE if kind == "group_column" else ALIKE
+            near = nearest_name(name, filter(str.strip, body.header), alike=alike)
+            next_step = f"did you mean {setting}: {near!r}?" if near else _NEXT_STEPS.get(kind, f"set {kind} to one of them")
+            found = ", ".join(repr(cell) for cell in body.header)
+            raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
+    check_cells(path, body, positions)
+    hidden = [f"{name!r} ({setting})" for setting, name in columns.items() if positions[setting] in body.grid.hidden_columns]
+    say_once(body.grid.notes)
+    if hidden:
+        say_once([f"{path}: columns that are hidden in the sheet are read, because settings name them: {name_some(hidden)}"])
+    cells = {setting: body.cells_as_shown(place) if setting in _AS_SHOWN else [row[place] for row in body.rows.values()]
+             for setting, place in positions.items()}
+    return [TableRow(f"{prefix}row {number}", {setting: cells[setting][row] for setting in cells}, split, number)
+            for row, number in enumerate(body.rows)]
+
+
+def read_body(path: Path, wanted: Collection[str] = ()) -> TableBody:
+    """Column names and rows, where each name is there once and no row has more or fewer cells than there are names.
+
+    Raises:
+        UserError: the table cannot be read, or is none.
+    """
+    grid = read_grid(path, wanted)
+    header = grid.lines[0] if grid.lines else []
     while header and not header[-1].strip():
         header = header[:-1]
     if not header:
-        names = ", ".join(columns.values())
+        names = ", ".join(wanted) or "them"
         raise UserError(f"{path}: expected column names in the first row, found none; write {names} there")
     twice = [repr(name) for name, count in Counter(header).items() if count > 1 and name.strip()]
     if twice:
         raise UserError(f"{path}: expected each column name once, found twice: {name_some(twice)}; rename one")
-    for setting, name in columns.items():
-        if name not in header:
-            kind = setting.partition(".")[0]
-            near = nearest_name(name, filter(str.strip, header), alike=SURELY_ALIKE if kind == "group_column" else ALIKE)
-            next_step = f"did you mean {setting}: {near!r}?" if near else _NEXT_STEPS.get(kind, f"set {kind} to one of them")
-            found = ", ".join(repr(cell) for cell in header)
-            raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
-    positions = {setting: header.index(name) for setting, name in columns.items()}
-    rows, ragged = [], []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
+    rows, ragged = {}, []
+    faulty = {row + 1 for row, _ in grid.faults}  # a formula that was never computed has no text
+    for number, cells in enumerate(grid.lines[1:], start=2):
+        if not any(cell.strip() for cell in cells) and number not in faulty:
             continue
         if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
             ragged.append(f"row {number} has {len(cells)}")
-            continue
-        wanted = {setting: cells[position] for setting, position in positions.items()}
-        rows.append(TableRow(f"{prefix}row {number}", wanted, split, number))
+        rows[number] = cells
     if ragged:
         raise UserError(
             f"{path}: expected {len(header)} cells in every row as in the first, found {len(ragged)} rows that differ: "
             f"{name_some(ragged)}; put quotes around cells that hold the delimiter, or add the missing cells"
         )
     if not rows:
-        raise UserError(f"{path}: expected a row for each image, found only column names; add the labels")
-    return rows
+        found = f"only column names and {grid.num_hidden_rows:,} hidden rows; unhide them" if grid.num_hidden_rows else \
+            "only column names; add the labels"
+        raise UserError(f"{path}: expected a row for each image, found {found}")
+    return TableBody(header, rows, grid)
+
+
+def check_cells(path: Path, body: TableBody, positions: Mapping[str, int]) -> None:
+    """Refuse cells whose text is not what a person sees in the sheet, in the columns of these settings.
+
+    Raises:
+        UserError: naming the cells, and how to change them.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for setting, column in positions.items():
+        tolerated = _TOLERATED[setting.partition(".")[0]]
+        for number in body.rows:
+            kind, text = body.grid.faults.get((number - 1, column), ("", ""))
+            if kind and kind not in tolerated:
+                found[kind].append(f"{_letters(column)}{number} {text}".strip())
+    if found:
+        told = "; also ".join(f"{_FAULTS[kind][0]} ({len(cells):,}): {name_some(cells)}; {_FAULTS[kind][1]}"
+                              for kind, cells in found.items())
+        raise UserError(f"{path}: expected cells that are what the sheet shows, found {told}")
+
+
+def say_once(notes: Iterable[str]) -> None:
+    """Tell a person who counts the rows what was left out or read in another way, once in a process and a group of them."""
+    for note in notes:
+        if note not in _SAID and os.environ.get("RANK", "0") == "0":
+            print(f"note: {escape_unprintable(note)}", file=sys.stderr, flush=True)
+        _SAID.add(note)
 
 
 def read_header(path: Path) -> list[str]:
@@ -90,9 +182,14 @@ def read_header(path: Path) -> list[str]:
 
 
 def read_lines(path: Path, wanted: Collection[str] = ()) -> list[list[str]]:
-    """The cells of a table as text, row by row; rows without text are kept, so that places are row numbers."""
+    """The cells of a table as text, row by row; hidden rows are empty, so that places are row numbers."""
+    return read_grid(path, wanted).lines
+
+
+def read_grid(path: Path, wanted: Collection[str] = ()) -> Grid:
+    """The cells of a table of any format."""
     suffix = path.suffix.lower()
-    if suffix not in (*_DELIMITERS, ".xlsx"):
+    if suffix not in (*DELIMITERS, ".xlsx"):
         found = suffix or "no suffix"
         raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {found}; save it as .csv")
     try:
@@ -102,72 +199,14 @@ def read_lines(path: Path, wanted: Collection[str] = ()) -> list[list[str]]:
         raise UserError(f"{path}: expected a table of labels, found {reason}; correct csv_file") from error
     if not data:
         raise UserError(f"{path}: expected a table of labels, found an empty file; write it again")
-    return _read_xlsx_lines(path, data) if suffix == ".xlsx" else _read_csv_lines(path, data, wanted)
+    return read_workbook(path, data) if suffix == ".xlsx" else read_delimited(path, data, wanted)
 
 
-def _read_csv_lines(path: Path, data: bytes, wanted: Collection[str]) -> list[list[str]]:
-    """Parse delimited text; the delimiter is the one whose header has most `wanted` columns, then most columns."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected text in UTF-8, found byte 0x{data[error.start]:02x} at position {error.start}; "
-            "save the table as 'CSV UTF-8' or as .xlsx"
-        ) from error
-    if "\0" in text:
-        raise UserError(f"{path}: expected text, found zero bytes; save the table as 'CSV UTF-8' or as .xlsx")
+def _letters(column: int) -> str:
+    """The name that spreadsheets give a column, counted from 0."""
+    from openpyxl.utils import get_column_letter
 
-    def parse(delimiter: str) -> "csv._reader":
-        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-
-    def rate(delimiter: str) -> tuple[int, int]:
-        try:
-            header = next(parse(delimiter), [])
-        except csv.Error:
-            return -1, 0
-        return len(set(wanted) & set(header)), len(header)
-
-    try:
-        return list(parse(max(_DELIMITERS[path.suffix.lower()], key=rate)))
-    except csv.Error as error:
-        raise UserError(f"{path}: not readable as delimited text ({error}); look for an unclosed quote") from error
-
-
-def _read_xlsx_lines(path: Path, data: bytes) -> list[list[str]]:
-    """The one sheet that has content, the values that formulas had when the workbook was saved."""
-    import openpyxl
-
-    try:
-        with warnings.catch_warnings():  # about styles and extensions, which hold no labels
-            warnings.simplefilter("ignore")
-            workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            sheets = {}
-            for sheet in workbook.worksheets:
-                sheet.reset_dimensions()  # some programs write a wrong extent
-                sheets[sheet.title] = [[_cell_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
-            workbook.close()
-    except Exception as error:  # openpyxl lets zip, XML and key errors of a damaged file through as they come
-        raise UserError(f"{path}: not readable as a workbook ({error!r}); save it again or as CSV UTF-8") from error
-    filled = [title for title, lines in sheets.items() if any(cell.strip() for line in lines for cell in line)]
-    if not filled:
-        raise UserError(f"{path}: expected a sheet with labels, found no sheet with content; save the workbook again")
-    if len(filled) > 1:
-        names = name_some([repr(title) for title in filled])
-        raise UserError(f"{path}: expected one sheet with content, found {len(filled)}: {names}; keep one")
-    lines = sheets[filled[0]]
-    width = max(map(len, lines))
-    return [line + [""] * (width - len(line)) for line in lines]
-
-
-def _cell_text(value: object) -> str:
-    """A spreadsheet's cell as text; 12.0 is 12, because spreadsheets keep every number as a float."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    return get_column_letter(column + 1)
 
 
 def write_table(path: Path, lines: Iterable[Sequence[str]]) -> None:
@@ -187,9 +226,9 @@ def write_table(path: Path, lines: Iterable[Sequence[str]]) -> None:
             append_cells(book.active, line)
         with atomic_path(path) as temporary:
             book.save(temporary)
-    elif suffix in _DELIMITERS:
+    elif suffix in DELIMITERS:
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter=_DELIMITERS[suffix][0], lineterminator="\n").writerows(lines)
+        csv.writer(text, delimiter=DELIMITERS[suffix][0], lineterminator="\n").writerows(lines)
         write_text(path, text.getvalue())
     else:
         raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {suffix or 'no suffix'}; name it .csv")

@@ -229,7 +229,15 @@ TABLES: dict[str, tuple[Break, str]] = {
     "empty table": (table(b""), "empty file"),
     "table of a header alone": (table(HEADER.encode()), "only column names"),
     "table of zero bytes": (table(b"\0" * 100), "zero bytes"),
-    "table in another encoding": (table(HEADER.encode() + "\nä.png,0,p,train".encode("latin-1")), "UTF-8"),
+    "table in an unknown encoding": (table(HEADER.encode() + b"\n\x81.png,0,p,train"), "UTF-8"),
+    "table in two encodings": (table(HEADER.encode() + "\nä.png,0,ä,train\n".encode() + b"\xe4,0,p,train"), "UTF-8"),
+    "table in a German Excel's encoding": (
+        lambda p: (rename(p, "i00.png", "ä.png"), p.table.write_bytes(
+            p.table.read_text(encoding="utf-8").replace(",", ";").encode("cp1252"))), DONE),
+    "table in UTF-16": (
+        lambda p: p.table.write_bytes(p.table.read_text(encoding="utf-8").replace(",", "\t").encode("utf-16")), DONE),
+    "table that names its delimiter": (
+        lambda p: p.table.write_text("sep=;\r\n" + p.table.read_text().replace(",", ";"), encoding="utf-8"), DONE),
     "table with a byte-order mark": (lambda p: p.table.write_bytes(b"\xef\xbb\xbf" + p.table.read_bytes()), DONE),
     "table with semicolons": (
         lambda p: p.table.write_text(p.table.read_text().replace(",", ";"), encoding="utf-8"), DONE),

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from config.errors import UserError, name_some
+from dataset.grid import with_point
 from dataset.tables import read_header, read_table
 from tools.evaluation.morphometry import LENGTHS, MEASURES, Abstention, Measurement
 from tools.evaluation.morphometry_comparison import Agreement, bland_altman
@@ -38,7 +39,8 @@ def read_manual(path: Path, known: Sequence[str], *, um_per_px: float | None) ->
     for image_id in known:
         for name in {image_id, _without_suffix(image_id)}:
             by_name.setdefault(name, []).append(image_id)
-    rows = read_table(path, {IMAGE_COLUMN: IMAGE_COLUMN, **columns}, None, "")
+    wanted = {f"measure.{measure}": name for measure, name in columns.items()}
+    rows = read_table(path, {IMAGE_COLUMN: IMAGE_COLUMN, **wanted}, None, "")
     names = [row.cells[IMAGE_COLUMN].strip() for row in rows]
     found = [by_name.get(name) or by_name.get(_without_suffix(name), []) for name in names]
     unknown = [name for name, ids in zip(names, found, strict=True) if not ids]
@@ -52,8 +54,9 @@ def read_manual(path: Path, known: Sequence[str], *, um_per_px: float | None) ->
     for row, name, (image_id,) in zip(rows, names, found, strict=True):
         if image_id in values:
             raise UserError(f"{path}: {row.where}: {name} comes twice; keep one row an image, such as the mean of readings")
-        values[image_id] = {measure: _to_number(row.cells[measure], path, row.where, columns[measure])
-                            for measure in columns if row.cells[measure].strip()}
+        cells = {measure: row.cells[f"measure.{measure}"] for measure in columns}
+        values[image_id] = {measure: _to_number(cell, path, row.where, columns[measure])
+                            for measure, cell in cells.items() if cell.strip()}
     return ManualTable(values, units)
 
 
@@ -104,7 +107,7 @@ def _find_columns(path: Path, um_per_px: float | None) -> tuple[dict[str, str], 
 
 def _to_number(text: str, path: Path, where: str, column: str) -> float:
     try:
-        value = float(text.strip())
+        value = float(with_point(text))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

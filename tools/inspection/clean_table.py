@@ -7,7 +7,7 @@ from pathlib import Path
 from config.errors import UserError, name_some
 from config.schema import TableParams
 from dataset.annotations import name_tables
-from dataset.tables import defuse_cell, read_lines, write_table
+from dataset.tables import defuse_cell, read_body, write_table
 from tools.inspection.problems import Finding
 
 
@@ -39,18 +39,22 @@ def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Pa
     names = name_tables(sources.values()) if by_split else [""]
     wanted = [getattr(params, f"{column}_column") for column in ("image", "label", "group", "split")]
     for (split, source), name in zip(sources.items(), names, strict=True):
-        lines = read_lines(source, [column for column in wanted if column is not None])
-        position = lines[0].index(params.image_column)
-        kept = [lines[0]]
-        for number, cells in enumerate(lines[1:], start=2):
+        body = read_body(source, [column for column in wanted if column is not None])
+        shown = {column: dict(zip(body.rows, body.cells_as_shown(column), strict=True))
+                 for column in map(body.find_column, filter(None, (params.image_column, params.group_column)))
+                 if column is not None}
+        kept = [body.header]
+        for number, row in body.rows.items():
+            cells = [shown[column][number] if column in shown else cell for column, cell in enumerate(row)]
             place = f"{name} row {number}".strip()
             if place in reasons:
-                image = cells[position]
+                image = cells[body.find_column(params.image_column) or 0]
                 log += [[place, image, finding.kind, f"{finding.title}: {finding.text}"] for finding in reasons[place]]
-            elif any(cell.strip() for cell in cells):
+            else:
                 kept.append(cells)
         write_table(targets[split], kept)
-        said.append(f"{targets[split]}: {len(kept) - 1:,} of {sum(any(map(str.strip, c)) for c in lines[1:]):,} rows")
+        hidden = f"; {body.grid.num_hidden_rows:,} hidden rows were left out" if body.grid.num_hidden_rows else ""
+        said.append(f"{targets[split]}: {len(kept) - 1:,} of {len(body.rows):,} rows{hidden}")
     log_path = path.with_name(f"{path.name}.removed.csv")
     write_table(log_path, [[defuse_cell(cell) for cell in line] for line in log])
     return [*said, f"{log_path}: why {len(reasons):,} rows left"]

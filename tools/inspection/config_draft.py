@@ -30,6 +30,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         lines += _key("image_column", table.image_column, 4)
         lines += _key("label_column", table.label_column, 4)
     lines += _key("class_names", list(table.class_names), 4, "label 0, 1, ...")
+    lines += _comment_out_missing_labels(table.missing_labels)
     loud = "NO PATIENTS KNOWN: see 1 above" if table.group_column is None else "a group is never split"
     lines += _key("group_column", table.group_column, 4, loud)
     if table.split_column is not None:
@@ -72,6 +73,15 @@ _COMMENTS = {
     "train_params.mixed_precision": "GPUs of 2020 and later",
     "sample_params.num_images": "as many as there are held-out images, or a few more",
 }
+
+
+def _comment_out_missing_labels(missing_labels: Mapping[str, Sequence[int]]) -> list[str]:
+    """The line that leaves rows without a label out, for a person to switch on."""
+    if not missing_labels:
+        return []
+    words = list({word.casefold(): word for word in missing_labels}.values())
+    number = sum(map(len, missing_labels.values()))
+    return [f"    # {line}" for line in _key("missing_labels", words, 0, f"leaves {number} rows without a label out")]
 
 
 def _comment_out_conditions(conditions: Mapping[str, Sequence[str]]) -> list[str]:

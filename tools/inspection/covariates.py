@@ -8,6 +8,8 @@ from datetime import datetime
 
 import numpy as np
 
+from dataset.grid import with_point
+
 MAX_CATEGORIES = 10  # a column of numbers with fewer values is one of codes: clinic 1, 2, 3
 _MAX_INDICATORS = 50
 _BINS = 5  # a number may act in steps or in the middle of its range: its quintile stands beside its rank
@@ -58,7 +60,7 @@ def encode_covariate(name: str, cells: Sequence[str]) -> Covariate:
 
 def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
     try:
-        values = [float(cell) for cell in cells]
+        values = [float(with_point(cell)) for cell in cells]
     except ValueError:
         return None
     return np.array(values) if all(math.isfinite(value) for value in values) else None

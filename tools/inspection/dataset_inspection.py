@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.schema import Config
-from dataset.annotations import AnnotationError, ImageRecord, Problem
+from config.schema import Config, DatasetParams
+from dataset.annotations import AnnotationError, ImageRecord, Problem, list_reading_notes
 from dataset.decoding import ImageError
 from dataset.image_folder import ImageFolder
 from tools.inspection.image_statistics import ImageStatistics, measure_image
@@ -17,6 +17,7 @@ from tools.inspection.problems import (
     ERROR,
     Finding,
     image_findings,
+    reading_findings,
     row_findings,
     symmetry_findings,
     unlisted_findings,
@@ -72,6 +73,8 @@ def inspect_dataset(config: Config) -> Inspection:
         named = {record.path for record in records}
         files = ImageFolder.scan(table.root_dir).files
         findings += unlisted_findings([name for name in sorted(files) if Path(table.root_dir) / name not in named])
+    if config.dataset_params.target == DatasetParams.target:  # another one may read no table
+        findings += reading_findings(list_reading_notes(table.csv_file, table.label_column, table.missing_labels))
     opened = {record.place for record in records}
     unopened = {place for problem in problems for places in problem.places for place in places} - opened
     return Inspection(records, statistics, findings, len(unopened))

@@ -49,6 +49,7 @@ KINDS = {
     "sizes": (NOTE, "images of several sizes", "each one is resized to image_size"),
     "ungrouped": (WARNING, "no group_column", "images of one patient can end up on both sides of a split, and every result "
                   "then looks too good: name the column of the patient or embryo"),
+    "reading": (NOTE, "rows or cells that were left out, or read in another way", "check that you meant this"),
     "unlisted": (NOTE, "images in the folder without a row", "add rows for them if they belong to the data set"),
 }
 
@@ -116,6 +117,11 @@ def image_findings(
         findings.append(_about("ungrouped", records, [], "each image counts as a separate patient", name=False))
     order = {kind: place for place, kind in enumerate(KINDS)}
     return sorted(findings, key=lambda finding: (order[finding.kind], finding.images[:1]))
+
+
+def reading_findings(notes: Sequence[str]) -> list[Finding]:
+    """What the table's reader left out, or read in another way."""
+    return [_about("reading", (), [], note) for note in notes]
 
 
 def unlisted_findings(names: Sequence[str]) -> list[Finding]:

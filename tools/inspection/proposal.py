@@ -13,6 +13,7 @@ import numpy as np
 from config.errors import UserError, name_some, nearest_name
 from config.schema import INCEPTION_FILE
 from dataset.decoding import ImageError
+from dataset.grid import with_point
 from dataset.image_folder import ImageFolder
 from dataset.layout import list_layout
 from dataset.splits import SPLIT_ALIASES
@@ -42,6 +43,7 @@ class Columns:
     class_names: tuple[str, ...]
     covariate_columns: tuple[str, ...]
     conditions: dict[str, list[str]]
+    missing_labels: dict[str, list[int]]  # rows from 0 by the word, "" for blank
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     groups: tuple[str, ...]
@@ -122,6 +124,8 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     taken = (image_column, group_column, split_column, sheets.find_plane_column(sheet), pixel_size and pixel_size[0])
     likely, possible = sheets.find_label_columns(sheet, taken)
     name = _choose_label(sheet, likely, possible, label_column, sheets.find_other_numbering(sheet, taken))
+    sheets.check_columns(sheet, {"image_column": image_column, "label_column": name, "group_column": group_column,
+                                 "split_column": split_column})
     values = sheets.list_labels(sheet.columns[name])
     if len(values) < 2:
         raise UserError(f"column {name!r}: expected two labels or more, found {', '.join(values) or 'none'}; choose another "
@@ -133,17 +137,18 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     class_names = _name_classes(name, values) if in_range else tuple(values)
     labels = {value: label for label, value in enumerate(values)}
     rows = range(sheet.num_rows)
-    matches = [folder.match(sheet.columns[image_column][row]) for row in rows]
+    matches = [folder.match(cell) for cell in sheet.as_shown(image_column)]
     kept = [row for row in rows if len(matches[row]) == 1 and _find_label(sheet.columns[name][row], labels) is not None]
     splits = sheet.split_of_row or ([SPLIT_ALIASES.get(cell.strip().lower(), "") for cell in sheet.columns[split_column]]
                                     if split_column else [""] * sheet.num_rows)
-    groups = sheet.columns[group_column or image_column]
+    groups = sheet.as_shown(group_column or image_column)
     tables = {split: str(path) for split, path in sheet.tables.items()}
     return Columns(
         csv_file=tables if sheet.split_of_row else tables[""], image_column=image_column, label_column=name,
         group_column=group_column, split_column=split_column, class_names=class_names,
         covariate_columns=sheets.find_covariates(sheet, (image_column, name, group_column, split_column)),
         conditions=sheets.find_ordinal_columns(sheet, (image_column, name, group_column, split_column)),
+        missing_labels=sheets.find_missing_labels(sheet.columns[name]),
         files=tuple(folder.root / matches[row][0] for row in kept),
         labels=tuple(_find_label(sheet.columns[name][row], labels) or 0 for row in kept),
         groups=tuple(groups[row] for row in kept), splits=tuple(splits[row] for row in kept),
@@ -185,7 +190,7 @@ def _name_classes(column: str, values: Sequence[str]) -> tuple[str, ...]:
 
 def _find_label(cell: str, labels: Mapping[str, int]) -> int | None:
     cell = cell.strip()
-    return labels.get(cell, labels.get(cell.removesuffix(".0")))
+    return labels.get(cell, labels.get(with_point(cell).removesuffix(".0")))
 
 
 def _read_layout(folder: ImageFolder) -> Columns:
@@ -201,7 +206,7 @@ def _read_layout(folder: ImageFolder) -> Columns:
     files = tuple(folder.root / row.cells["image_column"] for row in rows)
     return Columns(
         csv_file=None, image_column=None, label_column=None, group_column=None, split_column=None, class_names=class_names,
-        covariate_columns=(), conditions={}, files=files,
+        covariate_columns=(), conditions={}, missing_labels={}, files=files,
         labels=tuple(class_names.index(row.cells["label_column"]) for row in rows),
         groups=tuple(map(str, files)), splits=tuple(row.table_split or "" for row in rows),
     )
@@ -302,7 +307,8 @@ def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
     also = f"; other columns that can be labels: {name_some(others)}" if others else ""
     classes = ", ".join(map(_plain, columns.class_names))
     decisions = [f"label_column: {_plain(columns.label_column)}, classes {classes}; give the classes the names that reports "
-                 f"should show{also}"]
+                 f"should show{also}", *_decide_missing_labels(sheet, columns),
+                 *(f"table: {_plain(note)}" for note in sheet.notes)]
     plane = sheets.find_plane_column(sheet)
     if plane is not None and columns.group_column is not None:
         per_group = Counter(columns.groups)
@@ -312,9 +318,31 @@ def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
                          "learnt")
     decisions += _decide_conditions(sheet, columns)
     rows = sheet.num_rows
-    if len(columns.files) < rows:
-        decisions.append(f"rows: {rows - len(columns.files):,} of {rows:,} have no image or no usable label; "
+    unlabelled = sum(map(len, columns.missing_labels.values()))
+    if len(columns.files) < rows - unlabelled:
+        decisions.append(f"rows: {rows - unlabelled - len(columns.files):,} of {rows:,} have no image or no usable label; "
                          "check_dataset names them")
+    return decisions
+
+
+def _decide_missing_labels(sheet: Sheet, columns: Columns) -> list[str]:
+    """What to do about rows without a label: nothing is left out before a person says so."""
+    decisions = []
+    if columns.missing_labels:
+        named = [f"{_plain(word) if word else 'blank'} ({len(rows):,}: "
+                 f"{name_some([sheet.places[row] for row in rows], 3) if sheet.places else len(rows)})"
+                 for word, rows in columns.missing_labels.items()]
+        number = sum(map(len, columns.missing_labels.values()))
+        decisions.append(f"missing_labels: {number:,} of {sheet.num_rows:,} rows have no label: {name_some(named)}. "
+                         "Training refuses them until you write their labels, or take the # before missing_labels away, "
+                         "which leaves these rows out")
+    assert columns.label_column is not None
+    doubtful = [f"{_plain(word)} ({number:,} rows)"
+                for word, number in sheets.find_doubtful_labels(sheet.columns[columns.label_column]).items()
+                if word in columns.class_names]
+    if doubtful:
+        decisions.append(f"class_names: {name_some(doubtful)} became a class. If it says that nobody knows the class, take "
+                         "it out of class_names and write it into missing_labels")
     return decisions
 
 

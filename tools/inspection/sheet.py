@@ -6,13 +6,14 @@ Only headers and cells speak: a column is a group only where its header says so,
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.errors import UserError, name_some
+from dataset.grid import with_point
 from dataset.image_folder import ImageFolder, escape_name
 from dataset.splits import SPLIT_ALIASES, SPLITS
-from dataset.tables import is_missing, read_lines
+from dataset.tables import TableBody, check_cells, is_missing, read_body
 from tools.inspection.pixel_size import PLAUSIBLE_UM
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
@@ -22,6 +23,10 @@ _RARE_SHARE = 0.005  # values of a label rarer than this are taken for typing er
 _GROUPS = ("patient", "couple", "woman", "subject", "participant", "person", "donor", "animal", "case", "cycle", "embryo",
            "zygote", "oocyte")
 _GROUP_HEADER = re.compile(rf"(?:id)?({'|'.join(_GROUPS)})s?(?:id|no|nr|num|number|code|name|key)?")
+# Words for a missing label beside those of programs, and words that can be a class as well.
+_NO_LABEL = ("nd", "n.d.", "n.d", "n/d", "n.a.", "n.a", "-", "--", "---", "\u2013", "\u2014", "?", "??", "???", ".")
+_DOUBTFUL_LABELS = ("none", "unknown", "unk", "unclear", "missing", "not known", "not determined", "not graded", "ungraded",
+                    "not available", "not assessed", "tbd", "nil")
 _LABEL_WORDS = ("label", "class", "outcome", "target", "blastocyst", "blastocist", "blastulation")
 _PLANE_WORDS = ("focal", "focus", "plane", "z")
 _GRADE_WORDS = ("gardner", "grade", "grading", "icm", "te", "trophectoderm", "expansion", "stage")
@@ -33,11 +38,23 @@ _PIXEL_SIZE_HEADER = re.compile(r"(?:um|µm|microns?|micromet(?:er|re)s?)per(?:p
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table, or one for each split put together; `split_of_row` is empty for a single table."""
+    """One table, or one for each split put together; `split_of_row` is empty for a single table.
+
+    `shown` has the columns as the formats of their numbers show them (0017 for 17), `places` where the user finds each row,
+    `notes` what was left out or read in another way.
+    """
 
     tables: Mapping[str, Path]
     columns: Mapping[str, Sequence[str]]
     split_of_row: Sequence[str]
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bodies: Mapping[str, TableBody] = field(default_factory=dict)
+    places: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def as_shown(self, name: str) -> Sequence[str]:
+        """A column as names of files and patients are read."""
+        return self.shown.get(name, self.columns[name])
 
     @property
     def num_rows(self) -> int:
@@ -71,20 +88,41 @@ def find_tables(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_sheet(tables: Mapping[str, Path]) -> Sheet:
-    """All rows with text; columns that not all tables have are left out."""
-    columns: dict[str, list[str]] = {}
-    split_of_row: list[str] = []
-    for number, (split, path) in enumerate(tables.items()):
-        header, *lines = read_lines(path) or [[]]
-        lines = [line + [""] * (len(header) - len(line)) for line in lines if any(cell.strip() for cell in line)]
-        if not any(name.strip() for name in header) or not lines:
-            raise UserError(f"{path}: expected column names in the first row and a row for each image; add them")
-        found = {name: [line[place] for line in lines] for place, name in enumerate(header) if name.strip()}
-        columns = {name: columns.get(name, []) + cells for name, cells in found.items() if number == 0 or name in columns}
-        split_of_row += [split] * len(lines) if split else []
-    if not columns:
-        raise UserError(f"{name_some(list(map(str, tables.values())))}: expected tables with the same columns; rename them")
-    return Sheet(tables, columns, split_of_row)
+    """All rows with text that are not hidden; hidden columns and columns that not all tables have are left out."""
+    bodies = {split: read_body(path) for split, path in tables.items()}
+    notes = [note for body in bodies.values() for note in body.grid.notes]
+    names: dict[str, None] = {}
+    for split, body in bodies.items():
+        hidden = [name for place, name in enumerate(body.header) if place in body.grid.hidden_columns and name.strip()]
+        if hidden:
+            notes.append(f"{tables[split]}: hidden columns are left out: {name_some(list(map(repr, hidden)))}; unhide those "
+                         "that should be looked at")
+        found = dict.fromkeys(name for name in body.header if name.strip() and name not in hidden)
+        lost = [repr(name) for name in {**names, **found} if (name in names) != (name in found)] if names else []
+        if lost:
+            notes.append(f"columns that not all tables have are left out: {name_some(lost)}")
+        names = {name: None for name in names if name in found} if names else found
+        if not names:
+            shown = name_some(list(map(str, tables.values())))
+            raise UserError(f"{shown}: expected tables with the same columns; rename them")
+    places = {name: [(body, body.header.index(name)) for body in bodies.values()] for name in names}
+    return Sheet(
+        tables,
+        {name: [cells[place] for body, place in its for cells in body.rows.values()] for name, its in places.items()},
+        [split for split, body in bodies.items() for _ in body.rows if split],
+        {name: [cell for body, place in its for cell in body.cells_as_shown(place)] for name, its in places.items()},
+        bodies,
+        [f"{tables[split].name} row {number}" if split else f"row {number}" for split, body in bodies.items()
+         for number in body.rows],
+        notes,
+    )
+
+
+def check_columns(sheet: Sheet, settings: Mapping[str, str | None]) -> None:
+    """Refuse cells that training would refuse because the sheet shows them otherwise, in the columns of these settings."""
+    for split, body in sheet.bodies.items():
+        check_cells(sheet.tables[split], body, {setting: body.header.index(name) for setting, name in settings.items()
+                                                if name is not None})
 
 
 def find_image_column(sheet: Sheet, folder: ImageFolder) -> str:
@@ -93,7 +131,7 @@ def find_image_column(sheet: Sheet, folder: ImageFolder) -> str:
     Raises:
         UserError: no column does.
     """
-    hits = {name: sum(len(folder.match(cell)) == 1 for cell in cells) for name, cells in sheet.columns.items()}
+    hits = {name: sum(len(folder.match(cell)) == 1 for cell in sheet.as_shown(name)) for name in sheet.columns}
     best = max(hits, key=lambda name: hits[name])
     if hits[best] < 0.5 * sheet.num_rows:
         name, cells = max(sheet.columns.items(), key=lambda item: len(set(item[1])))
@@ -144,7 +182,7 @@ def find_ordinal_columns(sheet: Sheet, others: Sequence[str | None]) -> dict[str
         if name in others or "" in values or len(values) < 2:
             continue
         if name == plane:
-            found[name] = sorted(values, key=float)
+            found[name] = sorted(values, key=_to_float)
         elif _says_grade(name) and len(values) <= _MOST_GRADES:
             if all(len(value) == 1 and value in _GRADE_LETTERS for value in values):
                 found[name] = sorted(values, key=_GRADE_LETTERS.index)
@@ -162,7 +200,7 @@ def find_joined_grades(sheet: Sheet, others: Sequence[str | None]) -> list[str]:
 def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
     """The column of micrometres per pixel and its value, None where rows differ."""
     for name, cells in sheet.columns.items():
-        values = {float(cell) for cell in cells if _is_number(cell)}
+        values = {_to_float(cell) for cell in cells if _is_number(cell)}
         if _PIXEL_SIZE_HEADER.fullmatch(_squeeze(name)) and values:
             plausible = all(PLAUSIBLE_UM[0] <= value <= PLAUSIBLE_UM[1] for value in values)
             return name, values.pop() if len(values) == 1 and plausible else None
@@ -172,10 +210,30 @@ def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
 def list_labels(cells: Sequence[str]) -> list[str]:
     """The values that occur, without missing ones such as NA and rare ones taken for typing errors; numbers by size, then
     text."""
-    counts = Counter(cell.strip() for cell in cells if not is_missing(cell))
+    missing = find_missing_labels(cells)
+    counts = Counter(cell.strip() for cell in cells if cell.strip() not in missing)
     rare = max(1, _RARE_SHARE * len(cells)) if len(cells) >= 50 else 0
-    values = {str(int(float(value))) if _is_whole(value) else value for value, count in counts.items() if count > rare}
-    return sorted(values, key=lambda value: (not _is_number(value), float(value) if _is_number(value) else 0.0, value))
+    values = {_as_level(value) for value, count in counts.items() if count > rare}
+    return sorted(values, key=lambda value: (not _is_number(value), _to_float(value) if _is_number(value) else 0.0, value))
+
+
+def find_missing_labels(cells: Sequence[str]) -> dict[str, list[int]]:
+    """The cells of a column of labels that say that there is no label, "" for blank ones, and their rows from 0.
+
+    A minus sign says so unless there is a plus sign.
+    """
+    found: dict[str, list[int]] = {}
+    signs = any(cell.strip() == "+" for cell in cells)
+    for row, cell in enumerate(cells):
+        text = cell.strip()
+        if is_missing(cell) or (text.lower() in _NO_LABEL and not (text == "-" and signs)):
+            found.setdefault(text, []).append(row)
+    return found
+
+
+def find_doubtful_labels(cells: Sequence[str]) -> dict[str, int]:
+    """Cells that can be a class or say that nobody knows it, and in how many rows."""
+    return dict(Counter(cell.strip() for cell in cells if cell.strip().lower() in _DOUBTFUL_LABELS))
 
 
 def is_label_range(values: Sequence[str]) -> bool:
@@ -225,12 +283,16 @@ def _says_grade(header: str) -> bool:
 
 def _as_level(cell: str) -> str:
     """A cell as the level that it names: 2.0 is 2, as dataset.annotations reads it."""
-    return str(int(float(cell))) if _is_whole(cell) else cell.strip()
+    return str(int(_to_float(cell))) if _is_whole(cell) else cell.strip()
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text.strip(), re.ASCII) is not None
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", with_point(text), re.ASCII) is not None
 
 
 def _is_whole(text: str) -> bool:
-    return _is_number(text) and float(text).is_integer()
+    return _is_number(text) and _to_float(text).is_integer()
+
+
+def _to_float(text: str) -> float:
+    return float(with_point(text))

@@ -28,8 +28,8 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
-# Keys of dataset_params.params that are no argument of `target`, or (the last two) only where they say something.
-_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns")
+# Keys of dataset_params.params that are no argument of `target`, or (the last three) only where they say something.
+_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns", "missing_labels")
 
 
 def open_images(config: Config, split: str | None) -> LabelledImages:
@@ -50,6 +50,8 @@ def open_images(config: Config, split: str | None) -> LabelledImages:
         arguments["conditions"] = {name: condition.levels for name, condition in table.conditions.items()}
     if table.covariate_columns:
         arguments["covariate_columns"] = table.covariate_columns
+    if table.missing_labels:
+        arguments["missing_labels"] = table.missing_labels
     try:
         images = target(**arguments, **table.extra, split=split)
     except TypeError as error:

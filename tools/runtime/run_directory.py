@@ -24,7 +24,7 @@ _HARMLESS = (
     "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
     "dataset_params.params.covariate_columns", "dataset_params.params.um_per_px",
     # what lies there is compared by content
-    "dataset_params.params.csv_file", "dataset_params.params.root_dir",
+    "dataset_params.params.csv_file", "dataset_params.params.root_dir", "dataset_params.params.missing_labels",
     "autoencoder_params.pretrained", "autoencoder_params.subfolder",
     "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "gan_params", "evaluation_params",
     "logging_params",
