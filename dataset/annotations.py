@@ -106,7 +106,7 @@ def read_records(
     A label is an integer from 0 to the number of classes minus 1, or a class name. `conditions` maps columns to their
     levels, and each cell of such a column names a level. Cells of `covariate_columns` are kept as text without the spaces
     around them and may be blank. Rows without any text are passed over, and so are, with a note of how many, rows that are
-    hidden in the sheet and rows whose label is one of `missing_labels` ("" is a blank cell).
+    hidden in the sheet and rows whose label is one of `missing_labels` ("blank" is a blank cell).
 
     Raises:
         AnnotationError: rows that cannot be used, all kinds at once, or that cannot be split.
@@ -497,7 +497,7 @@ def _parse_level(text: str, indices: Mapping[str, int]) -> int | None:
 def _spell_word(text: str) -> str:
     """What a word for a missing label has in common however it is written: ND and nd, 999 and 999.0."""
     text = compose(text.strip()).casefold()
-    return str(int(text.split(".")[0])) if _INTEGER.fullmatch(text) else text
+    return str(int(text.split(".")[0])) if _INTEGER.fullmatch(text) else text or "blank"
 
 
 def _spell_group(group: str) -> str:

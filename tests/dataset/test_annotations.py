@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.errors import UserError
+from dataset import tables as tables_module
 from dataset.annotations import (
     AnnotationError,
     ImageRecord,
@@ -366,6 +367,48 @@ def test_one_patient_s_number_written_in_two_ways_is_named(tmp_path, read):
         read(tables, group_column="g")
     (tmp_path / "test.csv").write_text("IMAGE_NAME,y,g\ni04,0,117\ni05,1,1.7\ni06,1,17a\ni07,0,P.0\n", encoding="utf-8")
     assert len(read(tables, group_column="g")) == 8
+
+
+# Rows without a label
+
+UNLABELLED = "IMAGE_NAME,y\n" + rows(12) + "i20,ND\ni21,na\ni22,\ni23,nd\ni24,999.0\n"
+
+
+def test_rows_whose_label_is_stated_to_be_missing_are_left_out_and_counted(tmp_path, read, capsys, monkeypatch):
+    monkeypatch.setattr(tables_module, "_SAID", set())
+    records = read(UNLABELLED, missing_labels=("ND", "NA", "blank", "999"))
+    assert records == read(BODY) and len(records) == 12
+    assert capsys.readouterr().err == (f"note: {tmp_path / 'labels.csv'}: 17 rows, of which 5 have no label ('ND' 1, 'na' 1, "
+                                       "blank 1, 'nd' 1, '999.0' 1) and are left out, as missing_labels says\n")
+
+
+def test_no_label_is_missing_before_a_setting_says_so(read):
+    with pytest.raises(AnnotationError, match=r"labels that cannot be used \(5\): row 14 'ND', row 15 'na', row 16 blank"):
+        read(UNLABELLED)
+    with pytest.raises(AnnotationError, match=r"labels that cannot be used \(2\): row 15 'na', row 18 '999.0'"):
+        read(UNLABELLED, missing_labels=("ND", "blank"))
+
+
+@pytest.mark.parametrize("words", [("YES",), ("1",), ("0.0",), ("nd", "no")])
+def test_a_label_cannot_be_stated_to_be_missing(read, words):
+    with pytest.raises(UserError, match="missing_labels: expected words that are no label, found"):
+        read(UNLABELLED, missing_labels=words)
+
+
+def test_missing_labels_need_a_table_with_some_labels(read, images):
+    with pytest.raises(UserError, match="found only those that missing_labels names"):
+        read("IMAGE_NAME,y\ni00,ND\n", missing_labels=("ND",))
+    with pytest.raises(UserError, match="missing_labels: expected none where csv_file is null"):
+        read_records(None, images, class_names=CLASSES, missing_labels=("ND",))
+
+
+def test_decimal_commas_in_labels_and_levels(read):
+    """A German spreadsheet writes 1,0 for a label and 0,5 for a level; 1,000 can be a thousand and is refused."""
+    table = "IMAGE_NAME;y;z;s\ni00;1,0;0,5;train\ni01;0;2,0;train\n"
+    records = read(table, conditions={"z": ("0.5", "2")}, split_column="s")
+    assert [(record.label, record.conditions) for record in records] == [(1, (0,)), (0, (1,))]
+    with pytest.raises(AnnotationError, match=r"labels that cannot be used .*'1,000'"):
+        read(table.replace("1,0;", "1,000;"), split_column="s")
 
 
 # Tables that are wrong

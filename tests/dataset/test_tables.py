@@ -233,8 +233,8 @@ def test_encodings_read_alike_and_only_a_guess_is_said(tmp_path, capsys, encodin
     path = tmp_path / "t.csv"
     path.write_bytes(TEXT.encode(encoding))
     assert [row[0] for row in read(path)] == ["m\u00fcller_1", "m\u00fcller_2"]
-    note = (f"note: {path}: is not in UTF-8 and was read as Windows-1252 (Western Europe): 'm\u00fcller_1', 'm\u00fcller_2'; "
-            "if letters are wrong, save the table as 'CSV UTF-8' or as .xlsx\n")
+    note = (f"note: {path}: is not in UTF-8 and was read as Windows-1252 (Western Europe): 'm\u00fcller_1', "
+            "'m\u00fcller_2'; if letters are wrong, save the table as 'CSV UTF-8' or as .xlsx\n")
     assert capsys.readouterr().err == (note if encoding == "cp1252" else "")
 
 

@@ -85,6 +85,38 @@ def test_the_clean_table_keeps_cells_as_they_are_and_the_log_cannot_run(tmp_path
     assert any(line[1].startswith("'=HYPERLINK") for line in log)
 
 
+def test_the_check_says_what_was_left_out_and_the_clean_table_holds_what_was_read(tmp_path, spoiled):
+    """Hidden rows, rows without a label, merged cells and zeros that a format adds: the clean table says the same again."""
+    params, _, _ = spoiled
+    book = openpyxl.Workbook()
+    book.active.append(["IMAGE_NAME", "y", "s", "P", "n"])
+    for number in range(8):
+        source = tmp_path / f"images/i0{(0, 1, 3, 4)[number % 4]}.png"
+        (tmp_path / f"images/{number:04d}.png").write_bytes(source.read_bytes())
+        book.active.append([number, number % 2, "train", f"p{number // 2}", ""])
+        book.active.cell(number + 2, 1).number_format = "0000"
+    book.active.merge_cells("D2:D3")
+    book.active.cell(5, 2).value = "ND"
+    for number in range(6, 10):
+        book.active.row_dimensions[number].hidden = True
+    book.save(tmp_path / "t.xlsx")
+    table = {**vars(params), "conditions": {}, "csv_file": str(tmp_path / "t.xlsx"), "group_column": "P",
+             "missing_labels": ["ND"]}
+    config = build_config({"dataset_params": {"params": table}, "train_params": {"task_name": "-"},
+                           "autoencoder_params": {"pretrained": "-"}}, source="test")
+    inspection = inspect_dataset(config)
+    screen = format_screen(inspection, config.dataset_params.params)
+    assert "8 rows, of which 4 are hidden" in screen and "4 rows, of which 1 have no label ('ND' 1)" in screen
+    said = write_clean_table(config.dataset_params.params, inspection.findings, tmp_path / "clean.csv")
+    assert said[0].endswith("4 of 4 rows; 4 hidden rows were left out")
+    assert read_lines(tmp_path / "clean.csv")[1:] == [
+        ["0000", "0", "train", "p0", ""], ["0001", "1", "train", "p0", ""], ["0002", "0", "train", "p1", ""],
+        ["0003", "ND", "train", "p1", ""]]
+    again = build_config({"dataset_params": {"params": {**table, "csv_file": str(tmp_path / "clean.csv")}},
+                          "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
+    assert inspect_dataset(again).records == inspection.records
+
+
 def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(tmp_path, spoiled):
     params, _, lines = spoiled
     (tmp_path / "images" / os.fsdecode(b"m\xfcller.png")).write_bytes((tmp_path / "images/i00.png").read_bytes())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openpyxl
 import pytest
 import yaml
 
@@ -88,6 +89,53 @@ def test_labels_in_words_and_odd_names_survive_the_yaml(tmp_path):
     params = config.dataset_params.params
     assert params.class_names == ("no", "yes") and params.label_column == "label # \u00e9"
     assert len(open_images(config, None).records) == 12
+
+
+def test_words_for_a_missing_label_are_proposed_and_not_assumed(tmp_path, capsys):
+    """A column of grades with ND and NA: neither becomes a class, and no row is left out before a person says so."""
+    grades = ["A", "B", "A", "B", "A", "ND", "B", "", "A", "NA", "B", "nd", "unknown", "A", "B", "unknown"]
+    rows = [f"{name},{grade},P{number}" for number, (name, grade) in
+            enumerate(zip(draw(tmp_path / "images", 16), grades, strict=True))]
+    config, text = run(tmp_path, write_rows(tmp_path / "t.csv", "file,grade,PATIENT_ID", rows), tmp_path / "images",
+                       "--label-column", "grade")
+    assert config.dataset_params.params.class_names == ("A", "B", "unknown")
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("missing_labels: 4 of 16 rows have no label: ND (1: row 7), blank (1: row 9), NA (1: row 11), nd (1: row 13). "
+            "Training refuses them") in said
+    assert "class_names: unknown (2 rows) became a class. If it says that nobody knows the class, take it out" in said
+    with pytest.raises(UserError, match="labels that cannot be used .4.: row 7 'ND', row 9 blank"):
+        open_images(config, None)
+    line = next(line for line in text.splitlines() if line.startswith("    # missing_labels: "))
+    switched = tmp_path / "switched.yaml"
+    switched.write_text(text.replace(line, line.replace("# ", "", 1)), encoding="utf-8")
+    config = load_config(switched)
+    assert config.dataset_params.params.missing_labels == ("ND", "blank", "NA")
+    assert len(open_images(config, None).records) == 12
+
+
+def test_a_filtered_workbook_is_proposed_without_its_hidden_rows_and_says_so(tmp_path, capsys):
+    book = openpyxl.Workbook()
+    book.active.append(["file", "blastocyst", "PATIENT_ID"])
+    for number, name in enumerate(draw(tmp_path / "images", 24)):
+        book.active.append([name, bool(number % 2), f"P{number // 2}"])
+        book.active.row_dimensions[number + 2].hidden = number < 4
+    book.save(tmp_path / "t.xlsx")
+    config, text = run(tmp_path, tmp_path / "t.xlsx", tmp_path / "images")
+    assert config.dataset_params.params.class_names == ("FALSE", "TRUE")
+    assert "24 rows, of which 4 are hidden in the sheet" in " ".join(capsys.readouterr().out.split())
+    assert "24 rows, of which 4 are hidden" in " ".join(text.replace("#", "").split())
+    assert len(open_images(config, None).records) == 20
+
+
+def test_a_cell_that_training_would_refuse_is_refused_here(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["file", "blastocyst"])
+    for number, name in enumerate(draw(tmp_path / "images", 12)):
+        book.active.append([name, number % 2])
+    book.active["B5"], book.active["B5"].number_format = 0.4, "0"
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(UserError, match="B5 shows 0, holds 0.4"):
+        run(tmp_path, tmp_path / "t.xlsx", tmp_path / "images", "--label-column", "blastocyst")
 
 
 def test_labels_from_one_on_are_refused(tmp_path):

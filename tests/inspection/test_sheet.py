@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from config.errors import UserError
@@ -55,6 +56,64 @@ def test_missing_values_are_no_label():
     """R writes NA, pandas nan, spreadsheets #N/A."""
     assert sheets.list_labels(["0", "1", "NA", "1", "nan", "#N/A", "null", " "]) == ["0", "1"]
     assert sheets.list_labels(["none", "blast", "N/A"]) == ["blast", "none"]
+
+
+@pytest.mark.parametrize("word", ["ND", "n.d.", "NA", "N/A", "-", "?", "\u2013", "", "NaN"])
+def test_words_for_a_missing_label_are_no_class(word):
+    cells = ["A", "B", word, "A", f" {word} ", "B"]
+    assert sheets.list_labels(cells) == ["A", "B"]
+    assert sheets.find_missing_labels(cells) == {word: [2, 4]}
+
+
+def test_a_minus_beside_a_plus_is_a_class_and_unknown_is_doubtful():
+    assert sheets.list_labels(["+", "-", "+", "ND"]) == ["+", "-"]
+    assert sheets.find_doubtful_labels(["A", "Unknown", "none", "none", "ND"]) == {"Unknown": 1, "none": 2}
+
+
+def test_decimal_commas_are_numbers():
+    sheet = make(IMAGE="a b c d", plane="-15,0 0 15,0 0", um_per_px="0,345 0,345 0,345 0,345")
+    assert sheets.find_pixel_size(sheet) == ("um_per_px", 0.345)
+    assert sheets.find_ordinal_columns(sheet, ("IMAGE",)) == {"plane": ["-15", "0", "15"]}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("IMAGE,y,y\na,0,1\n", "found twice: 'y'"),
+    ("IMAGE,y\na,0,1\n", "row 2 has 3"),
+    ("IMAGE,y\na\n", "row 2 has 1"),
+    ("IMAGE,y\n", "only column names"),
+])
+def test_what_training_refuses_is_refused_here(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        sheets.read_sheet({"": tmp_path / "t.csv"})
+
+
+def test_a_semicolon_table_is_read_though_a_header_has_more_commas(tmp_path):
+    """No column is wanted yet: the delimiter is the one that makes every row as wide as the header."""
+    (tmp_path / "t.csv").write_text("IMAGE;y;a,b,c,d\na;0;1\nb;1;2\n", encoding="utf-8")
+    assert list(sheets.read_sheet({"": tmp_path / "t.csv"}).columns) == ["IMAGE", "y", "a,b,c,d"]
+
+
+def test_hidden_rows_and_columns_are_left_out_with_a_note(tmp_path):
+    book = openpyxl.Workbook()
+    for line in (["IMAGE", "y", "old"], [7, 0, 1], [8, 1, 1], [9, 1, 0]):
+        book.active.append(line)
+        book.active.cell(book.active.max_row, 1).number_format = "000"
+    book.active.row_dimensions[3].hidden = book.active.column_dimensions["C"].hidden = True
+    book.save(tmp_path / "t.xlsx")
+    sheet = sheets.read_sheet({"": tmp_path / "t.xlsx"})
+    assert sheet.columns == {"IMAGE": ["7", "9"], "y": ["0", "1"]} and sheet.as_shown("IMAGE") == ["007", "009"]
+    assert list(sheet.places) == ["row 2", "row 4"]
+    rows, columns = sheet.notes
+    assert "3 rows, of which 1 are hidden" in rows and "hidden columns are left out: 'old'; unhide" in columns
+
+
+def test_columns_that_not_all_tables_have_are_named(tmp_path):
+    (tmp_path / "train.csv").write_text("IMAGE,y,P\na,0,p\n", encoding="utf-8")
+    (tmp_path / "test.csv").write_text("IMAGE,y,Q\nb,1,q\n", encoding="utf-8")
+    sheet = sheets.read_sheet({"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"})
+    assert list(sheet.columns) == ["IMAGE", "y"] and sheet.split_of_row == ["train", "test"]
+    assert sheet.notes == ["columns that not all tables have are left out: 'P', 'Q'"]
 
 
 def test_a_typing_error_does_not_hide_the_labels():

@@ -79,9 +79,11 @@ def _comment_out_missing_labels(missing_labels: Mapping[str, Sequence[int]]) -> 
     """The line that leaves rows without a label out, for a person to switch on."""
     if not missing_labels:
         return []
-    words = list({word.casefold(): word for word in missing_labels}.values())
+    words: dict[str, str] = {}
+    for word in missing_labels:
+        words.setdefault(word.casefold(), word or "blank")
     number = sum(map(len, missing_labels.values()))
-    return [f"    # {line}" for line in _key("missing_labels", words, 0, f"leaves {number} rows without a label out")]
+    return [f"    # {line}" for line in _key("missing_labels", list(words.values()), 0, f"leaves {number} rows without a label out")]
 
 
 def _comment_out_conditions(conditions: Mapping[str, Sequence[str]]) -> list[str]:
