@@ -80,8 +80,8 @@ class TableParams:
     class_names: tuple[str, ...] = _key(("no_blastocyst", "blastocyst"), doc="name of class 0, 1, ...")
     missing_labels: tuple[str, ...] = _key(
         (), doc="words of the label column that mean that there is no label, in upper or lower case, such as [ND, NA, "
-                "blank]; blank is a blank cell. Their rows are left out, which the output says; other cells that are no label "
-                "are refused", numbers_as_text=True,
+                "blank]; blank is a blank cell. Their rows are left out, which the output says; other cells that are no "
+                "label are refused", numbers_as_text=True,
     )
     group_column: str | None = _key(None, doc="column of patient or embryo; a group is never split")
     split_column: str | None = _key(None, doc="column that says train, val or test")

@@ -83,7 +83,8 @@ def _comment_out_missing_labels(missing_labels: Mapping[str, Sequence[int]]) -> 
     for word in missing_labels:
         words.setdefault(word.casefold(), word or "blank")
     number = sum(map(len, missing_labels.values()))
-    return [f"    # {line}" for line in _key("missing_labels", list(words.values()), 0, f"leaves {number} rows without a label out")]
+    comment = f"leaves {number} rows without a label out"
+    return [f"    # {line}" for line in _key("missing_labels", list(words.values()), 0, comment)]
 
 
 def _comment_out_conditions(conditions: Mapping[str, Sequence[str]]) -> list[str]:
