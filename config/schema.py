@@ -240,8 +240,10 @@ class AutoencoderTrainingParams:
     )
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
     batch_size: int = _key(8, doc="images per step", at_least=1)
-    lr: float = _key(1e-3, doc="peak learning rate", above=0)
-    kl_weight: float = _key(1e-4, doc="weight of the mean KL divergence of a latent value", at_least=0)
+    lr: float | None = _key(None, doc="peak learning rate; null: 0.001 for fresh weights, 0.0001 with fine_tune", above=0)
+    kl_weight: float = _key(
+        1e-4, doc="weight of the mean KL divergence of a latent value; unused where the VAE has no posterior", at_least=0
+    )
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
     adversarial_weight: float = _key(0.3, doc="weight of the patch discriminator, which gives back the grain", at_least=0)
     texture_weight: float = _key(
@@ -249,6 +251,11 @@ class AutoencoderTrainingParams:
     )
     adversarial_start: float = _key(0.5, doc="share of the training after which the discriminator joins", at_least=0,
                                     at_most=1)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate that holds."""
+        return self.lr or (1e-4 if self.fine_tune else 1e-3)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import yaml
 
 from config.errors import UserError
 from config.load import build_config
-from config.paths import as_path
+from config.paths import as_path, expand_path
 from dataset.storage import write_text
 from models.autoencoder import read_autoencoder_config, read_latent_layout, resolve_autoencoder
 from tools.inspection.config_draft import draft_config
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=as_path, required=True, metavar="YAML", help="the config to write")
     parser.add_argument("--label-column", metavar="NAME", help="which column has the labels, where that is not clear")
     parser.add_argument("--gpu-memory-gb", type=float, metavar="N", help="propose for a GPU of this memory; 0 for a CPU")
-    parser.add_argument("--vae", metavar="VAE", help="a pretrained autoencoder to use: a diffusers folder or a hub id")
+    parser.add_argument("--vae", type=expand_path, metavar="VAE", help="a pretrained autoencoder: a diffusers folder or a hub id")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output

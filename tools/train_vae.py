@@ -89,6 +89,7 @@ def _identity(config: Config, images: LabelledImages) -> str:
                         f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
                         "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
     lasting = {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")}
+    lasting["lr"] = params.peak_lr
     perceptual = {}
     if params.perceptual_weight > 0:
         assert config.dataset_params.lpips_path is not None
@@ -214,9 +215,9 @@ class _VaeTrainer:
         self.last_layer = find_last_convolution(self.vae.decoder)
         self.discriminator = PatchDiscriminator(channels, grain_std=grain_std).to(self.device)
         self.ema = ExponentialMovingAverage(self.vae, _EMA_DECAY)
-        self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.lr, betas=_ADAM_BETAS, weight_decay=0,
+        self.vae_optimizer = torch.optim.AdamW(self.vae.parameters(), lr=params.peak_lr, betas=_ADAM_BETAS, weight_decay=0,
                                                fused=True)
-        self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.lr, betas=_ADAM_BETAS,
+        self.disc_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=params.peak_lr, betas=_ADAM_BETAS,
                                                 weight_decay=0, fused=True)
         self.state = TrainingState({"vae": self.vae, "discriminator": self.discriminator}, self.ema,
                                    {"vae_optimizer": self.vae_optimizer, "disc_optimizer": self.disc_optimizer})
@@ -235,7 +236,7 @@ class _VaeTrainer:
         adversarial = self.params.adversarial_weight > 0 and share >= self.params.adversarial_start
         for optimizer, steps in ((self.vae_optimizer, step), (self.disc_optimizer, self.adversarial_steps)):
             factor = lr_factor("cosine", share=share, step=steps, warmup_steps=100)
-            optimizer.param_groups[0]["lr"] = self.params.lr * factor
+            optimizer.param_groups[0]["lr"] = self.params.peak_lr * factor
 
         pixels = pixels.to(self.device)
         restored, penalty = self._restore(pixels, step=step, seed=seed)

@@ -15,6 +15,7 @@ from tools.inspection.round_trip import (
     format_table,
     measure_round_trip,
     octave_ratios,
+    shorten_names,
 )
 
 
@@ -108,3 +109,20 @@ def test_of_good_vaes_the_one_whose_images_lie_nearest_as_a_set_is_chosen() -> N
     assert row.split()[:5] == ["exact", "0.65", "8x16x16", "1.5", "4.2"] and costless.split()[1] == f"{other.psnr_db:.2f}"
     assert row.index("4.2") + 3 == header.index("ms") + 2  # columns are right-aligned
     assert "36.0" in format_table([exact, other]) and other.to_json()["ceiling"]["recall"] == 1
+
+
+def test_vaes_are_called_by_the_ends_of_their_paths_in_rows_that_fit_a_terminal() -> None:
+    assert shorten_names(["/weights/taesd3", "runs/my_vae", "madebyollin/taesd"]) == ["taesd3", "my_vae", "taesd"]
+    assert shorten_names(["/a/one/vae", "/a/two/vae/", "other"]) == ["one/vae", "two/vae", "other"]
+    assert shorten_names(["/a/vae", "/a/vae"]) == ["/a/vae", "/a/vae"]
+    images = draw_noise(size=128)
+    shapes = {"/weights/of/others/taesd3": (16, 16, 16), "runs/my_vae": (4, 16, 16)}
+    cost = {name: VaeCost(2_460_000, shape, 30.0, None) for name, shape in shapes.items()}
+    measured = [dataclasses.replace(measure(images, blur(images, 2.0), name), cost=cost[name],
+                                    ceiling=Ceiling(12.3, 0.9, 0.8)) for name in cost]
+    lines = format_table(measured).splitlines()
+    assert [line.split()[0] for line in lines if "x16" in line] == ["taesd3", "my_vae"]
+    assert [line.split()[2] for line in lines if "x16" in line] == ["16x16x16", "4x16x16"]
+    tables = [line for line in lines if not line.startswith(("rule:", "taesd3: ", "my_vae: "))]
+    assert max(map(len, tables)) <= 120 and len({len(line) for line in lines[:3]}) == 1
+    assert "taesd3: keeps" in format_table(measured) and "/weights" not in format_table(measured)

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from workspace import Workspace, save_autoencoder
+from workspace import Workspace, save_autoencoder, save_tiny_autoencoder
 
 from config.errors import UserError
-from tools import check_confounders, check_symmetries, check_vae
+from dataset.image_bank import ImageBank
+from models.autoencoder import load_codec
+from tools import check_confounders, check_symmetries, check_vae, train_vae
+from tools.runtime.data import open_images
 
 
 def test_symmetries_of_the_phantoms(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +50,46 @@ def test_an_untrained_vae_is_not_good_enough(
     assert written["vaes"][0]["auc_real"]["value"] > 0.9 > written["vaes"][0]["auc_restored"]["value"]
 
 
+def test_vaes_of_several_kinds_and_latent_shapes_stand_in_one_table(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_autoencoder(tmp_path / "tiny16", seed=1, latent_channels=16)
+    save_tiny_autoencoder(tmp_path / "tiny4", seed=1)
+    save_autoencoder(tmp_path / "colour", seed=1, channels=3, latent_channels=6)
+    check_vae.main([*workspace.arguments(), *(word for name in ("tiny16", "tiny4", "colour")
+                                              for word in ("--vae", str(tmp_path / name))), "--output", str(tmp_path)])
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines() if "x8x8" in line]
+    assert [(row[0], row[2]) for row in rows] == [("tiny16", "16x8x8"), ("tiny4", "4x8x8"), ("colour", "6x8x8")]
+    vaes = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]
+    images = ImageBank(open_images(workspace.config(), "val")).batch(range(30))
+    for vae in vaes:
+        errors = load_codec(Path(vae["name"]), im_channels=1).round_trip(images).sub(images).square().mean(dim=(1, 2, 3))
+        assert vae["psnr_db"] == pytest.approx(float((10 * (4 / errors).log10()).mean()), abs=1e-3)
+
+
+def test_the_vae_that_is_fine_tuned_need_not_have_the_configs_latents(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_here(words: list[str], *, check: bool) -> subprocess.CompletedProcess:
+        """The same command without the seconds of another process's start."""
+        assert words[1:3] == ["-m", "tools.train_vae"] and not check
+        train_vae.main(words[3:])
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(check_vae.subprocess, "run", run_here)
+    save_tiny_autoencoder(tmp_path / "tiny", seed=1, latent_channels=16)
+    check_vae.main([*workspace.arguments("autoencoder_params.training.max_steps=3"), "--vae", str(tmp_path / "tiny"),
+                    "--fine-tune", "0.5", "--output", str(tmp_path)])
+    _, after = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]
+    assert after["name"] == str(tmp_path / "fine_tuned") and after["cost"]["latent_shape"] == [16, 8, 8]
+    capsys.readouterr()
+    check_vae.main([*workspace.arguments(), "--vae", str(tmp_path / "tiny")])
+    command = next(line for line in capsys.readouterr().out.splitlines() if "tools.train_vae" in line)
+    assert f"--set autoencoder_params.pretrained={tmp_path / 'tiny'} --set dataset_params.z_channels=16 --set" in command
+    assert "latent_size" not in command and "subfolder" not in command
+
+
 def test_test_images_choose_a_vae_only_where_there_are_none_of_val(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +118,7 @@ def test_fine_tuning_is_run_and_measured(workspace: Workspace, tmp_path: Path, c
 def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--fine-tune: expected minutes above 0 and --output"):
         check_vae.main([*workspace.arguments(), "--fine-tune", "1"])
-    with pytest.raises(UserError, match="expected a local folder that diffusers' save_pretrained wrote"):
+    with pytest.raises(UserError, match=r"--vae .*: expected a local folder .* or an id on the hub; .*nor obtainable"):
         check_vae.main([*workspace.arguments(), "--vae", str(tmp_path / "absent")])
     with pytest.raises(UserError, match="expected images outside the training split"):
         check_vae.main(workspace.arguments("dataset_params.params.split_column=null",

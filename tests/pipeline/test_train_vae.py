@@ -225,6 +225,20 @@ def test_a_fine_tuning_that_makes_the_vae_worse_says_so(
     assert f"WORSE than the {record['psnr_db_before']:.2f} dB before fine-tuning" in capsys.readouterr().out
 
 
+def test_without_a_rate_fine_tuning_takes_a_tenth_of_that_of_fresh_weights(workspace: Workspace) -> None:
+    null = "autoencoder_params.training.lr=null"
+    fresh = workspace.config(null)
+    tuned = workspace.config(null, f"autoencoder_params.pretrained={workspace.root / 'vae'}",
+                             "autoencoder_params.training.fine_tune=true")
+    rates = [config.autoencoder_params.training.peak_lr for config in (fresh, tuned)]
+    assert rates == [1e-3, 1e-4]
+    images = open_images(fresh, "train")
+    same = workspace.config("autoencoder_params.training.lr=0.001")
+    assert train_vae._identity(fresh, images) == train_vae._identity(same, images)  # what a VAE was trained by keeps its key
+    trainer = train_vae._VaeTrainer(tuned, tuned.autoencoder_params.training, grain_std=0.1)
+    assert trainer.vae_optimizer.defaults["lr"] == trainer.disc_optimizer.defaults["lr"] == 1e-4
+
+
 def test_a_vae_of_another_kind_is_not_fine_tuned(workspace: Workspace, tmp_path: Path) -> None:
     VQModel(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
             down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,

@@ -148,25 +148,39 @@ def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
 
 
 def format_table(measured: Sequence[VaeMeasurement]) -> str:
-    """A row a VAE, with minutes of training and milliseconds of a round trip; then what is held against each."""
+    """Two tables of a row a VAE, then what is held against each: first cost (minutes of training, milliseconds of a round
+    trip) and likeness, then power by octave and the class. VAEs are called by the ends of their paths."""
     bands = list(measured[0].spectrum)
-    width = max(len(vae.name) for vae in measured) + 2
+    names = shorten_names([vae.name for vae in measured])
+    width = max(map(len, (*names, "VAE"))) + 2
     lines = [f"{'VAE':<{width}}{'M par.':>7}{'latents':>10}{'trained':>8}{'ms':>6}{'PSNR dB':>9}{'LPIPS':>8}{'FD':>8}"
-             f"{'precision':>11}{'recall':>8}" + "".join(f"{band:>10}" for band in bands)
-             + "  AUC real, restored, loss (95% interval)"]
-    for vae in measured:
+             f"{'precision':>11}{'recall':>8}"]
+    for name, vae in zip(names, measured, strict=True):
         lpips = "" if vae.lpips is None else f"{vae.lpips:.3f}"
+        of = vae.ceiling
+        sets = "" if of is None else f"{of.frechet_distance:>8.1f}{of.precision:>11.2f}{of.recall:>8.2f}"
+        cost = f"{'':>31}" if vae.cost is None else vae.cost.format()
+        lines.append(f"{name:<{width}}{cost}{vae.psnr_db:>9.2f}{lpips:>8}{sets}".rstrip())
+    lines += ["", f"{'power of':<{width}}" + "".join(f"{band:>10}" for band in bands)
+              + "  class AUC: real, restored, loss (95% interval)"]
+    for name, vae in zip(names, measured, strict=True):
         area = "not read"
         if vae.auc_real is not None:
             area = f"{vae.auc_real.value:.3f}, {vae.auc_restored.value:.3f}, {vae.auc_loss.format()}"
-        of = vae.ceiling
-        sets = f"{'':>27}" if of is None else f"{of.frechet_distance:>8.1f}{of.precision:>11.2f}{of.recall:>8.2f}"
-        cost = f"{'':>31}" if vae.cost is None else vae.cost.format()
-        lines.append(f"{vae.name:<{width}}{cost}{vae.psnr_db:>9.2f}{lpips:>8}{sets}"
-                     + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
-    lines += [f"{vae.name}: {problem}" for vae in measured for problem in vae.problems]
+        lines.append(f"{name:<{width}}" + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
+    lines += ["", *(f"{name}: {problem}" for name, vae in zip(names, measured, strict=True) for problem in vae.problems)]
     lines.append(f"rule: {RULE}")
     return "\n".join(lines)
+
+
+def shorten_names(names: Sequence[str]) -> list[str]:
+    """The last parts of each path, as many as distinguish them; names that are equal stay whole."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(of[-length:]) for of in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return list(names)
 
 
 def _is_judged(band: str) -> bool:

@@ -81,15 +81,12 @@ class VaeTrial:
         return len(self._held)
 
     def measure(self, folder: str) -> VaeMeasurement:
-        """All measures of the VAE in a local folder, or of the config's own, which can be a hub id.
+        """All measures of the VAE in a local folder or of a hub id; its latents may have another shape than the config's.
 
         Raises:
-            UserError: no folder, or not a VAE of these images.
+            UserError: neither a folder nor obtainable from the hub, or not a VAE of these images.
         """
-        own = self.config.autoencoder_params
-        if folder != own.pretrained and not Path(folder).is_dir():
-            raise UserError(f"--vae {folder}: expected a local folder that diffusers' save_pretrained wrote, found none")
-        resolved = resolve_autoencoder(folder, own.subfolder if folder == own.pretrained else None)
+        resolved = self._resolve(folder)
         codec = load_codec(resolved, im_channels=self.config.dataset_params.params.im_channels)
         codec.to(self.device)
         restored, size = np.empty_like(self._held), self.config.autoencoder_params.batch_size
@@ -107,6 +104,17 @@ class VaeTrial:
                                       scores=self._read_class(restored), lpips=self._mean_lpips(restored),
                                       ceiling=self._measure_ceiling(restored))
         return replace(measured, cost=cost)
+
+    def _resolve(self, folder: str) -> Path:
+        own = self.config.autoencoder_params
+        if folder == own.pretrained or Path(folder).is_dir():
+            return resolve_autoencoder(folder, own.subfolder if folder == own.pretrained else None)
+        try:
+            return resolve_autoencoder(folder)
+        except UserError as error:
+            reason = str(error).removeprefix("autoencoder_params.pretrained: ")
+            raise UserError(f"--vae {folder}: expected a local folder that diffusers' save_pretrained wrote, or an id on "
+                            f"the hub; {reason}") from error
 
     def measure_training_images(self) -> Ceiling | None:
         """As many training images in place of round trips: the scale to read a VAE's ceiling by."""

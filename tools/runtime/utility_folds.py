@@ -253,6 +253,7 @@ def describe_settings(study: Study) -> dict[str, Any]:
               if key not in ("output", "batch_size", "num_images", "per_class")}
     if study.refit_vae:
         vae = {key: value for key, value in config["autoencoder_params"]["training"].items() if key != "output"}
+        vae["lr"] = study.config.autoencoder_params.training.peak_lr
         vae["start"] = hash_autoencoder(find_autoencoder(study.config)) if vae["fine_tune"] else None
         vae["perceptual"] = hash_weights(study.config.dataset_params.lpips_path) if vae["perceptual_weight"] else None
     else:
