@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=as_path, required=True, metavar="YAML", help="the config to write")
     parser.add_argument("--label-column", metavar="NAME", help="which column has the labels, where that is not clear")
     parser.add_argument("--gpu-memory-gb", type=float, metavar="N", help="propose for a GPU of this memory; 0 for a CPU")
-    parser.add_argument("--vae", type=expand_path, metavar="VAE", help="a pretrained autoencoder: a diffusers folder or a hub id")
+    parser.add_argument("--vae", type=expand_path, metavar="VAE", help="pretrained autoencoder: diffusers folder or hub id")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
