@@ -5,6 +5,7 @@ agree on is checked by `check_consistency`. Nothing here reads a file.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -368,6 +369,11 @@ class Config:
         return len(self.dataset_params.params.class_names)
 
 
+def name_for_files(name: str) -> str:
+    """What distinguishes the files that are named after a name of the user's: letters, digits and _, in lower case."""
+    return re.sub(r"\W", "_", name).casefold()
+
+
 def check_consistency(config: Config, source: str) -> None:
     """Refuse keys that contradict each other.
 
@@ -422,6 +428,11 @@ def _check_conditions(config: Config) -> Requirements:
                f"{key}: found spaces around levels, {list(levels)}; remove them")
         yield (name not in MANIFEST_COLUMNS, f"{key}: the table of synthetic images has a column of this name already; "
                "rename the column")
+    by_file_name: dict[str, str] = {}
+    for name in table.conditions:
+        first = by_file_name.setdefault(name_for_files(name), name)
+        yield (first == name, f"dataset_params.params.conditions.{name}: its judge and its grids would be saved under the "
+               f"names of {first}'s files (signs count as _, upper and lower case as the same); rename a column")
     for name, level in sample.conditions.items():
         yield (name in table.conditions, f"sample_params.conditions.{name}: expected a name of "
                f"dataset_params.params.conditions, found {list(table.conditions)} there")

@@ -19,7 +19,7 @@ from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
-from dataset.row_file import RowFile
+from dataset.row_file import RowFile, open_rows
 from dataset.share import ALONE, Share
 from dataset.storage import hash_file, hash_json, locked, make_folder, move_file, read_json, write_json
 from dataset.symmetries import apply_symmetry
@@ -116,7 +116,7 @@ def open_latent_cache(folder: Path, *, split: str, identity: dict[str, Any]) -> 
     for name in _ARRAYS:
         if not (path / name).is_file() or hash_file(path / name) != index["sha256"][name]:
             raise UserError(f"{path / name}: does not match its checksum in index.json; remove {path} to build it anew")
-    mean, std = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)
+    mean, std = (open_rows(path / name) for name in _ARRAYS)
     return LatentCache(mean=mean, std=std, labels=np.array(index["labels"], dtype=np.int64),
                        conditions=stack_conditions(index.get("conditions", [[] for _ in index["labels"]])),
                        symmetries=tuple(identity["symmetries"]), gray=index["gray"], key=hash_json(identity))
@@ -284,7 +284,7 @@ def _merge_progress(path: Path, identity: dict[str, Any], total: int) -> None:
 
 def _is_whole_array(path: Path) -> bool:
     try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
+        open_rows(path)
     except (OSError, ValueError, EOFError):
         return False
     return True

@@ -3,6 +3,7 @@
 What is derived is said by who writes it.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def warn_where_git_takes(folder: Path) -> None:
     if any(place in _looked_at for place in (folder, *folder.parents)):
         return
     _looked_at.add(folder)
-    checkout = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+    checkout = next((place for place in (folder, *folder.parents)
+                     if os.path.exists(place / ".git")), None)  # noqa: PTH110 - Path.exists raises where access is refused
     if checkout is None or (git := shutil.which("git")) is None:
         return
     try:  # asked of a file in it: a pattern may be for folders only, and this one may not be there yet

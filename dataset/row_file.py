@@ -1,10 +1,12 @@
-"""A .npy file under construction: its room is reserved first, then processes write their rows into it in any order.
+"""A .npy file under construction: its room is reserved first, then processes write their rows into it in any order; and
+opening a finished one.
 
 Rows are written, not mapped: a full disk is an error there, where a mapped page would end the process by a signal, and
 some network file systems map no file for writing.
 """
 
 import contextlib
+import errno
 import math
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,24 @@ from typing import Self
 import numpy as np
 
 from dataset.storage import disk_errors, reserve_bytes, sync_file
+
+_NO_MAPPING = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def open_rows(path: Path) -> np.ndarray:
+    """The array in a .npy file as a read-only memory map, or read whole where its file system maps no files.
+
+    Raises:
+        OSError, ValueError, EOFError: it is not there, or not whole.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if error.errno not in _NO_MAPPING:
+            raise
+    array = np.load(path, allow_pickle=False)
+    array.flags.writeable = False
+    return array
 
 
 class RowFile:

@@ -38,6 +38,7 @@ _REMEDIES = {
     errno.ESTALE: "the network folder has changed on its server; mount it again, then run the same command again",
 }
 _ABOUT_SPACE = (errno.ENOSPC, errno.EDQUOT)
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG)  # a matter of the user's, never a bug
 # How a file system says that it has no such call. EBADF: glibc's posix_fallocate does what the file system cannot by
 # reading and writing, which it refuses on a file opened for appending.
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
@@ -123,9 +124,18 @@ def reserve_bytes(path: Path, size: int) -> None:
         except OSError as error:
             if error.errno not in (*_UNSUPPORTED, errno.EPERM):
                 raise
-        taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512
-        if shutil.disk_usage(path).free < size - taken:
+        taken, free = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512, free_bytes(path)
+        if free is not None and free < size - taken:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes free on the file system of a path; None where it does not say (some network folders report a size of 0)."""
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
 
 
 def move_file(source: Path, target: Path) -> None:
@@ -212,6 +222,8 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a JSON file, found nothing there") from error
+    except OSError as error:
+        raise UserError(describe_read_error(error, Path(path))) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); remove it to have it made again") from error
 
@@ -222,11 +234,20 @@ def hash_bytes(data: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, read block by block."""
+    """SHA-256 of a file's bytes in hexadecimal, read block by block.
+
+    Raises:
+        UserError: it may not or cannot be read; one that is not there is an OSError.
+    """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(_READ_BLOCK_BYTES):
-            digest.update(block)
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(_READ_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            raise UserError(describe_read_error(error, Path(path))) from error
+        raise
     return digest.hexdigest()
 
 
@@ -297,7 +318,14 @@ def describe_disk_error(error: OSError, path: Path, *, amount: str = "") -> str:
     """What the system refused, why, and the next step that fits; the free space only where space is the cause."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
     if error.errno in _ABOUT_SPACE:
-        existing = next((folder for folder in [path.parent, *path.parent.parents] if folder.exists()), None)
-        free = "unknown" if existing is None else f"{shutil.disk_usage(existing).free:,} bytes"
-        remedy = f"{f'{amount}, ' if amount else ''}{free} free; {remedy}"
+        free = next((free for folder in path.parents if (free := free_bytes(folder)) is not None), None)
+        said = "unknown free" if free is None else f"{free:,} bytes free"
+        remedy = f"{f'{amount}, ' if amount else ''}{said}; {remedy}"
     return f"{path}: could not be written ({os.strerror(error.errno or 0)}): {remedy}"
+
+
+def describe_read_error(error: OSError, path: Path) -> str:
+    """That a path may not or cannot be read, and the next step."""
+    step = "ask for access to it, or give another path" if error.errno in (errno.EACCES, errno.EPERM) else \
+        "check the disk or the network, or give another path"
+    return f"{path}: could not be opened or read ({os.strerror(error.errno or 0)}): {step}"

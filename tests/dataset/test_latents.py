@@ -1,7 +1,9 @@
 """The latent cache: keyed by content, resumed to the same bytes, never trusted unchecked; and the image bank."""
 
 import dataclasses
+import errno
 import json
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -132,6 +134,21 @@ def test_an_open_cache_decodes_no_image(tmp_path: Path, images: PixelFiles) -> N
     assert opened is not None and images.reads == 0 and opened.key == built.key
     assert np.array_equal(opened.mean, built.mean) and np.array_equal(opened.std, built.std)
     assert not opened.mean.flags.writeable
+
+
+def test_a_file_system_that_maps_no_files_holds_the_same_cache(
+    tmp_path: Path, images: PixelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = build(tmp_path / "mapped", images)
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    read = build(tmp_path / "read", images)
+    assert not isinstance(read.mean, np.memmap) and not read.mean.flags.writeable
+    assert np.array_equal(read.mean, mapped.mean) and np.array_equal(read.std, mapped.std)
+    assert read_tree(tmp_path / "read") == read_tree(tmp_path / "mapped")
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 17, 20])  # of 24 calls; moments are flushed after the 8th batch

@@ -204,9 +204,28 @@ def test_room_is_reserved_or_asked_for_and_what_is_there_stays(tmp_path, monkeyp
     if code is None:
         assert path.stat().st_blocks * 512 >= 100_000
         return
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(total=10**6, free=1000))
     with pytest.raises(OSError, match="No space left"):
         storage.reserve_bytes(path, 200_000)
+
+
+def test_free_space_that_is_not_told_is_unknown_and_refuses_nothing(tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "posix_fallocate", errno.EOPNOTSUPP)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(total=0, free=0))
+    storage.reserve_bytes(tmp_path / "a.bin", 1000)
+    assert (tmp_path / "a.bin").stat().st_size == 1000
+    with pytest.raises(UserError, match="5 bytes were wanted, unknown free; free space or choose another folder"), \
+            storage.disk_errors(tmp_path / "a.bin", wanted_bytes=5):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("code", "step"), [(errno.EACCES, "ask for access"), (errno.EIO, "check the disk or the network")])
+def test_what_may_not_be_read_is_told_as_such(tmp_path, monkeypatch, code, step):
+    (tmp_path / "a.json").write_text("{}")
+    refuse(monkeypatch, Path, "open", code)
+    for read in (storage.hash_file, storage.read_json):
+        with pytest.raises(UserError, match=rf"a\.json: could not be opened or read \({os.strerror(code)}\): {step}"):
+            read(tmp_path / "a.json")
 
 
 def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path):

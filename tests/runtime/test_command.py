@@ -1,5 +1,6 @@
 """How a command ends, and how signals are put off to a safe place."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -33,6 +34,10 @@ def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
         (fail(Interrupted(15, "saved; run again")), 143, "saved; run again\n"),
         (fail(Interrupted(2)), 130, "stopped by a signal\n"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "stopped by a signal\n"),
+        (fail(OSError(errno.EROFS, "read-only", "/a/b")), 2, "error: /a/b: could not be written (Read-only file system): "
+         "nothing can be written there; choose another folder, or mount that one for writing\n"),
+        (fail(OSError(errno.EACCES, "refused", "/a/b")), 2,
+         "error: /a/b: could not be opened or read (Permission denied): ask for access to it, or give another path\n"),
     ):
         assert end(main) == code
         assert capsys.readouterr().err == message
@@ -51,6 +56,8 @@ def test_a_signal_is_no_failure_of_what_it_falls_into(capsys: pytest.CaptureFixt
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(fail(ZeroDivisionError()))
+    with pytest.raises(PermissionError):
+        run_command(fail(OSError(errno.EACCES, "of no file")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

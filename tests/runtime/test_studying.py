@@ -76,6 +76,7 @@ def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
     ({"baselines": {"paper": {}}}, "baselines: expected names, each with arms"),
     ({"baselines": {"recipes": {"a": {}}}}, "baselines: expected another name than recipes"),
     ({"baselines": {"paper": {"ours": {}}}}, "baselines: expected arms whose names differ"),
+    ({"arms": {"wide": {}, "Wide": {"train_params.ldm_lr": 0.1}}}, "arms: expected names that differ by more than upper"),
     ({"baselines": {"gan": {"gan": {"generator": "vae"}}}}, "gan.generator: expected one of diffusion, gan, augment_real"),
     ({"baselines": {"b": {"x": {"generator": "gan"}, "y": {}}}}, "baselines: expected one generator in all arms of b"),
     ({"test": 1}, "test: expected true or false, found '1'"),

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from config.errors import UserError
-from dataset.storage import describe_disk_error
+from dataset.storage import UNREADABLE, describe_disk_error, describe_read_error
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_UP_TO_BYTES = 1 << 30
@@ -50,10 +50,14 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_DIVERGED if isinstance(error, Diverged) else EXIT_USER_ERROR)
     except OSError as error:
-        # Files that libraries write do not go through dataset.storage; these three are never a bug.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        # Files that libraries read and write do not go through dataset.storage; these are never a bug.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            line = describe_disk_error(error, Path(error.filename or "a file"))
+        elif error.errno in UNREADABLE and isinstance(error.filename, str):
+            line = describe_read_error(error, Path(error.filename))
+        else:
             raise
-        print(f"error: {describe_disk_error(error, Path(error.filename or 'a file'))}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -150,6 +150,8 @@ def load_study(path: Path) -> Study:
     arms = [(str(name), values or {}) for family in declared.values() for name, values in family.items()]
     check(all(isinstance(values, dict) for _, values in arms), "arms", "names, each with config keys")
     check(len({name for name, _ in arms}) == len(arms), "baselines", "arms whose names differ from all others")
+    check(len({name.casefold() for name, _ in arms}) == len(arms), "arms", "names that differ by more than upper and lower "
+          "case, since folders are named after them")
     check(all(name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name, _ in arms), "arms",
           "names of letters, digits, dots, - and _")
     for name, values in arms:

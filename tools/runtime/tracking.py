@@ -7,7 +7,6 @@ timings and synthetic images; it is never given a real image.
 import errno
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
-from dataset.storage import disk_errors, sync_file, write_text
+from dataset.storage import disk_errors, free_bytes, sync_file, write_text
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
 _LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
@@ -76,7 +75,8 @@ class WandbMirror:
     def _check_disk(self) -> None:
         """Raise where wandb's disk is full: it writes in a process of its own, which loses rows there without a word."""
         place = self._folder / "wandb"
-        if shutil.disk_usage(place if place.exists() else self._folder).free < _LEAST_FREE_BYTES:
+        free = free_bytes(place if place.exists() else self._folder)
+        if free is not None and free < _LEAST_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
 
     def _give_up(self, error: Exception) -> None:
