@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tools.inspection.class_scores import judge_scores, network_features
 from tools.inspection.confounders import format_report, measure_confounders
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, Interval, summarise
+from tools.inspection.symmetry_sample import UNGROUPED
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
 from tools.runtime.judges import load_judge
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         whole_features=network_features(config, pixels, device=device),
         judged=_judge(config, images.records, pixels, device), disc=arguments.disc,
     )
+    if config.dataset_params.params.group_column is None and report.num_groups == report.num_images:
+        report = replace(report, notes=(*report.notes, UNGROUPED))
     print(format_report(report))
     if arguments.output is not None:
         write_json(arguments.output / "confounders.json", report.to_json())

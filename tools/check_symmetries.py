@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from config.load import load_config
 from tools.inspection.symmetries import format_measurement
-from tools.inspection.symmetry_sample import measure_training_symmetries
+from tools.inspection.symmetry_sample import UNGROUPED, measure_training_symmetries
 from tools.runtime.command import run_command
 
 
@@ -15,7 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    print(format_measurement(measure_training_symmetries(config)))
+    measured = measure_training_symmetries(config)
+    print(format_measurement(measured))
+    if config.dataset_params.params.group_column is None and measured.num_groups == measured.num_images:
+        print(f"note: {UNGROUPED}")
     print(f"your config has [{', '.join(config.dataset_params.symmetries)}]")
 
 

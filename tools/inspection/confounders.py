@@ -135,8 +135,10 @@ def measure_confounders(
         sources.append(Source(name, kind, auc, p_value, rivals))
     sources += [Source(f"metadata alone, {column.name} ({column.kind})", "metadata", None, note=column.note)
                 for column in encoded if not column.values.shape[1]]
+    if any(source.auc is not None and source.auc.high < 0.5 for source in sources):
+        notes.append("an AUC below 0.5 means that nothing was learned; with few groups it can be far below")
     if all(_p_above_chance(source.auc, grouped.num_groups) >= LEVEL for source in sources if source.kind == "whole"):
-        notes.append("no class signal was found in the whole image by these means; a trained classifier may see more")
+        notes.append("no class signal was found in the whole image by this method; a trained classifier may see more")
     return ConfounderReport(tuple(sources), tuple(_warn(sources, best)), tuple(notes), len(images), grouped.num_groups,
                             background, mask)
 

@@ -37,6 +37,11 @@ class Inspection:
     num_unopened: int
 
     @property
+    def has_groups(self) -> bool:
+        """Whether the records say which images belong to one patient or embryo."""
+        return not any(finding.kind == "ungrouped" for finding in self.findings)
+
+    @property
     def num_errors(self) -> int:
         return sum(finding.severity == ERROR for finding in self.findings)
 

@@ -100,9 +100,8 @@ def write_page(inspection: Inspection, params: TableParams, path: Path) -> None:
 
 def _summary(inspection: Inspection) -> str:
     counts = Counter(finding.severity for finding in inspection.findings)
-    known = not any(finding.kind == "ungrouped" for finding in inspection.findings)
     num_groups = len({record.group for record in inspection.records})
-    groups = f"in {count_noun(num_groups, 'group')}" if known else "without groups"
+    groups = f"in {count_noun(num_groups, 'group')}" if inspection.has_groups else "without groups"
     text = f"{count_noun(len(inspection.records), 'image')} {groups}: {count_noun(counts[ERROR], 'error')}, "
     text += f"{count_noun(counts['warning'], 'warning')}, {count_noun(counts[NOTE], 'note')}"
     if inspection.num_unopened:
@@ -112,10 +111,11 @@ def _summary(inspection: Inspection) -> str:
 
 
 def _split_rows(inspection: Inspection, params: TableParams) -> list[tuple[object, ...]]:
-    """A head and a row for each split and class: images and groups."""
-    rows: list[tuple[object, ...]] = [("split", "class", "images", "groups")]
+    """A head and a row for each split and class: images and, if they are known, groups."""
+    counted = ("images", "groups") if inspection.has_groups else ("images",)
+    rows: list[tuple[object, ...]] = [("split", "class", *counted)]
     for split, classes in describe_splits(inspection.records, params.class_names).items():
-        rows += [(split, name, counts["images"], counts["groups"]) for name, counts in classes.items()]
+        rows += [(split, name, *(counts[what] for what in counted)) for name, counts in classes.items()]
     return rows
 
 

@@ -17,6 +17,10 @@ from tools.runtime.progress import Progress
 
 # Of 1,000 patients' images the mean of a statistic is known to 0.03 standard deviations, far below MIN_EFFECT, in seconds.
 _MOST_IMAGES = 1000
+UNGROUPED = (
+    "there is no group_column, so each image counts as a separate patient. If one patient has several images, what is found "
+    "here is less certain than it looks"
+)
 _SIDE_PX = 64  # the side to which measure_symmetries averages
 
 
