@@ -366,8 +366,8 @@ def _leave_out_unlabelled(
                         "label_column")
     named = name_some([f"{_show_cell(text)} {count:,}" for text, count in missing.most_common()])
     kept = [row for row in rows if row.cells["label_column"].strip() not in missing]
-    return kept, [f"{source}: {len(rows):,} rows, of which {missing.total():,} have no label ({named}) and are left out, as "
-                  "missing_labels says"]
+    return kept, [f"{source}: of {len(rows):,} rows {len(kept):,} are used: rows without a label are left out, as "
+                  f"missing_labels says ({named})"]
 
 
 def _resolve_rows(
@@ -541,7 +541,7 @@ def _problem_kinds(
         "misnamed": (f"images not found in {root} under exactly this name", "correct the names"),
         "twice": ("rows name an image again", "keep one row for each image"),
         "conflict": ("rows name an image again with another label", "find out which label is right and keep its row"),
-        "label": ("labels that cannot be used", f"write {wanted}"),
+        "label": ("labels that cannot be used", f"write {wanted}, or list words that mean no label in missing_labels"),
         **{f"conditions.{name}": (f"cells of {name} that name no level", f"write one of {', '.join(levels)}")
            for name, levels in conditions.items()},
         "group": ("rows without a group", "name the patient or embryo of each image"),

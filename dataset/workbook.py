@@ -119,8 +119,8 @@ class _SheetCells:
                 continue
             lines[row - 1] = [cells.get(column, "") for column in range(1, max(width, max(cells, default=0)) + 1)]
         if num_hidden:
-            notes += (f"{path}: {num_rows:,} rows, of which {num_hidden:,} are hidden in the sheet (by a filter or by hand) "
-                      "and left out; unhide them to use them",)
+            notes += (f"{path}: the sheet has {num_rows:,} rows, {num_rows - num_hidden:,} are read: rows that are hidden, "
+                      f"by a filter or by hand, are left out ({num_hidden:,}); unhide them to use them",)
         if filled:
             notes += (f"{path}: {filled:,} cells merged over several rows count as their value in each of these rows",)
         faults = {place: fault for place, fault in self.faults.items() if place[0] not in self.hidden_rows}

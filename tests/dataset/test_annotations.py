@@ -378,8 +378,8 @@ def test_rows_whose_label_is_stated_to_be_missing_are_left_out_and_counted(tmp_p
     monkeypatch.setattr(tables_module, "_SAID", set())
     records = read(UNLABELLED, missing_labels=("ND", "NA", "blank", "999"))
     assert records == read(BODY) and len(records) == 12
-    assert capsys.readouterr().err == (f"note: {tmp_path / 'labels.csv'}: 17 rows, of which 5 have no label ('ND' 1, 'na' "
-                                       "1, blank 1, 'nd' 1, '999.0' 1) and are left out, as missing_labels says\n")
+    assert capsys.readouterr().err == (f"note: {tmp_path / 'labels.csv'}: of 17 rows 12 are used: rows without a label are "
+                                       "left out, as missing_labels says ('ND' 1, 'na' 1, blank 1, 'nd' 1, '999.0' 1)\n")
 
 
 def test_no_label_is_missing_before_a_setting_says_so(read):

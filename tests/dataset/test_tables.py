@@ -69,8 +69,9 @@ def test_rows_hidden_by_a_filter_or_by_hand_are_left_out_and_counted(tmp_path, c
     rows = read_table(path, COLUMNS, None, "")
     assert [row.where for row in rows] == [f"row {n}" for n in (2, 3, 4, 5, *range(10, 18))]
     assert {row.cells["group_column"] for row in rows} == {"p0", "p2", "p3"}
-    assert read(path) and capsys.readouterr().err == (f"note: {path}: 16 rows, of which 4 are hidden in the sheet (by a "
-                                                      "filter or by hand) and left out; unhide them to use them\n")
+    assert read(path) and capsys.readouterr().err == (f"note: {path}: the sheet has 16 rows, 12 are read: rows that "
+                                                      "are hidden, by a filter or by hand, are left out (4); unhide them to "
+                                                      "use them\n")
 
 
 def test_a_row_of_no_height_is_hidden_and_a_filter_that_hides_nothing_is_not_said(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_the_check_says_what_was_left_out_and_the_clean_table_holds_what_was_rea
                            "autoencoder_params": {"pretrained": "-"}}, source="test")
     inspection = inspect_dataset(config)
     screen = format_screen(inspection, config.dataset_params.params)
-    assert "8 rows, of which 4 are hidden" in screen and "4 rows, of which 1 have no label ('ND' 1)" in screen
+    assert "has 8 rows, 4 are read" in screen and "of 4 rows 3 are used: rows without a label" in screen
     said = write_clean_table(config.dataset_params.params, inspection.findings, tmp_path / "clean.csv")
     assert said[0].endswith("4 of 4 rows; 4 hidden rows were left out")
     assert read_lines(tmp_path / "clean.csv")[1:] == [
@@ -115,6 +115,17 @@ def test_the_check_says_what_was_left_out_and_the_clean_table_holds_what_was_rea
     again = build_config({"dataset_params": {"params": {**table, "csv_file": str(tmp_path / "clean.csv")}},
                           "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
     assert inspect_dataset(again).records == inspection.records
+
+
+def test_a_table_whose_names_are_all_wrong_is_reported(spoiled):
+    """The table of another export: the report names each row and what the folder holds instead."""
+    params, _, lines = spoiled
+    with Path(params.csv_file).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([lines[0], *([f"9148_{number}", *line[1:]] for number, line in enumerate(lines[1:]))])
+    config = build_config({"dataset_params": {"params": {**vars(params), "conditions": {}}},
+                           "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
+    screen = format_screen(inspect_dataset(config), params)
+    assert "row 2 9148_0" in screen and "the images there are called" in screen and "i00.png" in screen
 
 
 def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(tmp_path, spoiled):

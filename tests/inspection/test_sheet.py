@@ -105,7 +105,7 @@ def test_hidden_rows_and_columns_are_left_out_with_a_note(tmp_path):
     assert sheet.columns == {"IMAGE": ["7", "9"], "y": ["0", "1"]} and sheet.as_shown("IMAGE") == ["007", "009"]
     assert list(sheet.places) == ["row 2", "row 4"]
     rows, columns = sheet.notes
-    assert "3 rows, of which 1 are hidden" in rows and "hidden columns are left out: 'old'; unhide" in columns
+    assert "the sheet has 3 rows, 2 are read" in rows and "hidden columns are left out: 'old'; unhide" in columns
 
 
 def test_columns_that_not_all_tables_have_are_named(tmp_path):

@@ -51,7 +51,7 @@ def find_same_pictures(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     only through others between them. Flat pictures resemble nothing.
     """
     hashes = hash_thumbnails(thumbnails)
-    varied = np.flatnonzero(thumbnails.reshape(len(thumbnails), -1).max(axis=1) > 0)
+    varied = np.flatnonzero(thumbnails.max(axis=(1, 2)) > 0)
     found: set[int] = set()
     opened = np.zeros(len(thumbnails), np.int64)
     for band in range(_NUM_BANDS):
