@@ -284,7 +284,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     choices = limits.get("choices")
-    if choices is not None and str(value) not in choices:
+    if choices is not None and str(value) not in choices and not isinstance(value, bool):
         return False
     if isinstance(value, int | float) and not isinstance(value, bool):
         low, above, high, below = (limits.get(name) for name in ("at_least", "above", "at_most", "below"))
@@ -309,7 +309,8 @@ def _describe(hint: Any, limits: Mapping[str, Any]) -> str:
     text = " or ".join(words)
     if limits.get("choices"):
         text = "a list of " if "a list" in text else ""
-        return f"{text}{' | '.join(limits['choices'])}"
+        switch = ["true", "false"] if bool in options else []
+        return f"{text}{' | '.join([*switch, *limits['choices']])}"
     bounds = [f"{word} {limits[name]:g}" for name, word in
               (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
               if limits.get(name) is not None]

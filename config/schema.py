@@ -42,8 +42,9 @@ def _key(
 ) -> Any:
     """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
 
-    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `is_path` fills
-    in `~` and environment variables.
+    A field of type `bool | str` takes true and false beside its choices.
+
+    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_path": is_path, **bounds}
@@ -321,7 +322,10 @@ class EvaluationParams:
     inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", is_path=True)
     inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
                                 choices=("tf1", "clean", "pytorch"))
-    allow_download: bool = _key(False, doc="fetch the official Inception weights where no path is given")
+    allow_download: bool | str = _key(
+        False, doc="whether published weights for FID, KID and LPIPS that are neither given nor in torch's cache are "
+                   "fetched: auto gives up after 5 seconds without an answer, true after a minute", choices=("auto",),
+    )
     squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights", is_path=True)
     squeezenet_preset: str = _key(
         "imagenet-min224", doc="least side in px to which images are enlarged for it: min64 is faster and less sensitive",

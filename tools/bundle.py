@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.paths import as_path, expand_path
-from tools.evaluation.inception import ADDRESS
+from tools.evaluation.downloads import SOURCES
 from tools.runtime.command import run_command
 from tools.sharing.bundle import TORCH_CPU_INDEX, BundleRequest, build_bundle
 from tools.sharing.wheels import PLATFORMS, Target
@@ -24,9 +24,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="its Python; default %(default)s, as here")
     parser.add_argument("--vae", type=expand_path, metavar="PATH_OR_HUB_ID",
                         help="pretrained VAE: a diffusers folder or a hub id")
-    parser.add_argument("--inception", type=expand_path, nargs="?", const=ADDRESS, metavar="PATH_OR_URL",
+    parser.add_argument("--inception", type=expand_path, nargs="?", const=SOURCES["inception"].address,
+                        metavar="PATH_OR_URL",
                         help="official Inception weights; without a value from their published address")
-    parser.add_argument("--lpips", type=as_path, metavar="PATH", help="LPIPS trunk, or folder of trunk and linear head")
+    parser.add_argument("--lpips", type=expand_path, nargs="?", const=SOURCES["squeeze"].address, metavar="PATH_OR_URL",
+                        help="LPIPS trunk, or folder of trunk and linear head; without a value from its published address")
     parser.add_argument("--dinov2", type=as_path, metavar="PATH", help="folder of a DINOv2 model in transformers' format")
     parser.add_argument("--cpu", nargs="?", const=TORCH_CPU_INDEX, metavar="INDEX",
                         help="torch without CUDA, for Linux, from PyTorch's own index or this one")

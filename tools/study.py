@@ -19,6 +19,7 @@ from tools.runtime.command import run_command
 from tools.runtime.evaluation_weights import require_first_encoder
 from tools.runtime.gan_training import network_widths
 from tools.runtime.judges import require_judge
+from tools.runtime.published_weights import fetch_published
 from tools.runtime.run_directory import owned
 from tools.runtime.study_runs import ArmRun, StudyRuns
 from tools.runtime.studying import RECIPES, Arm, ArmScore, NoArmLeft, Study
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     """Screen and choose within each wanted family, then report what was chosen on the test set, if the study has it so."""
+    for arm in study.arms:
+        if fetch_published(runs.config_of(arm)):
+            break  # the next arm would wait for the same addresses
     for arm in study.arms:
         config = runs.config_of(arm)
         require_first_encoder(config)

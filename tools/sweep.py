@@ -17,6 +17,7 @@ from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
 from tools.runtime.evaluation_weights import require_first_encoder
+from tools.runtime.published_weights import fetch_published
 from tools.runtime.run_directory import RunDirectory, owned
 
 _SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
@@ -54,6 +55,7 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
         raise UserError(f"{missing[0]}: expected the weights of a trained model, found nothing there; train first")
     for point in points:  # before hours go into the first ones
         load_config(arguments.config, [*arguments.set, *point.overrides()])
+    fetch_published(config)
     require_first_encoder(config)
     hashes = {point.checkpoint: hash_file(point.checkpoint) for point in points}
     results = []
@@ -90,7 +92,8 @@ def _evaluate_point(
     options = [] if quoted is None else ["--sweep", str(quoted)]
     key = sweeping.point_key({**settings, "sweep": None if record is None else record.to_dict()}, config, split)
     if not done.is_file() or read_json(done)["key"] != key:
-        overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}"]
+        overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}",
+                     "evaluation_params.allow_download=false"]  # what can be fetched is here by now
         command = [sys.executable, str(_SCRIPT), "--config", arguments.config, "--checkpoint", str(point.checkpoint),
                    "--output", str(folder), *options, *(word for text in overrides for word in ("--set", text))]
         finished = subprocess.run(command, check=False)

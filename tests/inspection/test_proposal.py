@@ -250,10 +250,11 @@ def test_planes_and_grades_are_proposed_as_conditions_and_switched_on_by_hand_on
 
 def test_what_the_evaluation_lacks_is_told(tmp_path, table):
     config, text = run(tmp_path, table, tmp_path / "images")
-    assert config.evaluation_params.encoders == ("classifier",)
+    assert config.evaluation_params.encoders == ("classifier", "inception")
+    assert config.evaluation_params.allow_download == "auto"
     told = " ".join(text.replace("#", " ").split())
-    assert "set evaluation_params.inception_path and add inception to encoders" in told
-    assert "for LPIPS set dataset_params.lpips_path" in told
+    assert "the first evaluation fetches them once into torch's cache" in told
+    assert "set evaluation_params.inception_path (pt_inception-2015-12-05-6726825d.pth) and dataset_params.lpips_path" in told
 
 
 def test_columns_that_may_name_patients_and_files_without_a_row_are_told(tmp_path):

@@ -58,7 +58,7 @@ def test_the_record_names_every_file_and_a_second_run_fetches_nothing(
     request_: BundleRequest, shelf: Shelf, lpips_trunk: Path
 ) -> None:
     output = request_.output
-    record = build_bundle(replace(request_, lpips=lpips_trunk), fetch=shelf.fetch)
+    record = build_bundle(replace(request_, lpips=str(lpips_trunk)), fetch=shelf.fetch)
     assert record == json.loads((output / "bundle.json").read_text(encoding="utf-8"))
     held = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     assert held - {"bundle.json", "SHA256SUMS"} == set(record["files"]) == {
@@ -74,7 +74,7 @@ def test_the_record_names_every_file_and_a_second_run_fetches_nothing(
 
 
 def test_its_config_keys_name_weights_that_load(request_: BundleRequest, shelf: Shelf, lpips_trunk: Path) -> None:
-    keys = build_bundle(replace(request_, lpips=lpips_trunk), fetch=shelf.fetch)["config_keys"]
+    keys = build_bundle(replace(request_, lpips=str(lpips_trunk)), fetch=shelf.fetch)["config_keys"]
     assert set(keys) == {"autoencoder_params.pretrained", "dataset_params.lpips_path", "evaluation_params.squeezenet_path"}
     load_codec(request_.output / keys["autoencoder_params.pretrained"], im_channels=1)
     load_perceptual(request_.output / keys["dataset_params.lpips_path"])

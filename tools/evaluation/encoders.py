@@ -104,7 +104,6 @@ def load_encoder(
     weights_path: Path | str | None,
     preset: str | None = None,
     device: torch.device | str = "cpu",
-    allow_download: bool = False,
 ) -> Encoder:
     """Load encoder `name` from local weights.
 
@@ -116,7 +115,7 @@ def load_encoder(
     dinov2: a folder of transformers' Dinov2Model or a hub id, preset "square224"; the class token.
     vae: the folder of a diffusers autoencoder, preset "grid8": its posterior mean, averaged to 8 x 8 cells. It sees the
     layout, not the finest texture, and it is no judge of images that the same autoencoder decoded.
-    inception is fetched only with `allow_download`, dinov2 only where a hub id is given.
+    Only dinov2 is fetched here, and only where a hub id is given.
 
     Raises:
         UserError: unknown encoder or preset, or weights missing, unreadable or of another network.
@@ -126,12 +125,12 @@ def load_encoder(
     if name not in loaders:
         raise UserError(f"expected an encoder among {', '.join(ENCODERS)}, found {name!r}")
     path = None if weights_path is None else Path(weights_path)  # a hub id passes through unchanged
-    return loaders[name](path, preset, device, allow_download)
+    return loaders[name](path, preset, device)
 
 
-def _load_inception(path: Path | None, preset: str | None, device: torch.device | str, allow_download: bool) -> Encoder:
+def _load_inception(path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     preset = _choose(preset, inception.PRESETS, "inception")
-    network, sha256, official = inception.load_inception(path, allow_download=allow_download)
+    network, sha256, official = inception.load_inception(path)
     return _NetworkEncoder(
         name="inception",
         preset=preset,
@@ -144,7 +143,7 @@ def _load_inception(path: Path | None, preset: str | None, device: torch.device 
     )
 
 
-def _load_squeezenet(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+def _load_squeezenet(path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     preset = _choose(preset, tuple(_SQUEEZENET_PRESETS), "squeezenet1_1")
     trunk = find_trunk(path, "squeeze", key="evaluation_params.squeezenet_path")
     return _NetworkEncoder(
@@ -159,7 +158,7 @@ def _load_squeezenet(path: Path | None, preset: str | None, device: torch.device
     )
 
 
-def _load_classifier(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+def _load_classifier(path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     preset = _choose(preset, ("symmetric",), "classifier")
     if path is None:
         raise UserError(
@@ -191,7 +190,7 @@ def _load_classifier(path: Path | None, preset: str | None, device: torch.device
     )
 
 
-def _load_dinov2(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+def _load_dinov2(path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     preset = _choose(preset, ("square224",), "dinov2")
     network, sha256 = dinov2.load_dinov2(path)
     return _NetworkEncoder(
@@ -206,7 +205,7 @@ def _load_dinov2(path: Path | None, preset: str | None, device: torch.device | s
     )
 
 
-def _load_vae(path: Path | None, preset: str | None, device: torch.device | str, _: bool) -> Encoder:
+def _load_vae(path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     preset = _choose(preset, ("grid8",), "vae")
     if path is None:
         raise UserError("encoder vae: expected the folder of a diffusers autoencoder, found none in the config; name it in "

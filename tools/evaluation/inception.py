@@ -15,11 +15,11 @@ from torchvision.models import inception as tv
 from config.errors import UserError
 from config.schema import INCEPTION_FILE
 from dataset.storage import hash_file
+from tools.evaluation.downloads import SOURCES, MissingWeights
 from tools.evaluation.inference import to_tensor
 from tools.evaluation.trunks import read_tensors
 
-ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
-STATE_DICT_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+ADDRESS, STATE_DICT_SHA256 = SOURCES["inception"].address, SOURCES["inception"].sha256
 TORCHSCRIPT_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DIMENSION = 2048
 PRESETS = ("tf1", "clean", "pytorch")
@@ -69,17 +69,18 @@ class FidInception(nn.Module):
         return x.mean(dim=(2, 3))  # (B, 2048)
 
 
-def load_inception(path: Path | str | None, *, allow_download: bool = False) -> tuple[nn.Module, str, bool]:
+def load_inception(path: Path | str | None) -> tuple[nn.Module, str, bool]:
     """Load the network from a state dict or the official TorchScript file: (module, file's sha256, official?).
 
     The module maps preprocessed images to features. Other weights of the right shapes load but are not official.
-    TorchScript is opened only where its hash is the published one. With `allow_download` a missing `path` is
-    fetched into torch's hub cache.
+    TorchScript is opened only where its hash is the published one. Where `path` is None the file in torch's hub cache is
+    taken.
 
     Raises:
-        UserError: no file, unreadable, other keys or shapes, unknown TorchScript; names what is wanted and where.
+        MissingWeights: no file.
+        UserError: unreadable, other keys or shapes, unknown TorchScript; names what is wanted and where.
     """
-    path = _resolve(path, allow_download)
+    path = find_inception(path)
     sha256 = hash_file(path)
     if sha256 == TORCHSCRIPT_SHA256:
         return open_torchscript(path), sha256, True
@@ -94,6 +95,26 @@ def load_inception(path: Path | str | None, *, allow_download: bool = False) -> 
             "(torchvision's inception_v3 is another network); name the right file in evaluation_params.inception_path"
         ) from error
     return network.to(torch.float32).eval().requires_grad_(False), sha256, sha256 == STATE_DICT_SHA256
+
+
+def find_inception(path: Path | str | None) -> Path:
+    """The file of the weights: `path`, or the one inside where that is a folder; where it is None, in torch's hub cache.
+
+    Raises:
+        MissingWeights: there is no file.
+    """
+    resolved = SOURCES["inception"].cached if path is None else Path(path)
+    if resolved.is_dir():
+        resolved = resolved / INCEPTION_FILE
+    if not resolved.is_file():
+        place = "torch's hub cache" if path is None else str(resolved)  # no path of this machine in a report
+        raise MissingWeights(
+            f"{place}: expected the FID Inception weights {INCEPTION_FILE} "
+            f"(sha256 {STATE_DICT_SHA256}), found nothing there; fetch {ADDRESS} and name the file in "
+            "evaluation_params.inception_path, or choose another encoder",
+            source="inception", path=None if path is None else resolved,
+        )
+    return resolved
 
 
 def open_torchscript(path: Path) -> nn.Module:
@@ -128,31 +149,6 @@ def preprocess(images: np.ndarray, preset: str, *, device: torch.device | str = 
     else:
         raise UserError(f"expected an Inception preset among {', '.join(PRESETS)}, found {preset!r}")
     return (x - 128.0) / 128.0
-
-
-def _resolve(path: Path | str | None, allow_download: bool) -> Path:
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    resolved = cached if path is None else Path(path)
-    if resolved.is_dir():
-        resolved = resolved / INCEPTION_FILE
-    if resolved.is_file():
-        return resolved
-    if not allow_download:
-        place = "torch's hub cache" if path is None else str(resolved)  # no path of this machine in a report
-        raise UserError(
-            f"{place}: expected the FID Inception weights {INCEPTION_FILE} "
-            f"(sha256 {STATE_DICT_SHA256}), found nothing there; fetch {ADDRESS} and name the file in "
-            "evaluation_params.inception_path, or choose another encoder"
-        )
-    resolved.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(ADDRESS, str(resolved), hash_prefix=STATE_DICT_SHA256, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{ADDRESS}: could not be downloaded to {resolved} ({error}); fetch it by hand and name it in "
-            "evaluation_params.inception_path"
-        ) from error
-    return resolved
 
 
 def _lerp_resize(x: Tensor, dim: int) -> Tensor:

@@ -1,5 +1,5 @@
 """ImageNet trunks (SqueezeNet 1.1, AlexNet, VGG 16) and LPIPS linear heads from local files: found, told apart by
-their keys, hashed and loaded strictly. Never downloads; owns no distance."""
+their keys, hashed and loaded strictly. Owns no distance."""
 
 import functools
 import hashlib
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from config.errors import UserError, name_some
 from dataset.storage import hash_file
+from tools.evaluation.downloads import MissingWeights
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -130,7 +131,8 @@ def find_trunk(path: Path | None, net: str, *, key: str) -> Weights:
     """The trunk of `net` in `path` (file or folder), else in torch's hub cache. `key` names the config entry.
 
     Raises:
-        UserError: none found, or several in one folder; names the file, its hash, its address and the config key.
+        MissingWeights: none found; names the file, its hash, its address and the config key.
+        UserError: several in one folder, or an unreadable file.
     """
     spec = _spec(net)
     found = _search(path, "trunk", net)
@@ -139,10 +141,11 @@ def find_trunk(path: Path | None, net: str, *, key: str) -> Weights:
         cached = sorted(cache.glob(f"{spec.file_name.split('-')[0]}-*.pth")) if cache.is_dir() else []
         found = next(iter(_matching(cached, "trunk", net)), None)
     if found is None:
-        raise UserError(
+        raise MissingWeights(
             f"expected the ImageNet trunk of {net} ({spec.file_name}, sha256 {spec.file_prefix}...), found none in "
             f"{path if path is not None else 'the config'} nor in torch's hub cache; fetch "
-            f"https://download.pytorch.org/models/{spec.file_name} and name it in {key}"
+            f"https://download.pytorch.org/models/{spec.file_name} and name it in {key}",
+            source=net,
         )
     file, tensors = found
     tensors = _trunk_part(tensors)

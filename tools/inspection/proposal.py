@@ -366,10 +366,11 @@ def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
 
 
 def _decide_weights() -> list[str]:
-    return ["evaluation: encoders has the classifier only, which train_encoder makes of your own images and which needs no "
-            f"download. For FID and KID put the official Inception weights ({INCEPTION_FILE}) somewhere, set "
-            "evaluation_params.inception_path and add inception to encoders (or, with a network, allow_download: true); for "
-            "LPIPS set dataset_params.lpips_path. Without them these rows say that they were not computed"]
+    return ["evaluation: the first encoder is the classifier that train_encoder makes of your own images. FID, KID and "
+            "LPIPS need published weights (96 MB). With allow_download: auto the first evaluation fetches them once into "
+            "torch's cache. Without a network it goes on after a few seconds, and these rows say that they were not "
+            f"computed. To give the files yourself, set evaluation_params.inception_path ({INCEPTION_FILE}) and "
+            "dataset_params.lpips_path; allow_download: false fetches nothing"]
 
 
 def _decide_images(images: Images) -> list[str]:

@@ -24,6 +24,7 @@ from tools.inspection.round_trip import Ceiling, VaeCost, VaeMeasurement, measur
 from tools.runtime.data import open_images
 from tools.runtime.judges import load_judge
 from tools.runtime.progress import Progress
+from tools.runtime.published_weights import explain_missing, fetch_published
 
 
 class VaeTrial:
@@ -64,10 +65,11 @@ class VaeTrial:
         except UserError as error:
             self.notes.append(f"the class was not read on the {self.split} images: {error}")
         self._perceptual: PerceptualEmbedding | None = None
+        failures = fetch_published(config, encoders=())
         try:
             self._perceptual = load_perceptual(config.dataset_params.lpips_path, device=device)
         except UserError as error:
-            self.notes.append(f"LPIPS was not measured: {error}")
+            self.notes.append(f"LPIPS was not measured: {explain_missing(error, failures)}")
         self._held_features: np.ndarray | None = None
         if config.evaluation_params.squeezenet_path is None:
             self.notes.append("FD, precision and recall were not measured: name evaluation_params.squeezenet_path")

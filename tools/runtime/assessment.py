@@ -40,6 +40,7 @@ from tools.runtime.judges import (
 )
 from tools.runtime.openings import open_test_set
 from tools.runtime.progress import Progress
+from tools.runtime.published_weights import explain_missing, fetch_published
 from tools.runtime.quoted_results import QuotedResults
 from tools.runtime.samples import MANIFEST_NAME, TRAINED_RECORD
 from tools.runtime.tracking import WandbMirror
@@ -142,8 +143,9 @@ def evaluate_folder(
         result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
                     "so every number here may be too good and every interval too narrow")
     _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
-    encoders = _load_encoders(config, folder, device, result)
-    perceptual = _load_perceptual(config, device, result)
+    failures = fetch_published(config, share=share)
+    encoders = _load_encoders(config, folder, device, result, failures=failures, share=share)
+    perceptual = _load_perceptual(config, device, result, failures)
     judge = _load_judge(config, result)
     for reason in unjudged:
         result.warn(reason)
@@ -233,25 +235,34 @@ def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def _load_encoders(
-    config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport
+    config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
+    share: Share,
 ) -> list[Encoder]:
-    """The configured encoders that can be had; each other one leaves a row that says what it wants."""
+    """The configured encoders that every process can open; each other one leaves a row that says what it wants."""
     encoders = []
     for name in config.evaluation_params.encoders:
+        encoder, reason = None, "another process could not open its weights"
         try:
-            encoders.append(open_encoder(config, name, vae_folder=vae_folder, device=device))
+            encoder = open_encoder(config, name, vae_folder=vae_folder, device=device)
         except UserError as error:
-            names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
-            for metric in names:
-                result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {error}"))
+            reason = explain_missing(error, failures)
+        if share.agree(encoder is not None) and encoder is not None:
+            encoders.append(encoder)
+            continue
+        names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
+        for metric in names:
+            result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {reason}"))
     return encoders
 
 
-def _load_perceptual(config: Config, device: torch.device, result: EvaluationReport) -> PerceptualEmbedding | None:
+def _load_perceptual(
+    config: Config, device: torch.device, result: EvaluationReport, failures: dict[str, str]
+) -> PerceptualEmbedding | None:
     try:
         return load_perceptual(config.dataset_params.lpips_path, device=device)
     except UserError as error:
-        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=f"not computed: {error}"))
+        note = f"not computed: {explain_missing(error, failures)}"
+        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=note))
         return None
 
 

@@ -20,6 +20,7 @@ from models.unet import UNet, count_parameters
 from scheduler.guidance import scale_at
 from scheduler.samplers import evaluated_timesteps
 from tools.runtime.data import find_autoencoder
+from tools.runtime.published_weights import list_downloads
 from tools.runtime.training import latent_shape, require_selectable, unet_shape
 
 _FLOAT_BYTES = 4
@@ -113,7 +114,7 @@ def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_
         lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
                      "images of one patient can lie on both sides of a split, and every number is then too good. Name the "
                      "column that holds patients, if there is one")
-    return lines or ["nothing is missing"]
+    return [*lines, *list_downloads(config)] or ["nothing is missing"]
 
 
 def expected_seconds(flops: float, rate: float) -> float:

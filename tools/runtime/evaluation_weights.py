@@ -12,16 +12,21 @@ from models.classifier import WEIGHTS_FILE
 from tools.evaluation.encoders import Encoder, load_encoder
 from tools.runtime.data import find_autoencoder
 from tools.runtime.judges import find_condition_judge
+from tools.runtime.published_weights import find_published
 
 
 def hash_evaluation_weights(config: Config) -> list[str]:
-    """sha256 of every weight file that is there: classifiers, encoders, LPIPS, and a guide of sampling."""
+    """sha256 of every weight file that is there: classifiers, encoders, LPIPS, and a guide of sampling.
+
+    Files of torch's hub cache count with `allow_download: auto` only, so that keys of other configs stay what they were.
+    """
     evaluation = config.evaluation_params
     judges = [find_condition_judge(config, name) for name in config.dataset_params.params.conditions]
     classifiers = [Path(folder) / WEIGHTS_FILE for folder in (evaluation.judge_path, evaluation.classifier_path, *judges)
                    if folder is not None]
     others = [Path(path) for path in (evaluation.inception_path, evaluation.squeezenet_path, evaluation.dinov2_path,
                                       config.dataset_params.lpips_path, config.sample_params.guide_checkpoint) if path]
+    others += find_published(config)[0] if evaluation.allow_download == "auto" else []
     return [digest for path in (*classifiers, *others) for digest in hash_weights(path)]
 
 
@@ -40,8 +45,7 @@ def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.d
     paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
              "classifier": params.classifier_path, "dinov2": params.dinov2_path, "vae": vae_folder}
     presets = {"inception": params.inception_preset, "squeezenet1_1": params.squeezenet_preset}
-    return load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device,
-                        allow_download=params.allow_download)
+    return load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device)
 
 
 def require_first_encoder(config: Config) -> None:

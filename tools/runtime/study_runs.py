@@ -152,6 +152,7 @@ class StudyRuns:
         done, result = folder / "done.json", folder / "evaluation.json"
         if not done.is_file() or not result.is_file() or read_json(done)["key"] != key:
             command = self._command(["-m", "tools.evaluate"], run, "--set", f"evaluation_params.real_split={split}",
+                                    "--set", "evaluation_params.allow_download=false",  # run_study has fetched
                                     "--synthetic", str(self._images(run) / "samples"), "--output", str(folder))
             self._run_jobs([_Job(f"evaluating {run} on {split}", folder, command)], jobs=1)
             write_json(done, {"key": key})

@@ -6,17 +6,16 @@ How wheels are found is wheels.py's. A bundle is for one platform and one Python
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from config.errors import UserError
 from config.schema import INCEPTION_FILE
 from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
 from models.autoencoder import resolve_autoencoder
 from tools.evaluation import dinov2, inception
+from tools.evaluation.downloads import PATIENT, SOURCES, DownloadError, Source, fetch
 from tools.evaluation.trunks import find_head, find_trunk
 from tools.sharing.wheels import Fetch, Target, collect_wheels, pip_fetch, read_requirements
 
@@ -40,7 +39,7 @@ class BundleRequest:
     torch_index: str | None = None
     vae: str | None = None
     inception: str | None = None
-    lpips: Path | None = None
+    lpips: str | None = None
     dinov2: Path | None = None
 
 
@@ -119,7 +118,7 @@ def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str
     if request.inception is not None:
         given["inception"] = lambda folder: _copy_inception(request.inception or "", folder)
     if request.lpips is not None:
-        given["lpips"] = lambda folder: _copy_lpips(Path(request.lpips or ""), folder)
+        given["lpips"] = lambda folder: _copy_lpips(request.lpips or "", folder)
     if request.dinov2 is not None:
         given["dinov2"] = lambda folder: _copy_dinov2(Path(request.dinov2 or ""), folder)
     return given
@@ -143,14 +142,18 @@ def _copy_inception(source: str, folder: Path) -> dict[str, str]:
     elif not path.is_file():
         with tempfile.TemporaryDirectory() as temporary:
             fetched = Path(temporary) / path.name
-            try:
-                torch.hub.download_url_to_file(source, str(fetched), progress=False)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise UserError(f"--inception {source}: could not be fetched ({error}); fetch it by hand and give its "
-                                "path") from error
+            _fetch("--inception", replace(SOURCES["inception"], address=source, sha256=""), fetched)
             _check_inception(fetched, source)
             _copy(fetched, path)
     return key
+
+
+def _fetch(option: str, source: Source, path: Path) -> None:
+    try:
+        fetch(source, path, limits=PATIENT)
+    except DownloadError as error:
+        raise UserError(f"{option} {source.address}: could not be fetched ({error}); fetch it by hand and give its path"
+                        ) from error
 
 
 def _check_inception(path: Path, source: str) -> None:
@@ -159,12 +162,19 @@ def _check_inception(path: Path, source: str) -> None:
                         f"{inception.STATE_DICT_SHA256}), found others; only these give a FID")
 
 
-def _copy_lpips(source: Path, folder: Path) -> dict[str, str]:
-    trunk = find_trunk(source, _LPIPS_NET, key="--lpips")
-    head = find_head(source, _LPIPS_NET, key="--lpips")
-    trunk_name = f"squeezenet1_1{trunk.path.suffix}"
-    _copy(trunk.path, folder / trunk_name)
-    _copy(head.path, folder / f"lpips_v0.1_squeeze{head.path.suffix}")
+def _copy_lpips(source: str, folder: Path) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(source)
+        if "://" in source and (folder / "squeezenet1_1.pth").is_file():
+            path = folder
+        elif "://" in source:
+            path = Path(temporary) / SOURCES[_LPIPS_NET].file_name
+            _fetch("--lpips", replace(SOURCES[_LPIPS_NET], address=source), path)
+        trunk = find_trunk(path, _LPIPS_NET, key="--lpips")
+        head = find_head(path, _LPIPS_NET, key="--lpips")
+        trunk_name = f"squeezenet1_1{trunk.path.suffix}"
+        _copy(trunk.path, folder / trunk_name)
+        _copy(head.path, folder / f"lpips_v0.1_squeeze{head.path.suffix}")
     return {"dataset_params.lpips_path": f"{_WEIGHTS}/{folder.name}",
             "evaluation_params.squeezenet_path": f"{_WEIGHTS}/{folder.name}/{trunk_name}"}
 
