@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written_is_told_without_its_path_and_before_the
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    monkeypatch.setattr("dataset.storage.os.open", read_only)
     assert "(Read-only file system)" in str(refused(source(server.address("whole")), tmp_path / "weights.pth"))
     assert server.asked == []
 

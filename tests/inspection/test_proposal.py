@@ -10,6 +10,7 @@ import yaml
 
 from config.errors import UserError
 from config.load import load_config
+from config.schema import INCEPTION_FILE
 from dataset.images import write_png
 from tools import init
 from tools.runtime.data import open_images
@@ -254,7 +255,7 @@ def test_what_the_evaluation_lacks_is_told(tmp_path, table):
     assert config.evaluation_params.allow_download == "auto"
     told = " ".join(text.replace("#", " ").split())
     assert "the first evaluation fetches them once into torch's cache" in told
-    assert "set evaluation_params.inception_path (pt_inception-2015-12-05-6726825d.pth) and dataset_params.lpips_path" in told
+    assert f"set evaluation_params.inception_path ({INCEPTION_FILE}) and dataset_params.lpips_path" in told
 
 
 def test_columns_that_may_name_patients_and_files_without_a_row_are_told(tmp_path):

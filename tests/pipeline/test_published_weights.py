@@ -25,6 +25,7 @@ from tools.evaluation import downloads, inception
 from tools.evaluation.inception import FidInception
 from tools.evaluation.trunks import NETS
 from tools.runtime import published_weights
+from tools.runtime.estimate import list_preparations
 from tools.runtime.evaluation_weights import hash_evaluation_weights
 from tools.runtime.published_weights import fetch_published, list_downloads
 
@@ -121,10 +122,8 @@ def test_with_a_network_all_metrics_are_there_and_no_other_number_moves(
     assert [row for row in evaluation["rows"] if row in kept] == kept  # in their order, to the last digit
     assert evaluation["rows"][0]["metric"].startswith("FD[classifier@")
     assert set(before["warnings"]) <= set(evaluation["warnings"])
-    publish()
-    again = run(classifiers, samples, tmp_path / "again")
-    assert again == evaluation and all(server.asked == [] for server in servers.values())
-    assert "fetching" not in capsys.readouterr().out
+    assert fetch_published(classifiers.config(*AUTO)) == {}
+    assert [len(server.asked) for server in servers.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(("manner", "reason"), [
@@ -189,6 +188,8 @@ def test_what_is_fetched_follows_the_config(classifiers: Workspace, tmp_path: Pa
     servers = publish()
     assert listed() == [] and fetch_published(classifiers.config()) == {}  # a config from before
     assert listed(*AUTO) == ["pt_inception", "squeezenet1_1"]
+    [line] = list_preparations(classifiers.config(*AUTO, "evaluation_params.encoders=[vae]"), [], config_words=[])[-1:]
+    assert line.startswith("download: the evaluation fetches squeezenet1_1-b8a52dc0.pth (5 MB) from http://127.0.0.1")
     assert listed(*AUTO, "evaluation_params.encoders=[classifier]") == ["squeezenet1_1"]
     own = f"evaluation_params.inception_path={tmp_path / 'own/inception.pth'}"
     assert listed(*AUTO, own) == ["squeezenet1_1"]

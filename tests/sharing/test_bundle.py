@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from file_server import serve
 from test_wheels import Shelf
 from tiny_wheels import write_wheel
 
@@ -17,8 +18,10 @@ from config.errors import UserError
 from dataset.storage import hash_file
 from models.autoencoder import load_codec
 from tools import bundle as command
+from tools.evaluation.downloads import SOURCES
 from tools.evaluation.lpips_distance import load_perceptual
 from tools.evaluation.trunks import NETS
+from tools.sharing import bundle
 from tools.sharing.bundle import BundleRequest, build_bundle
 from tools.sharing.wheels import Target
 
@@ -79,6 +82,20 @@ def test_its_config_keys_name_weights_that_load(request_: BundleRequest, shelf: 
     load_codec(request_.output / keys["autoencoder_params.pretrained"], im_channels=1)
     load_perceptual(request_.output / keys["dataset_params.lpips_path"])
     assert (request_.output / keys["evaluation_params.squeezenet_path"]).is_file()
+
+
+def test_the_lpips_weights_are_fetched_and_verified_once(
+    request_: BundleRequest, shelf: Shelf, lpips_trunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setattr(bundle, "SOURCES", {"squeeze": replace(SOURCES["squeeze"], sha256=hash_file(lpips_trunk)[:8])})
+    with serve(lpips_trunk.read_bytes()) as server:
+        with pytest.raises(UserError, match=r"--lpips http://127\.0\.0\.1.*could not be fetched \(cut off: "):
+            build_bundle(replace(request_, lpips=server.address("cut")), fetch=shelf.fetch)
+        fetched = replace(request_, lpips=server.address("whole"))
+        record = build_bundle(fetched, fetch=shelf.fetch)
+        assert build_bundle(fetched, fetch=refuse_to_fetch) == record and len(server.asked) == 2
+    load_perceptual(request_.output / record["config_keys"]["dataset_params.lpips_path"])
 
 
 def test_damaged_files_are_named_and_fetched_again(

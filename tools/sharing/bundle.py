@@ -52,6 +52,8 @@ def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[
     """
     output, settings = request.output, _settings(request)
     old = _read_record(output, settings)
+    if not old:  # before anything that can fail, so that the same command goes on from there
+        write_json(output / RECORD_NAME, {"format": FORMAT, **settings, "complete": False, "files": {}, "config_keys": {}})
     damaged = _remove_damaged(output, old.get("files", {}))
     for name in damaged:
         print(f"{output / name} is missing or damaged: it is fetched again")
@@ -62,8 +64,6 @@ def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[
     if lost:
         raise UserError(f"{output / lost[0]}: missing or damaged, and its source was not given; give "
                         f"--{lost[0].split('/')[1]} again")
-    if not old:
-        write_json(output / RECORD_NAME, {"format": FORMAT, **settings, "complete": False, "files": {}, "config_keys": {}})
     wheels = collect_wheels(
         output / _WHEELS, read_requirements(request.requirements), pins=read_requirements(request.constraints),
         target=request.target, fetch=fetch or pip_fetch(request.target, torch_index=request.torch_index),
