@@ -5,6 +5,7 @@ agree on is checked by `check_consistency`. Nothing here reads a file.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -526,7 +527,9 @@ def _check_sampling(config: Config) -> Requirements:
 def _check_rest(config: Config) -> Requirements:
     data, evaluation = config.dataset_params, config.evaluation_params
     yield (len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
-    yield (evaluation.judge_path is None or evaluation.judge_path != evaluation.classifier_path,
+    judge, classifier = (None if path is None else os.path.abspath(path)  # noqa: PTH100 - without looking at the disk
+                         for path in (evaluation.judge_path, evaluation.classifier_path))
+    yield (judge is None or judge != classifier,
            "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
     yield (config.gan_params.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {config.gan_params.width}")
     training = config.autoencoder_params.training

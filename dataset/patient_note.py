@@ -26,8 +26,8 @@ def write_patient_note(folder: Path, subject: str) -> None:
         write_text(path, text)
 
 
-def warn_where_git_takes(folder: Path) -> None:
-    """Say once that a folder of patients' data is inside a git checkout that does not ignore it.
+def warn_where_git_takes(folder: Path, file: str = NOTE_NAME) -> None:
+    """Say once that a folder of patients' data is inside a git checkout that does not ignore `file` in it.
 
     Silent where there is no git, and below a folder that was looked at before.
     """
@@ -39,8 +39,8 @@ def warn_where_git_takes(folder: Path) -> None:
                      if os.path.exists(place / ".git")), None)  # noqa: PTH110 - Path.exists raises where access is refused
     if checkout is None or (git := shutil.which("git")) is None:
         return
-    try:  # asked of a file in it: a pattern may be for folders only, and this one may not be there yet
-        asked = subprocess.run([git, "-C", str(checkout), "check-ignore", "--quiet", str(folder / NOTE_NAME)],
+    try:  # asked of a file: a pattern may be for folders only, and this one may not be there yet
+        asked = subprocess.run([git, "-C", str(checkout), "check-ignore", "--quiet", str(folder / file)],
                                capture_output=True, timeout=_GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return

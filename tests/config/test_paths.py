@@ -115,5 +115,5 @@ def test_every_option_that_is_a_path_is_filled_in(file: Path) -> None:
             values = {word.arg: word.value for word in node.keywords}
             assert ast.unparse(values.get("type", ast.Constant(None))) != "Path", ast.unparse(node)
             shown = ast.literal_eval(values["metavar"]) if "metavar" in values else ""
-            if shown in ("DIR", "FILE", "PATH", "TABLE", "IMAGES", "FOLDER", "RUN", "YAML", "CSV", "PATH_OR_HUB_ID"):
+            if shown in ("DIR", "FILE", "PATH", "TABLE", "IMAGES", "FOLDER", "RUN", "YAML", "CSV", "VAE", "PATH_OR_HUB_ID"):
                 assert ast.unparse(values["type"]) in ("as_path", "expand_path"), ast.unparse(node)

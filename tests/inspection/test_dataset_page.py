@@ -146,6 +146,9 @@ def test_a_table_that_was_read_is_not_written_over(tmp_path, spoiled):
     params, inspection, lines = spoiled
     with pytest.raises(UserError, match="would write over the table that was read"):
         write_clean_table(params, inspection.findings, Path(params.csv_file))
+    (tmp_path / "TABLE.CSV").hardlink_to(params.csv_file)  # another name of the same file, as where case does not count
+    with pytest.raises(UserError, match="would write over the table that was read"):
+        write_clean_table(params, inspection.findings, tmp_path / "TABLE.CSV")
     assert read_lines(Path(params.csv_file)) == lines
     with pytest.raises(UserError, match=r"expected a table named \.csv"):
         write_clean_table(params, inspection.findings, tmp_path / "clean.ods")

@@ -276,6 +276,7 @@ def test_what_a_pack_refuses(workspace: Workspace, synthetic: Path, tmp_path: Pa
     refuse("--defect: expected names that differ, without spaces around them; found ' x'", "--defect", " x")
     refuse("expected a new or empty folder, found something there", output=pack)
     refuse("expected a folder apart from the pack", "--key", str(tmp_path / "out/key"))
+    refuse("expected a folder apart from the pack", "--key", str(tmp_path / "OUT/key"))  # one folder on many a laptop
     refuse("expected manifest.csv, or one folder per class", folder=tmp_path)
     copies = tmp_path / "copies"
     for name in CLASS_NAMES:

@@ -7,6 +7,7 @@ from pathlib import Path
 from config.errors import UserError, name_some
 from config.schema import TableParams
 from dataset.annotations import name_tables
+from dataset.patient_note import warn_where_git_takes
 from dataset.tables import defuse_cell, read_body, write_table
 from tools.inspection.problems import Finding
 
@@ -25,9 +26,12 @@ def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Pa
     by_split = isinstance(params.csv_file, Mapping)
     sources = {split: Path(table) for split, table in params.csv_file.items()} if by_split else {"": Path(params.csv_file)}
     targets = {split: path.with_name(f"{path.stem}_{split}{path.suffix}") if by_split else path for split in sources}
-    taken = [str(target) for target in targets.values() if target.resolve() in {s.resolve() for s in sources.values()}]
+    taken = [str(target) for target in targets.values() if target.exists()
+             and any(target.samefile(source) for source in sources.values())]  # in upper or lower case, or through a link
     if taken:
         raise UserError(f"--write-clean: would write over the table that was read, {name_some(taken)}; choose another name")
+    for target in targets.values():
+        warn_where_git_takes(target.parent, target.name)
     reasons = defaultdict(list)
     for finding in findings:
         for place in finding.leaves:

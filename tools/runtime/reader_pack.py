@@ -23,7 +23,7 @@ from dataset.annotations import ImageRecord
 from dataset.images import from_uint8, is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.order import generator
-from dataset.patient_note import NOTE_NAME
+from dataset.patient_note import NOTE_NAME, warn_where_git_takes
 from dataset.storage import hash_bytes, hash_file, hash_json, write_json, write_text
 from models.autoencoder import LatentCodec, hash_autoencoder
 from tools.evaluation.image_set import count_labels
@@ -311,10 +311,12 @@ def _refuse_equal_pixels(images: Sequence[_Image], encoded: Sequence[bytes]) -> 
 
 
 def _check_folders(output: Path, key_folder: Path) -> None:
-    if key_folder.resolve().is_relative_to(output.resolve()):
+    key, pack = (Path(str(folder.resolve()).casefold()) for folder in (key_folder, output))  # as some file systems see them
+    if key.is_relative_to(pack):
         raise UserError(f"--key {key_folder}: expected a folder apart from the pack, found one inside {output}; readers get "
                         "the whole pack, so choose another folder")
     for option, folder in (("--output", output), ("--key", key_folder)):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{option} {folder}: expected a new or empty folder, found something there; a pack that is "
                             "being read must not change, so choose another folder")
+        warn_where_git_takes(folder)
