@@ -152,7 +152,7 @@ def format_table(measured: Sequence[VaeMeasurement]) -> str:
     trip) and likeness, then power by octave and the class. VAEs are called by the ends of their paths."""
     bands = list(measured[0].spectrum)
     names = shorten_names([vae.name for vae in measured])
-    width = max(map(len, (*names, "VAE"))) + 2
+    width = max(map(len, (*names, "power left"))) + 2
     lines = [f"{'VAE':<{width}}{'M par.':>7}{'latents':>10}{'trained':>8}{'ms':>6}{'PSNR dB':>9}{'LPIPS':>8}{'FD':>8}"
              f"{'precision':>11}{'recall':>8}"]
     for name, vae in zip(names, measured, strict=True):
@@ -161,7 +161,7 @@ def format_table(measured: Sequence[VaeMeasurement]) -> str:
         sets = "" if of is None else f"{of.frechet_distance:>8.1f}{of.precision:>11.2f}{of.recall:>8.2f}"
         cost = f"{'':>31}" if vae.cost is None else vae.cost.format()
         lines.append(f"{name:<{width}}{cost}{vae.psnr_db:>9.2f}{lpips:>8}{sets}".rstrip())
-    lines += ["", f"{'power of':<{width}}" + "".join(f"{band:>10}" for band in bands)
+    lines += ["", f"{'power left':<{width}}" + "".join(f"{band:>10}" for band in bands)
               + "  class AUC: real, restored, loss (95% interval)"]
     for name, vae in zip(names, measured, strict=True):
         area = "not read"
