@@ -92,15 +92,17 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
         UserError: the table or a column cannot be read, or a cell of these columns is not what the sheet shows.
     """
     body = read_body(path, list(columns.values()))
-    positions = {setting: body.find_column(name) for setting, name in columns.items()}
+    positions = {}
     for setting, name in columns.items():
-        if positions[setting] is None:
+        place = body.find_column(name)
+        if place is None:
             kind = setting.partition(".")[0]
             alike = SURELY_ALIKE if kind == "group_column" else ALIKE
             near = nearest_name(name, filter(str.strip, body.header), alike=alike)
             next_step = f"did you mean {setting}: {near!r}?" if near else _NEXT_STEPS.get(kind, f"set {kind} to one of them")
             found = ", ".join(repr(cell) for cell in body.header)
             raise UserError(f"{path}: expected a column {name!r} ({setting}), found the columns {found}; {next_step}")
+        positions[setting] = place
     check_cells(path, body, positions)
     hidden = [f"{name!r} ({setting})" for setting, name in columns.items() if positions[setting] in body.grid.hidden_columns]
     say_once(body.grid.notes)
