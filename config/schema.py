@@ -45,7 +45,8 @@ def _key(
 
     A field of type `bool | str` takes true and false beside its choices.
 
-    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were.
+    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `is_path` fills
+    in `~` and environment variables.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_path": is_path, **bounds}

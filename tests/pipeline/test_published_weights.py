@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import socket
 import time
@@ -20,7 +21,9 @@ import sample_ddpm_class_cond
 from config.errors import UserError
 from config.load import load_config
 from dataset.share import Share
+from dataset.storage import write_json
 from tools import check_vae, evaluate
+from tools import study as study_command
 from tools.evaluation import downloads, inception
 from tools.evaluation.inception import FidInception
 from tools.evaluation.trunks import NETS
@@ -28,6 +31,8 @@ from tools.runtime import published_weights
 from tools.runtime.estimate import list_preparations
 from tools.runtime.evaluation_weights import hash_evaluation_weights
 from tools.runtime.published_weights import fetch_published, list_downloads
+from tools.runtime.study_runs import ArmRun, StudyRuns
+from tools.runtime.studying import Arm, Study
 
 AUTO = ("evaluation_params.inception_path=null", "evaluation_params.allow_download=auto")
 
@@ -230,6 +235,33 @@ def test_check_vae_fetches_what_lpips_needs(
     [vae] = json.loads((tmp_path / "vae/vae.json").read_text(encoding="utf-8"))["vaes"]
     assert vae["lpips"] is not None and servers["inception"].asked == []
     assert "LPIPS was not measured" not in capsys.readouterr().out
+
+
+def test_a_study_fetches_at_its_start_and_its_evaluations_fetch_nothing(
+    classifiers: Workspace, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = publish(inception="silent")
+    study = Study(
+        base=str(classifiers.config_path), output=str(tmp_path / "study"), screen_minutes=1.0, final_minutes=1.0, seeds=(1,),
+        families={"recipes": tuple(Arm(name, "diffusion", {}) for name in ("a", "b"))},
+        overrides={"evaluation_params.inception_path": None, "evaluation_params.allow_download": "auto",
+                   "evaluation_params.encoders": ["inception"]})
+    runs, commands = StudyRuns(study), []
+    with pytest.raises(UserError, match="the first, inception, is to choose and cannot be had"):
+        study_command.run_study(study, runs, ())
+    assert len(servers["inception"].asked) == 1  # the second arm would wait for the same address
+
+    def note(_: StudyRuns, waiting: list[Any], **__: int) -> None:
+        for job in waiting:
+            commands.append(job.command)
+            write_json(job.folder / "evaluation.json", {"rows": []})
+
+    monkeypatch.setattr(StudyRuns, "_run_jobs", note)
+    assert runs._evaluate(ArmRun(study.arms[0], 10, 1), "val") == {"rows": []}
+    [command] = commands
+    overrides = [word for before, word in itertools.pairwise(command) if before == "--set"]
+    assert runs.config_of(study.arms[0]).evaluation_params.allow_download == "auto"
+    assert load_config(study.base, overrides).evaluation_params.allow_download is False
 
 
 @pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", True), ("false", False), ("yes", True)])
