@@ -8,11 +8,12 @@ from pathlib import Path
 
 import openpyxl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from config.errors import UserError
 from dataset import tables
+from dataset.delimited import _MULTIBYTE
 from dataset.grid import with_point
 from dataset.tables import read_lines, read_table
 from dataset.workbook import _show_number
@@ -286,13 +287,10 @@ def test_delimited_text_reads_back_in_every_dialect(tmp_path, rows, delimiter, e
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter, lineterminator=line, quoting=quoting).writerows([HEADER, *rows])
     path = tmp_path / "t.csv"
-    path.write_bytes(((f"sep={delimiter}{line}" if head else "") + text.getvalue()).encode(encoding))
-    try:
-        found = read(path)
-    except UserError as error:  # letters whose bytes happen to be UTF-8 are taken for two encodings, not guessed
-        assert encoding == "cp1252" and "expected text in UTF-8" in str(error)
-    else:
-        assert found == [tuple(row) for row in rows] or encoding == "cp1252"
+    data = ((f"sep={delimiter}{line}" if head else "") + text.getvalue()).encode(encoding)
+    path.write_bytes(data)
+    assume(encoding != "cp1252" or not _MULTIBYTE.search(data))  # letters whose bytes happen to be UTF-8
+    assert read(path) == [tuple(row) for row in rows]
 
 
 @QUIET
