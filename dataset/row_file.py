@@ -46,7 +46,7 @@ class RowFile:
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._path = path
-        with contextlib.ExitStack() as stack, disk_errors(path, wanted_bytes=2 * math.prod(shape)):
+        with disk_errors(path, wanted_bytes=2 * math.prod(shape)), contextlib.ExitStack() as stack:
             path.touch()
             self._file = stack.enter_context(path.open("r+b"))
             np.lib.format.write_array_header_1_0(

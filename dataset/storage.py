@@ -319,7 +319,7 @@ def describe_disk_error(error: OSError, path: Path, *, amount: str = "") -> str:
     remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
     if error.errno in _ABOUT_SPACE:
         free = next((free for folder in path.parents if (free := free_bytes(folder)) is not None), None)
-        said = "unknown free" if free is None else f"{free:,} bytes free"
+        said = "free space unknown" if free is None else f"{free:,} bytes free"
         remedy = f"{f'{amount}, ' if amount else ''}{said}; {remedy}"
     return f"{path}: could not be written ({os.strerror(error.errno or 0)}): {remedy}"
 

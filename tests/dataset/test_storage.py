@@ -214,7 +214,7 @@ def test_free_space_that_is_not_told_is_unknown_and_refuses_nothing(tmp_path, mo
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(total=0, free=0))
     storage.reserve_bytes(tmp_path / "a.bin", 1000)
     assert (tmp_path / "a.bin").stat().st_size == 1000
-    with pytest.raises(UserError, match="5 bytes were wanted, unknown free; free space or choose another folder"), \
+    with pytest.raises(UserError, match="5 bytes were wanted, free space unknown; free space or choose another folder"), \
             storage.disk_errors(tmp_path / "a.bin", wanted_bytes=5):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -10,12 +10,11 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,9 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     rows = _read_manifest(samples, config)
     secrets = gather_secrets(config, [] if images is None else images.records, own_words=_own_words(config))
     make_folder(request.output.parent)
-    with disk_errors(request.output):
-        draft = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.", dir=request.output.parent))
+    draft = request.output.parent / f".{request.output.name}.{os.getpid()}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    make_folder(draft)
     try:
         _write_files(draft, config=config, run=run, samples=samples, rows=rows, secrets=secrets,
                      with_data=images is not None)
@@ -96,8 +96,6 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
             "sha256": {name: hash_file(draft / name) for name in names},
         }
         write_json(draft / RECORD_NAME, record)
-        with suppress(OSError):  # a file system without modes
-            draft.chmod(0o755)
         with disk_errors(request.output):
             if request.output.exists():
                 shutil.rmtree(request.output)
