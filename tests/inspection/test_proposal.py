@@ -183,7 +183,7 @@ def test_sixteen_bits_that_use_twelve_and_other_shapes_are_told(tmp_path):
     rows = [f"{number},{number % 2},0.5" for number in range(12)]
     config, text = run(tmp_path, write_rows(tmp_path / "t.csv", "file,label,um_per_px", rows), images)
     assert config.dataset_params.params.class_names == ("class_0", "class_1")
-    assert "values go up to 4" in text and "images are not all square of one size (30 x 40 px)" in text
+    assert "values reach 4" in text and "images are not all square of one size (30 x 40 px)" in text
     assert config.dataset_params.params.um_per_px == pytest.approx(0.5 * 40 / config.dataset_params.params.image_size)
 
 

@@ -216,7 +216,7 @@ def _look_at_images(columns: Columns) -> Images:
     """Open images spread over the set."""
     files = columns.files
     if not files:
-        raise UserError("expected rows with an image and a label, found none; run check on the table's names and labels")
+        raise UserError("expected rows with an image and a label, found none; check the names and labels in the table")
     opened: list[tuple[Path, ImageStatistics]] = []
     for place in np.unique(np.linspace(0, len(files) - 1, min(_MOST_IMAGES, len(files))).round().astype(int)):
         try:
@@ -246,8 +246,8 @@ def _read_pixel_size(sheet: Sheet, images: Images) -> tuple[Images, list[str]]:
         return images, []
     name, value = found
     if value is None:
-        return images, [f"um_per_px: column {_plain(name)} has several values or impossible ones; images of one scale train "
-                        "best, and only these have a um_per_px"]
+        return images, [f"um_per_px: column {_plain(name)} holds several values, or impossible ones. One um_per_px needs "
+                        "images of one scale, which also train best"]
     return replace(images, um_per_px=value), []
 
 
@@ -261,19 +261,19 @@ def _propose_splits(columns: Columns) -> tuple[float, dict[str, float] | None, b
         if "val" in columns.splits:
             return 0.0, None, True, []
         if groups_of_rarest("train") >= 2:
-            return 0.2, None, True, ["val_from_train: the table has no validation rows, so that a fifth of the training "
-                                     "groups is used for it"]
-        return 0.0, None, False, ["selection_metric: too few training groups for a validation split, so that the last "
-                                  "weights are kept"]
+            return 0.2, None, True, ["val_from_train: the table has no validation rows, so a fifth of the training "
+                                     "groups is used for validation"]
+        return 0.0, None, False, ["selection_metric: there are too few training groups for a validation split, so "
+                                  "the last weights are kept"]
     rarest = groups_of_rarest("")
     if rarest >= 3:
         return 0.0, {"train": 0.7, "val": 0.15, "test": 0.15}, True, [
-            "split_fractions: the sheet names no splits; they are drawn by group, the same each time"]
+            "split_fractions: the table names no splits. They are chosen at random by group, the same each time"]
     if rarest == 2:
-        return 0.0, {"train": 0.5, "test": 0.5}, False, ["split_fractions: a class has two groups only, so that there is no "
+        return 0.0, {"train": 0.5, "test": 0.5}, False, ["split_fractions: one class has only two groups, so there is no "
                                                          "validation split"]
-    return 0.0, {"train": 1.0}, False, ["split_fractions: a class has one group only, so that nothing can be held out; no "
-                                        "number of such a run says anything"]
+    return 0.0, {"train": 1.0}, False, ["split_fractions: one class has only one group, so nothing can be held out; no "
+                                        "number from such a run means anything"]
 
 
 def _decide_group(columns: Columns, sheet: Sheet | None) -> list[str]:
@@ -287,8 +287,8 @@ def _decide_group(columns: Columns, sheet: Sheet | None) -> list[str]:
                 "is right only where each image shows a patient of its own"]
     if "patient" in columns.group_column.lower():
         return []
-    return [f"group_column: {_plain(columns.group_column)} was taken for its header; where several of its groups can come "
-            "from one patient, add a column of patients and name that"]
+    return [f"group_column: {_plain(columns.group_column)} was chosen by its header. If several of its groups can come "
+            "from one patient, add a column of patients and name it"]
 
 
 def _decide_files(columns: Columns, folder: ImageFolder, sheet: Sheet | None) -> list[str]:
@@ -312,10 +312,10 @@ def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
     plane = sheets.find_plane_column(sheet)
     if plane is not None and columns.group_column is not None:
         per_group = Counter(columns.groups)
-        decisions.append(f"focal planes: {_plain(plane)} has {len(set(sheet.columns[plane]))} planes, and a group up to "
-                         f"{max(per_group.values())} images; they are alike by nature, so that the set is as large as its "
-                         f"{len(per_group):,} groups. Delete the rows of planes that are out of focus if they should not be "
-                         "learnt")
+        decisions.append(f"focal planes: {_plain(plane)} has {len(set(sheet.columns[plane]))} planes, and a group has up "
+                         f"to {max(per_group.values())} images. They are alike by nature, so the set counts as "
+                         f"{len(per_group):,} groups. Delete the rows of planes that are out of focus if the model should "
+                         "not learn them")
     decisions += _decide_conditions(sheet, columns)
     rows = sheet.num_rows
     unlabelled = sum(map(len, columns.missing_labels.values()))
@@ -334,7 +334,7 @@ def _decide_missing_labels(sheet: Sheet, columns: Columns) -> list[str]:
                  for word, rows in columns.missing_labels.items()]
         number = sum(map(len, columns.missing_labels.values()))
         decisions.append(f"missing_labels: {number:,} of {sheet.num_rows:,} rows have no label: {name_some(named)}. "
-                         "Training refuses them until you write their labels, or take the # before missing_labels away, "
+                         "Training refuses them until you write their labels, or remove the # before missing_labels, "
                          "which leaves these rows out")
     assert columns.label_column is not None
     doubtful = [f"{_plain(word)} ({number:,} rows)"
@@ -351,17 +351,17 @@ def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
     if columns.conditions:
         named = [f"{_plain(name)} ({len(levels)} levels, {_plain(levels[0])} to {_plain(levels[-1])})"
                  for name, levels in columns.conditions.items()]
-        decisions.append(f"conditions: {name_some(named)} can be inputs of the network beside the class, so that images can "
-                         "be drawn of a chosen level; the lines for it stand commented out under dataset_params.params: "
-                         "check the order of the levels. Left as they are, levels are mixed and the network cannot tell "
-                         "them apart")
+        decisions.append(f"conditions: {name_some(named)} can be inputs of the network beside the class, so that you can "
+                         "sample images of a chosen level. The lines are commented out under dataset_params.params: check "
+                         "the order of the levels before you use them. Without them the network cannot distinguish the "
+                         "levels")
     joined = sheets.find_joined_grades(sheet, (columns.image_column, columns.label_column, columns.group_column))
     if joined:
         example = sheet.columns[joined[0]][0].strip()
         names = name_some(list(map(_plain, joined)))
         decisions.append(f"conditions: {names} holds three Gardner grades in one ({example}); "
-                         "give expansion, inner cell mass and trophectoderm a column each if they should be inputs of the "
-                         "network")
+                         "to use them as inputs of the network, give expansion, inner cell mass and trophectoderm a column "
+                         "each")
     return decisions
 
 
@@ -379,11 +379,11 @@ def _decide_images(images: Images) -> list[str]:
         shape = f"{images.num_sizes} sizes" if images.num_sizes > 1 else f"{images.width} x {images.height} px"
         decisions.append(f"fit: images are not all square of one size ({shape}); pad keeps all of an image, crop its middle")
     if images.bits == 16 and images.peak < 1 << 15:
-        decisions.append(f"16 bits: values go up to {images.peak:,} of 65,535; the whole range becomes [-1, 1], so scale "
-                         "them up in the files, or the images stay dark")
+        decisions.append(f"16 bits: values reach {images.peak:,} of 65,535. The whole range becomes [-1, 1], so scale the "
+                         "values up in the files, or the images stay dark")
     if images.um_per_px is None:
-        decisions.append("um_per_px: neither the files nor a column say how many micrometres a pixel spans; set it where "
-                         "lengths are to be measured")
+        decisions.append("um_per_px: neither the files nor a column give the micrometres per pixel; set it if you want to "
+                         "measure lengths")
     return decisions
 
 
