@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.weights(config)
     output = run.samples(config)
-    accelerator = open_accelerator()
+    accelerator = open_accelerator(config)
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
         draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)

@@ -28,7 +28,8 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.conditions import null_levels
 from tools.runtime.data import open_images
 from tools.runtime.latent_source import open_training_data
-from tools.runtime.processes import open_accelerator, share_work
+from tools.runtime.machine import choose_device
+from tools.runtime.processes import open_accelerator, share_work, unwrap
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     if arguments.dry_run:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         records = open_images(config, None).records
         words = ["--config", arguments.config, *(word for text in arguments.set for word in ("--set", text))]
         print(config_to_yaml(config))
@@ -169,7 +170,7 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
-    accelerator = open_accelerator(unused, mixed_precision=train.mixed_precision)
+    accelerator = open_accelerator(config, unused, trains=True)
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "
@@ -205,7 +206,7 @@ def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Ac
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         print(f"going on at step {values['step']}")
-    state.restore(accelerator.unwrap_model(state.model), accelerator.scaler, tensors, values)
+    state.restore(unwrap(accelerator, state.model), accelerator.scaler, tensors, values)
 
 
 def save(
@@ -213,7 +214,7 @@ def save(
 ) -> None:
     """Write the resume checkpoint of this step and remove older ones."""
     tracker.sync_to_disk()
-    tensors, values = state.to_checkpoint(accelerator.unwrap_model(state.model), accelerator.scaler)
+    tensors, values = state.to_checkpoint(unwrap(accelerator, state.model), accelerator.scaler)
     values["data_identity"] = data_identity
     checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
     checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)

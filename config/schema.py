@@ -357,6 +357,16 @@ class LoggingParams:
 
 
 @dataclass(frozen=True)
+class LaunchParams:
+    """`launch_params`: how long processes that were started together wait for one another."""
+
+    rendezvous_minutes: float = _key(10.0, doc="minutes to wait at the start until all processes are there", above=0)
+    collective_minutes: float = _key(
+        30.0, doc="minutes to wait for another process that hangs; then it is named and the others end", above=0
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration; no raw dictionary travels further than `load.py`."""
 
@@ -369,6 +379,7 @@ class Config:
     gan_params: GanParams = _key(GanParams(), doc="the baseline GAN")
     evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed")
     logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged")
+    launch_params: LaunchParams = _key(LaunchParams(), doc="how long processes wait for one another")
 
     @property
     def num_classes(self) -> int:

@@ -85,4 +85,4 @@ def write_augmented(config: Config, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

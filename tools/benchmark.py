@@ -111,4 +111,4 @@ def answer(setup: Setup, findings: dict[str, Findings]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main, keep_freed_memory=False)  # what a plain process would take
+    run_command(main, keep_freed_memory=False, on_device=False)  # what a plain process would take

@@ -68,4 +68,4 @@ def _check_python(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

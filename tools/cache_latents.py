@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    share, device = open_share()
+    share, device = open_share(config)
     for split in ("train", "val"):
         if has_split(config, split):
             cache = prepare_latents(config, split, device=device, share=share)

@@ -21,6 +21,7 @@ from tools.inspection.symmetry_sample import UNGROUPED
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
 from tools.runtime.judges import load_judge
+from tools.runtime.machine import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.disc is not None and not arguments.disc > 0:
         raise UserError(f"--disc: expected a diameter above 0, in sides of the frame, found {arguments.disc:g}; try 0.8")
     config = load_config(arguments.config, arguments.set)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     images = open_images(config, None)
     pixels = read_pixels(images, title="reading", progress_bar=config.logging_params.progress_bar)
     columns = config.dataset_params.params.covariate_columns

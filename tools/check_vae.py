@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import torch
-
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path, expand_path
@@ -17,6 +15,7 @@ from dataset.storage import write_json
 from tools.inspection.round_trip import RULE, VaeMeasurement, choose, format_table
 from tools.inspection.vae_trial import VaeTrial
 from tools.runtime.command import run_command
+from tools.runtime.machine import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.fine_tune is not None and (arguments.output is None or arguments.fine_tune <= 0):
         raise UserError("--fine-tune: expected minutes above 0 and --output, a folder for the fine-tuned VAE; give both")
     config = load_config(arguments.config, arguments.set)
-    trial = VaeTrial(config, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    trial = VaeTrial(config, device=choose_device())
     measured = [trial.measure(folder) for folder in arguments.vae or [config.autoencoder_params.pretrained]]
     print(f"{trial.num_images} {trial.split} images; octaves: power of the round trip over that of the images")
     print(format_table(measured))

@@ -68,4 +68,4 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

@@ -83,4 +83,4 @@ def _read_vae(pretrained: str) -> PretrainedVae:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

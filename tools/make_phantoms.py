@@ -304,4 +304,4 @@ def _count(drawn: list[phantoms.PhantomParameters], splits: list[str]) -> dict[s
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
@@ -16,6 +15,7 @@ from config.schema import Config
 from dataset.storage import hash_file, write_json, write_text
 from tools.evaluation.membership import MembershipAudit, audit_membership
 from tools.runtime.command import run_command
+from tools.runtime.machine import choose_device
 from tools.runtime.membership_losses import denoising_losses, is_canary, plant_canaries
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.trained_model import load_trained_model
@@ -64,7 +64,7 @@ def train(config: Config, path: Path) -> None:
 
 def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]:
     """Members and, where some are planted, canaries, each against the held-out groups."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     run = RunDirectory(Path(config.train_params.task_name))
     model = load_trained_model(config, checkpoint or run.weights(config), device)
     trained = denoising_losses(config, model, "train", device)

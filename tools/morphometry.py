@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
-import torch
-
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
 from tools.runtime.command import run_command
+from tools.runtime.machine import choose_device
 from tools.runtime.morphometry_run import run_morphometry
 
 
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.flips < 0:
         raise UserError(f"--flips: expected 0 or more, found {arguments.flips}; give a number of noises")
     config = load_config(arguments.config, arguments.set)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     run_morphometry(config, arguments.synthetic, arguments.output, manual=arguments.manual, num_flips=arguments.flips,
                     checkpoint=arguments.checkpoint, device=device)
 

@@ -4,8 +4,6 @@ import argparse
 import secrets
 from collections.abc import Sequence
 
-import torch
-
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
@@ -22,6 +20,7 @@ from tools.evaluation.reader_size import (
     power,
 )
 from tools.runtime.command import run_command
+from tools.runtime.machine import choose_device
 from tools.runtime.reader_pack import KEY_NAME, PAGE_NAME, PackRequest, write_pack
 
 
@@ -67,7 +66,7 @@ def _pack(arguments: argparse.Namespace) -> None:
         repeats=arguments.repeats, seed=secrets.randbits(128) if arguments.seed is None else arguments.seed,
         task=arguments.task, readers=tuple(arguments.readers), defects=tuple(arguments.defect or PackRequest.defects),
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     pack, key_sha256 = write_pack(config, arguments.synthetic, arguments.output, key_folder, request, device=device)
     page = arguments.output / PAGE_NAME
     again = sum(item["showing"] == 2 for item in pack.key["items"])
@@ -150,4 +149,4 @@ def _check_size(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

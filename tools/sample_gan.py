@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from config.load import load_config
 from config.paths import as_path
 from config.schema import Config
@@ -13,6 +11,7 @@ from dataset.storage import hash_file
 from tools.runtime import generation, samples
 from tools.runtime.command import run_command
 from tools.runtime.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
+from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
 from tools.runtime.trained_images import TRAINED_KEY
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(config: Config, output: Path) -> None:
     """Draw every requested image that is not there yet, then grids and the manifest."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     weights, params = Path(config.gan_params.output) / WEIGHTS_NAME, describe_samples(config.sample_params)
     network, values = load_generator(config, weights, device)
     requests = generation.list_requests(generation.requested_counts(params, values["class_counts"]))

@@ -183,4 +183,4 @@ def _as_row(score: ArmScore) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

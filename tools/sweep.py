@@ -105,4 +105,4 @@ def _evaluate_point(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

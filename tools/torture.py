@@ -349,4 +349,4 @@ def _find_partial_file(work: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, on_device=False)

@@ -8,8 +8,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
@@ -21,6 +19,7 @@ from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import open_images
 from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.runtime.generation import list_requests
+from tools.runtime.machine import choose_device
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import cut_log
@@ -46,7 +45,7 @@ def train_gan(config: Config) -> None:
 
 def _train(config: Config) -> None:
     params = config.gan_params
-    output, device = Path(params.output), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    output, device = Path(params.output), choose_device(precision="float32")
     images = open_images(config, "train")
     trainer = GanTrainer(config, images, device)
     identity = training_identity(config, images)

@@ -41,6 +41,7 @@ from tools.runtime.checkpoints import TrainingState
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
 from tools.runtime.evaluation_weights import hash_weights
+from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
 from tools.runtime.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
@@ -207,7 +208,7 @@ class _VaeTrainer:
     def __init__(self, config: Config, params: AutoencoderTrainingParams, *, grain_std: float) -> None:
         self.params = params
         self.adversarial_steps, self.skipped_in_a_row = 0, 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(precision="float32")
         torch.manual_seed(config.train_params.seed)
         channels = config.dataset_params.params.im_channels
         self.vae = _open_for_fine_tuning(config) if params.fine_tune else _fresh_vae(config, params)

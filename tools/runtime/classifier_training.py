@@ -20,6 +20,7 @@ from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, deferred_signals
+from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.training import lr_factor
 
@@ -82,7 +83,7 @@ def train_classifier(
     Raises:
         Interrupted: a signal asked for a stop; without `state` nothing is kept.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(precision="float32")
     torch.manual_seed(recipe.seed)  # initial weights and dropout
     network = Classifier(shape).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY, fused=True)

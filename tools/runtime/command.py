@@ -1,9 +1,12 @@
-"""How a command ends: exit codes and one-line errors, the same for every script. Knows nothing of what they do."""
+"""How a command begins and ends: its first line, exit codes and one-line errors, the same for every script."""
 
 import ctypes
 import errno
+import importlib.metadata
+import os
 import signal
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import NoReturn
 
 from config.errors import UserError
 from dataset.storage import UNREADABLE, describe_disk_error, describe_read_error
+from tools.runtime.faults import explain_fault
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_UP_TO_BYTES = 1 << 30
@@ -20,6 +24,9 @@ EXIT_DONE = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_SIGNAL_BASE = 128  # a shell reports a process ended by signal n as 128 + n
+
+# Ctrl-C, a scheduler's stop, a closed connection, a scheduler's warning; Windows has the first two only.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Diverged(UserError):
@@ -37,10 +44,36 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
-def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> NoReturn:
-    """Run `main`, then exit: 0 done, 2 a user's mistake in one line, 3 one that diverged, 130 or
-    143 signalled; a bug keeps its traceback."""
-    previous = signal.signal(signal.SIGTERM, _raise_interrupted)
+class _FirstLine:
+    """Whether the command's first line is wanted yet, and is still to be said."""
+
+    wanted = False
+
+
+def announce(place: str) -> None:
+    """Say once, on the first process of a command, where it computes and with which versions."""
+    if _FirstLine.wanted and os.environ.get("RANK", "0") == "0":
+        print(", ".join([f"BlastDiffusion {project_version()}", f"torch {importlib.metadata.version('torch')}",
+                         *filter(None, [place])]), file=sys.stderr, flush=True)
+    _FirstLine.wanted = False
+
+
+def project_version() -> str:
+    """This project's version, as pyproject.toml has it."""
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True, on_device: bool = True) -> NoReturn:
+    """Run `main`, then exit: 0 done, 2 a user's or the machine's mistake in one line, 3 one that diverged, 128 + n stopped
+    by signal n; a bug keeps its traceback.
+
+    A command that opens a device says so in its first line; one that does not (`on_device` False) says its versions.
+    """
+    previous = {number: signal.signal(number, _raise_interrupted) for number in _heard_signals() if number != signal.SIGINT}
+    _FirstLine.wanted = True
+    if not on_device and not {"-h", "--help"} & set(sys.argv[1:]):
+        announce("")
     if keep_freed_memory:
         keep_freed_buffers()
     try:
@@ -65,8 +98,16 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True) -> 
     except Interrupted as stop:
         print(str(stop) or "stopped by a signal", file=sys.stderr)
         sys.exit(EXIT_SIGNAL_BASE + stop.signal_number)
+    except Exception as error:
+        line = explain_fault(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _FirstLine.wanted = False
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     sys.exit(EXIT_DONE)
 
 
@@ -82,22 +123,33 @@ class StopRequest:
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """Within the block SIGINT and SIGTERM only set the yielded request; a second one acts at once."""
-    request = StopRequest()
+    """Within the block STOP_SIGNALS only set the yielded request; a second one acts at once.
+
+    Under a launcher of several processes a second one does not: Ctrl-C and schedulers signal the launcher too, which
+    passes the signal on, and ends what is left after 30 s.
+    """
+    request, launched = StopRequest(), "TORCHELASTIC_RUN_ID" in os.environ
 
     def note(number: int, frame: FrameType | None) -> None:
+        if request and launched:
+            return
         if request:
             _raise_interrupted(number, frame)
         request.signal_number = number
-        print(f"\n{signal.Signals(number).name} received: stopping after this step (again to stop at once)",
-              file=sys.stderr)
+        print(f"\n{signal.Signals(number).name} received: stopping after this step"
+              + (" (again to stop at once)" * (not launched)), file=sys.stderr)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in _heard_signals()}
     try:
         yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _heard_signals() -> list[signal.Signals]:
+    """STOP_SIGNALS but for those that whoever started this process had it ignore, as nohup does with SIGHUP."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def keep_freed_buffers() -> None:

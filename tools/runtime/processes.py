@@ -1,36 +1,78 @@
-"""Processes that `accelerate launch` started together: how long they wait for one another, and how they share work."""
+"""Processes that `accelerate launch` started together: how they find and watch one another, and how they share work."""
 
 import atexit
+import os
+import sys
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import nn
 
+from config.errors import UserError
+from config.schema import Config
 from dataset.share import Share
+from tools.runtime.environment import settle
+from tools.runtime.machine import announce_device, cuda_is_usable
+from tools.runtime.rendezvous import MeetingPoint, init_method
+from tools.runtime.watch import Watch
 
-# Processes wait for the slowest one's images and for the first one's validation. A process that dies is no matter of
-# this: its connections break at once, and the launcher ends the others.
-_PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+# Processes may wait long for the slowest one's images and for the first one's validation: the watch tells work from
+# hanging (launch_params.collective_minutes), and torch's own limit, which cannot, is out of its way.
+_PATIENCE = timedelta(hours=12)
 _JOINED_BYTES = 1 << 26  # sent at once, which bounds the memory that it takes on a GPU
+_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def open_accelerator(*handlers: Any, mixed_precision: str = "no") -> Accelerator:
+def open_accelerator(config: Config, *handlers: Any, trains: bool = False) -> Accelerator:
     """The accelerator of this process, which leaves the others in order when the process ends.
 
     Without that the threads behind the connections are torn down by the end of the interpreter, which aborts now and then.
+    The config alone decides on precision, micro-steps and compilation; what the environment says of them is told.
+
+    Raises:
+        UserError: a setting of the environment, a device or a kind of launch that cannot be used, or processes that do not
+            come.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_PATIENCE, *handlers])
-    if accelerator.num_processes > 1:
-        atexit.register(_leave)
+    is_first = os.environ.get("RANK", "0") == "0"
+    for line in settle(os.environ, config if trains else None):
+        if is_first:
+            print(line, file=sys.stderr)
+    on_cpu = not cuda_is_usable()
+    many = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    mixed_precision = config.train_params.mixed_precision if trains else "no"
+    limits = config.launch_params
+    meeting = init_method(limits.rendezvous_minutes, then=lambda here: _watch(here, minutes=limits.collective_minutes))
+    together = InitProcessGroupKwargs(init_method=meeting, timeout=_PATIENCE)
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision, cpu=many and on_cpu, dynamo_backend="no", kwargs_handlers=[together, *handlers],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # a training step divides by its micro-steps
+    if accelerator.distributed_type not in _KINDS:
+        raise UserError(f"this launch is of the kind {accelerator.distributed_type.value}; expected one process, or several "
+                        "on CPUs or on NVIDIA's or AMD's GPUs that share each batch (accelerate launch --multi_gpu)")
+    if many and accelerator.num_processes == 1:
+        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that several processes were started, but LOCAL_RANK, "
+                        "which says which GPU is this one's, is not set; start with accelerate launch or torchrun, or unset "
+                        "WORLD_SIZE")
+    announce_device(accelerator.device, precision=_PRECISIONS[mixed_precision] if trains else None,
+                    num_processes=accelerator.num_processes)
     return accelerator
 
 
-def open_share() -> tuple[Share, torch.device]:
+_PRECISIONS = {"no": "float32", "fp16": "float16 mixed", "bf16": "bfloat16 mixed"}
+
+
+def unwrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """The network itself, without what wraps it for several processes or for compilation: its names are those of files."""
+    return accelerator.unwrap_model(model, keep_torch_compile=False)
+
+
+def open_share(config: Config) -> tuple[Share, torch.device]:
     """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
-    accelerator = open_accelerator()
+    accelerator = open_accelerator(config)
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
     return share_work(accelerator), device
 
@@ -55,6 +97,13 @@ def share_work(accelerator: Accelerator) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes, agree, join)
 
 
-def _leave() -> None:
+def _watch(here: MeetingPoint, *, minutes: float) -> None:
+    watch = Watch(here, minutes=minutes)
+    watch.start()
+    atexit.register(_leave, watch)
+
+
+def _leave(watch: Watch) -> None:
+    watch.end()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -51,6 +52,24 @@ class Pace:
         return steps * self._images_per_step / max(self._times[-1] - self._times[first], 1e-9)
 
 
+@dataclass
+class Place:
+    """How far this process is: what the last lasting bar counts, and how often any bar has moved."""
+
+    title: str | None = None
+    done: int = 0
+    unit: str = ""
+    ticks: int = 0
+
+
+_PLACE = Place()
+
+
+def latest() -> Place:
+    """Where this process is, for whoever waits for it."""
+    return _PLACE
+
+
 class Progress:
     """A bar from 0 to `total`; in a pipe a line after two seconds, then one every ten. Use as a context manager.
 
@@ -62,7 +81,7 @@ class Progress:
         self._title, self._total, self._unit = title, total, unit
         self._done = initial
         self._terminal = sys.stderr.isatty()
-        self._enabled = enabled
+        self._enabled, self._passing = enabled, passing
         self._last_line = time.monotonic() - (_SECONDS_BETWEEN_LINES - _SECONDS_TO_FIRST_LINE)
         self._bar = (
             tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1,
@@ -72,6 +91,9 @@ class Progress:
 
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` of the total are done, with a short note such as the loss."""
+        _PLACE.ticks += 1
+        if not self._passing:
+            _PLACE.title, _PLACE.done, _PLACE.unit = self._title, done, self._unit
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)

@@ -27,7 +27,7 @@ _HARMLESS = (
     "dataset_params.params.csv_file", "dataset_params.params.root_dir", "dataset_params.params.missing_labels",
     "autoencoder_params.pretrained", "autoencoder_params.subfolder",
     "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "gan_params", "evaluation_params",
-    "logging_params",
+    "logging_params", "launch_params",
 )
 
 
@@ -113,6 +113,11 @@ def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> I
                 (root / ".lock").unlink()
                 if is_new:
                     root.rmdir()
+
+
+def keys_of_results(config: Config) -> dict[str, Any]:
+    """The config as plain values without how long processes wait, on which no result depends."""
+    return {name: section for name, section in config_to_dict(config).items() if name != "launch_params"}
 
 
 def _with_new_keys(old: Any) -> Any:

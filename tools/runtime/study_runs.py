@@ -22,11 +22,11 @@ from config.schema import Config
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from models.autoencoder import hash_autoencoder
 from tools.runtime.assessment import METHOD
-from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, Interrupted, deferred_signals
+from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, STOP_SIGNALS, Interrupted, deferred_signals
 from tools.runtime.data import find_autoencoder, open_images
 from tools.runtime.evaluation_weights import hash_evaluation_weights
 from tools.runtime.gan_training import METHOD as GAN_METHOD
-from tools.runtime.run_directory import RunDirectory
+from tools.runtime.run_directory import RunDirectory, keys_of_results
 from tools.runtime.studying import DIVERGED, Arm, Study
 
 _ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ _SPEED_METHOD = 2  # raised where the same loop would be timed otherwise
 _POLL_SECONDS = 0.2
 _DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
 _TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
-_AFTER_TRAINING = ("sample_params", "evaluation_params", "logging_params")  # sections that no training depends on
+_AFTER_TRAINING = ("sample_params", "evaluation_params", "logging_params", "launch_params")  # no training depends on them
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StudyRuns:
         """Hash of the keys of these arms and of the images, labels and weights behind them."""
         configs = [self.config_of(arm) for arm in arms]
         return hash_json([METHOD, *([
-            arm.name, _name_method(arm.generator), config_to_dict(config), self._hash_inputs(config),
+            arm.name, _name_method(arm.generator), keys_of_results(config), self._hash_inputs(config),
             hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True))])
 
     def seconds_per_step(self, arm: Arm) -> float:
@@ -265,7 +265,7 @@ class _Job:
 
 def _check_exit(code: int, job: _Job) -> None:
     stopped = -code if code < 0 else code - EXIT_SIGNAL_BASE
-    if stopped in (signal.SIGINT, signal.SIGTERM):
+    if stopped in STOP_SIGNALS:
         raise Interrupted(stopped, "the same command goes on from here")
     if code:
         said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
-from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import hash_json
 from tools.evaluation.memorisation import COPYING_FOUND
@@ -19,6 +18,7 @@ from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime import estimate
 from tools.runtime.data import latents_identity, open_images
 from tools.runtime.evaluation_weights import hash_evaluation_weights
+from tools.runtime.run_directory import keys_of_results
 
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
 RULE = (
@@ -166,7 +166,7 @@ def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
     """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, the VAE and the other
     networks that are read."""
     images = {name: latents_identity(config, open_images(config, name), name) for name in ("train", split)}
-    return hash_json({"settings": settings, "split": split, "config": config_to_dict(config), "images": images,
+    return hash_json({"settings": settings, "split": split, "config": keys_of_results(config), "images": images,
                       "weights": hash_evaluation_weights(config)})
 
 

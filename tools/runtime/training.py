@@ -24,7 +24,9 @@ from tools.runtime import checkpoints
 from tools.runtime.command import Diverged
 from tools.runtime.conditions import condition_shapes, join_view
 from tools.runtime.latent_source import LatentSource
+from tools.runtime.processes import unwrap
 
+_SKIPPING_DEVICES = ("cpu", "cuda")  # whose fused kernels read `found_inf`; Apple's do not
 MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
 
 
@@ -260,28 +262,34 @@ def train_step(
     # The norm is of the gradient averaged over all processes, so that all of them apply the step or none does.
     finite = torch.isfinite(norm) & (torch.isfinite(total) | (accelerator.num_processes > 1))
     _apply(state.optimizer, finite, has_scaler=accelerator.scaler is not None)
-    state.ema.update(accelerator.unwrap_model(state.model), finite)
+    state.ema.update(unwrap(accelerator, state.model), finite)
     state.meters.add(loss=total, grad_norm=norm, applied=finite)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
 
 
 def make_optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW in one pass over the parameters, which can skip a step on the device."""
+    """AdamW in one pass over the parameters where that pass can skip a step on the device, else as the library chooses."""
     train = config.train_params
+    fused = next(network.parameters()).device.type in _SKIPPING_DEVICES
     return torch.optim.AdamW(network.parameters(), lr=train.ldm_lr, betas=train.adam_betas,
-                             weight_decay=train.weight_decay, fused=True)
+                             weight_decay=train.weight_decay, fused=fused)
 
 
 def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
     """A step of the optimizer, which changes nothing where bool () `finite` is false.
 
     The fused kernels read `found_inf` for that: it is how a gradient scaler skips, and under fp16 the scaler sets it.
+    Where they do not, the host waits for the answer, as a scaler does there.
     """
     if has_scaler:
         optimizer.step()
         return
     inner = optimizer.optimizer  # accelerate's wrapper does not pass attributes on
+    if not inner.defaults["fused"]:
+        if bool(finite):
+            optimizer.step()
+        return
     inner.found_inf = (~finite).float()
     optimizer.step()
     del inner.found_inf

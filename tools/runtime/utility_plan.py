@@ -17,6 +17,7 @@ from tools.runtime.classifier_training import (
     train_classifier,
 )
 from tools.runtime.data import open_codec, open_images
+from tools.runtime.machine import choose_device
 from tools.runtime.utility_folds import Study
 
 _CORRELATIONS = (0.5, 0.8)  # of two arms' AUCs; two assumptions, since it is only known after a study
@@ -67,7 +68,7 @@ def _describe_gain(study: Study, *, auc: float) -> list[str]:
 
 def _describe_time(study: Study) -> list[str]:
     config, request = study.config, study.request
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     rate = estimate.measure_training_rate(config, device)
     per_step, per_prediction = _time_classifier(study)
     per_round_trip = _time_round_trip(study, device)

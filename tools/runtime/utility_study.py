@@ -33,9 +33,10 @@ from tools.runtime.classifier_training import (
     count_classifier_steps,
     train_classifier,
 )
-from tools.runtime.command import Interrupted
+from tools.runtime.command import STOP_SIGNALS, Interrupted
 from tools.runtime.data import find_autoencoder, open_codec, open_images
 from tools.runtime.generation import latents_to_pixels
+from tools.runtime.machine import choose_device
 from tools.runtime.run_directory import RunDirectory
 from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.runtime.trained_model import load_trained_model
@@ -132,7 +133,7 @@ def run_stage(command: Sequence[str]) -> None:
         process.wait()
         raise
     stopped = -code if code < 0 else code - 128
-    if stopped in (signal.SIGINT, signal.SIGTERM):
+    if stopped in STOP_SIGNALS:
         raise Interrupted(stopped, "run the same command to go on")
     if code < 0:
         raise UserError(f"{' '.join(command[1:])} was stopped by {signal.Signals(-code).name}"
@@ -191,7 +192,7 @@ class _Pool:
 
 def _write_round_trips(config: Config, folder: Path) -> None:
     """The training images through the encoder (posterior mean) and back, by the path that synthetic images take."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     statistics = load_trained_model(config, _checkpoint(config), torch.device("cpu")).codec.statistics
     codec = open_codec(config, statistics=statistics, device=device)
     images, size = open_images(config, "train"), config.autoencoder_params.batch_size
