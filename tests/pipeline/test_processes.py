@@ -1,8 +1,10 @@
 """Several processes compute what one computes, share the encoding, and end when one of them dies."""
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,10 +34,10 @@ LEARNING = ("train_params.lr_schedule=constant", "logging_params.interval_steps=
 
 
 def launch(*command: str) -> subprocess.Popen[str]:
-    """Start a script in two processes."""
+    """Start a script in two processes, which with their launcher are one process group."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen([sys.executable, *LAUNCHER, *command], cwd=REPOSITORY, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def list_workers(launcher: subprocess.Popen[str]) -> list[int]:
@@ -270,3 +272,47 @@ def test_a_process_that_dies_ends_the_others_and_one_alone_goes_on(workspace: Wo
     step = newest[1]["step"]
     train_ddpm_cond.main(workspace.arguments(*settings, f"train_params.max_steps={step + 3}"))
     assert [row["step"] for row in read_rows(run) if "loss" in row] == list(range(1, step + 4))
+
+
+@needs_proc
+def test_a_signal_to_launcher_and_processes_saves_after_the_step(workspace: Workspace) -> None:
+    """As from a scheduler or by Ctrl-C: the launcher hears it too and passes it on, so that it comes twice."""
+    run = workspace.run("signalled")
+    settings = (workspace.task(run.name), *LEARNING, "train_params.checkpoint_interval_steps=100000")
+    process = launch("train_ddpm_cond.py", *workspace.arguments(*settings, "train_params.max_steps=100000"))
+    try:
+        wait_until(lambda: (run / "metrics.jsonl").exists() and len(read_rows(run)) > 1, process)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, complaints = process.communicate(timeout=100)
+    finally:
+        end(process)
+    newest = checkpoints.read_newest_checkpoint(run / "checkpoints")
+    assert newest is not None and f"saved at step {newest[1]['step']}; run the same command to go on" in complaints
+    assert not newest[2] and [row["step"] for row in read_rows(run) if "loss" in row][-1] == newest[1]["step"]
+
+
+@needs_proc
+def test_a_process_that_hangs_is_named_and_the_other_one_ends(workspace: Workspace) -> None:
+    run, seconds = workspace.run("hung"), 12
+    arguments = workspace.arguments(workspace.task(run.name), *LEARNING, "train_params.max_steps=100000",
+                                    f"launch_params.collective_minutes={seconds / 60}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [subprocess.Popen(
+        [sys.executable, "train_ddpm_cond.py", *arguments], cwd=REPOSITORY, text=True, stderr=subprocess.PIPE,
+        env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}) for rank in range(2)]
+    try:
+        wait_until(lambda: (run / "metrics.jsonl").exists() and len(read_rows(run)) > 1, processes[0])
+        os.kill(processes[1].pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        _, complaints = processes[0].communicate(timeout=5 * seconds)
+        waited = time.monotonic() - stopped
+    finally:
+        for process in processes:
+            process.kill()  # ends a stopped process too
+            process.communicate()
+    assert processes[0].returncode == 2 and seconds - 2 < waited < 4 * seconds
+    assert re.search(rf"error: rank 1 \(pid {processes[1].pid} on \S+\) did not reach step \d+ of training within 0\.2 "
+                     r"minutes: its process gives no sign of life", complaints), complaints[-2000:]

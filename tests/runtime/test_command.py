@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from config.errors import UserError
-from tools.runtime.command import Diverged, Interrupted, deferred_signals, run_command
+from tools.runtime.command import STOP_SIGNALS, Diverged, Interrupted, deferred_signals, run_command
 
 
 def end(main: Callable[[], None]) -> object:
@@ -33,11 +33,12 @@ def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
         (fail(KeyboardInterrupt()), 130, "interrupted\n"),
         (fail(Interrupted(15, "saved; run again")), 143, "saved; run again\n"),
         (fail(Interrupted(2)), 130, "stopped by a signal\n"),
-        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "stopped by a signal\n"),
         (fail(OSError(errno.EROFS, "read-only", "/a/b")), 2, "error: /a/b: could not be written (Read-only file system): "
          "nothing can be written there; choose another folder, or mount that one for writing\n"),
         (fail(OSError(errno.EACCES, "refused", "/a/b")), 2,
          "error: /a/b: could not be opened or read (Permission denied): ask for access to it, or give another path\n"),
+        *((lambda number=number: os.kill(os.getpid(), number), 128 + number, "stopped by a signal\n")
+          for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)),
     ):
         assert end(main) == code
         assert capsys.readouterr().err == message
@@ -60,9 +61,9 @@ def test_a_bug_keeps_its_traceback() -> None:
         run_command(fail(OSError(errno.EACCES, "of no file")))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_the_first_signal_waits_and_the_second_acts_at_once(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in STOP_SIGNALS]
     with pytest.raises(Interrupted) as stopped, deferred_signals() as stop:
         assert not stop
         os.kill(os.getpid(), number)
@@ -70,4 +71,32 @@ def test_the_first_signal_waits_and_the_second_acts_at_once(number: int, capsys:
         assert "stopping after this step (again to stop at once)" in capsys.readouterr().err
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.signal_number == signal.SIGTERM
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in STOP_SIGNALS] == before
+
+
+def test_a_launcher_that_passes_a_signal_on_does_not_break_the_saving(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with deferred_signals() as stop:
+        for _ in range(2):  # from the terminal, and from the launcher
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+    assert capsys.readouterr().err == "\nSIGINT received: stopping after this step\n"
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
+    """As under nohup, which exists so that a closed connection does not end the command."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def main() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        with deferred_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+
+    try:
+        assert end(main) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

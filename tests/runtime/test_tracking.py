@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,3 +122,31 @@ def test_an_offline_run_holds_the_log_and_no_other_image(
     assert history[2]["preview._type"] == "image-file"
     media = [file for file in (tmp_path / "wandb").rglob("*.png") if not file.is_symlink()]
     assert len({file.resolve() for file in media}) == 1
+
+
+def test_a_run_that_is_resumed_is_one_wandb_run(
+    tmp_path: Path, make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    config = make_config(logging_params={"wandb_mode": "offline"})
+    for step in (2, 4):  # the second one as after a stop
+        tracker = open_tracker(tmp_path / "metrics.jsonl", config, step=step - 2)
+        tracker.log({"step": step, "loss": 1 / step})
+        tracker.close()
+        wandb.teardown()
+        time.sleep(1.1)  # wandb names its folders by the second
+    assert capsys.readouterr().err == ""
+    runs, steps = [], []
+    for stored in sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb")):
+        for data in read_log_records(stored.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "run":
+                runs.append(record.run.run_id)
+            elif record.WhichOneof("record_type") == "history":
+                steps += [json.loads(item.value_json) for item in record.history.item
+                          if "_step" in (item.key, *item.nested_key)]
+    assert len(runs) >= 2 and set(runs) == {(tmp_path / "wandb/run_id.txt").read_text(encoding="utf-8").strip()}
+    assert steps == [2, 4]

@@ -14,6 +14,7 @@ from config.schema import Config
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from models.ema import ExponentialMovingAverage
+from tools.runtime import training
 from tools.runtime.command import Diverged
 from tools.runtime.training import (
     MOST_BAD_STEPS,
@@ -292,3 +293,21 @@ def test_the_seed_decides_the_initial_weights(make_config: Callable[..., Config]
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = make_unet(replace(config, train_params=replace(config.train_params, seed=9))).state_dict()
     assert not torch.equal(first["conv_in.weight"], other["conv_in.weight"])
+
+
+def test_where_no_kernel_skips_the_host_does(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's fused AdamW applies a step that is not finite; simulated by a CPU that is not trusted to skip it."""
+    assert "mps" not in training._SKIPPING_DEVICES
+    assert Trainer(make_config()).state.optimizer.optimizer.defaults["fused"]
+    monkeypatch.setattr(training, "_SKIPPING_DEVICES", ())
+    trainer = Trainer(make_config())
+    assert not trainer.state.optimizer.optimizer.defaults["fused"]
+    trainer.step()
+    before = trainer.snapshot()
+    trainer.step(bad=math.nan)
+    assert trainer.skipped() == (1, 1)
+    after = trainer.snapshot()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    trainer.step()
+    assert trainer.skipped() == (1, 0)
+    assert any(not torch.equal(value, before[name]) for name, value in trainer.snapshot().items())

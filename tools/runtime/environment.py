@@ -29,7 +29,8 @@ TAKEN = (  # where it runs and how much it says; the line at the start names the
 )
 WITHOUT_EFFECT = (  # of data loaders, model hubs, TPUs and launchers, none of which a command here uses
     "ACCELERATE_ALLOW_CP_STANDALONE", "ACCELERATE_BYPASS_DEVICE_MAP", "ACCELERATE_CONFIG_DS_FIELDS",
-    "ACCELERATE_DEBUG_RDV_FILE", "ACCELERATE_DOWNCAST_BF16", "ACCELERATE_GRADIENT_CLIPPING", "PT_HPU_LAZY_MODE",
+    "ACCELERATE_DEBUG_RDV_FILE", "ACCELERATE_DOWNCAST_BF16", "ACCELERATE_GRADIENT_CLIPPING",
+    "ACCELERATE_INIT_INCLUDE_BUFFERS", "PT_HPU_LAZY_MODE",
     "USE_TORCH_XLA",
 )
 FOLLOWING = {  # read only after their switch, which is refused or overruled

@@ -34,7 +34,8 @@ def explain_fault(error: BaseException) -> str | None:
              if any(kind.__name__ in _LIBRARY_ERRORS for kind in type(link).__mro__)]
 
     def says(signs: tuple[str, ...]) -> str | None:
-        return next((" ".join(text.split())[:240] for text in words if any(sign in text for sign in signs)), None)
+        return next((" ".join(text.split())[:240] for text in reversed(words) if any(sign in text for sign in signs)),
+                    None)
 
     if found := says(_NO_COMPILER):
         return (f"train_params.compile_mode needs a working C++ compiler, and on a GPU triton ({found}); install one, such "
@@ -44,10 +45,10 @@ def explain_fault(error: BaseException) -> str | None:
                 "with CUDA_VISIBLE_DEVICES= (empty)")
     if found := says(_OLD_DRIVER):
         return f"the GPU's driver is too old for this torch ({found}); {OLD_DRIVER_STEP}"
+    if found := says(_GPU_MEMORY):  # first: its class is named after the host's
+        return f"the GPU has too little memory ({found}); {_memory_keys()}, or end other programs on that GPU"
     if found := says(_HOST_MEMORY):
         return f"this machine has too little memory ({found}); {_memory_keys()}, or end other programs"
-    if found := says(_GPU_MEMORY):
-        return f"the GPU has too little memory ({found}); {_memory_keys()}, or end other programs on that GPU"
     if found := says(_PEER_GONE):
         return (f"another process of this run has ended ({found}); its own message, or the launcher's, says why; the same "
                 "command goes on from the last checkpoint")

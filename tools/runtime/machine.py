@@ -82,7 +82,8 @@ def announce_device(device: torch.device, *, precision: str | None = None, num_p
     if device.type == "cuda":
         place = f"GPU {torch.cuda.get_device_name(device)}"
     elif device.type == "cpu":
-        place = f"CPU with {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        place = f"CPU with {threads} thread{'s' * (threads > 1)}"
     else:
         place = f"device {device.type}"
     training = "" if precision is None else f", precision {precision}"

@@ -7,7 +7,10 @@ timings and synthetic images; it is never given a real image.
 import errno
 import json
 import os
+import re
+import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from config.schema import Config
 from dataset.storage import disk_errors, free_bytes, sync_file, write_text
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
+_ID_NAME = "run_id.txt"
 _LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
 
 
@@ -38,6 +42,7 @@ class WandbMirror:
             settings = wandb.Settings(silent=True, disable_git=True, console="off", x_disable_stats=True,
                                       x_disable_machine_info=True)
             self._run = wandb.init(
+                id=_find_run_id(folder / "wandb" / _ID_NAME), resume="allow",  # a resumed run goes on in the same one
                 project=config.logging_params.wandb_project, name=name, mode=config.logging_params.wandb_mode,
                 dir=str(folder), config=_without_paths(config_to_dict(config)), settings=settings,
             )
@@ -84,6 +89,16 @@ class WandbMirror:
         reason = " ".join(str(error).split())[:200]
         print(f"warning: wandb is not logging ({type(error).__name__}: {reason}); the run goes on and its own files are "
               "complete; logging_params.wandb_mode: disabled silences this", file=sys.stderr)
+
+
+def _find_run_id(path: Path) -> str:
+    """The id under which wandb knows the run of this folder, drawn and kept the first time."""
+    with suppress(FileNotFoundError):
+        if re.fullmatch(r"[0-9a-f]{8}", known := path.read_text(encoding="utf-8").strip()):
+            return known
+    drawn = secrets.token_hex(4)
+    write_text(path, f"{drawn}\n")
+    return drawn
 
 
 def _without_paths(values: dict[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,11 @@ class Judge:
         """The processes that keep this one waiting for at least so long, and how that shows."""
         found = {}
         for rank, peer in self.peers.items():
-            behind = (mine["title"] == peer.told["title"] and peer.told["done"] < mine["done"]) or (
-                mine["waiting"] and not peer.told["waiting"])
             if peer.told["ended"]:
                 continue
+            behind = mine["title"] is not None and (  # reading a large set at the start moves no bar
+                (mine["waiting"] and not peer.told["waiting"])
+                or (mine["title"] == peer.told["title"] and peer.told["done"] < mine["done"]))
             if peer.since_beat >= seconds:
                 found[rank] = "its process gives no sign of life: it is stopped, or its machine is"
             elif behind and peer.since_tick >= seconds:
