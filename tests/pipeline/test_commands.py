@@ -1,6 +1,7 @@
 """How commands end: exit codes, one line for a user's mistake, and the list of commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,10 @@ def fail_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as ending:
         run_command(lambda: train_ddpm_cond.main(arguments))
     assert ending.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1 and message.endswith("\n")
+    first, _, message = capsys.readouterr().err.rpartition("\nerror: ")
+    assert re.fullmatch(r"BlastDiffusion \S+, torch \S+, CPU with \d+ threads?, precision float32, 1 process", first)
+    message = f"error: {message}"
+    assert message.count("\n") == 1 and message.endswith("\n")
     return message
 
 

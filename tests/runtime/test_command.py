@@ -3,12 +3,22 @@
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from config.errors import UserError
 from tools.runtime.command import STOP_SIGNALS, Diverged, Interrupted, deferred_signals, run_command
+
+
+@pytest.fixture(autouse=True)
+def _usual_signals() -> Iterator[None]:
+    """As in a terminal, also where these tests run under nohup or in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def end(main: Callable[[], None]) -> object:

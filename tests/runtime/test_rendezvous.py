@@ -15,7 +15,8 @@ from tools.runtime import rendezvous
 from tools.runtime.rendezvous import MeetingPoint, meet
 
 REPOSITORY = Path(__file__).parents[2]
-_MEET = ("from tools.runtime.command import run_command; from tools.runtime import rendezvous as r; "
+_MEET = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # ignored in a shell's background
+         "from tools.runtime.command import run_command; from tools.runtime import rendezvous as r; "
          "run_command(lambda: print(r.meet(r.read_meeting_point(), minutes={minutes}).num_keys()), on_device=False)")
 
 

@@ -149,7 +149,7 @@ def deferred_signals() -> Iterator[StopRequest]:
 
 def _heard_signals() -> list[signal.Signals]:
     """STOP_SIGNALS but for those that whoever started this process had it ignore, as nohup does with SIGHUP."""
-    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def keep_freed_buffers() -> None:
