@@ -3,6 +3,7 @@
 It owns loading, the channel adaptation and the scale of the latents; caching and training are elsewhere.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from config.errors import UserError
+from models.vae_loading import STEM, load_vae
+from models.weight_files import (
+    CONFIG_FILE,
+    PIPELINE_FILE,
+    WeightFiles,
+    describe_missing,
+    fetch_model,
+    find_weight_files,
+)
 
 TRAINING_RECORD = "training.json"  # in the folder of a VAE that train_vae made
-_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _ENCODER_PARTS = ("encoder", "quant_conv")
 _ENCODER_WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")  # the first that is there
-_LONGEST_REASON = 300  # characters of another library's message
 _ROUNDING = 1e-6  # a standard deviation below this share of the mean is what float64 sums leave of zero
 _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "VQModel")
 
@@ -162,39 +169,57 @@ def resolve_autoencoder(pretrained: str, subfolder: str | None = None) -> Path:
     """The local folder of a diffusers autoencoder: a folder as it is, a hub id from the cache or by download.
 
     Raises:
-        UserError: neither a folder nor obtainable from the hub.
+        UserError: neither a folder nor obtainable from the hub, or without config or weights in safetensors.
     """
-    folder = Path(pretrained)
-    if not folder.is_dir():
-        folder = _download(pretrained, subfolder)
+    folder, key = Path(pretrained), "autoencoder_params.pretrained"
+    hub_id = None if folder.is_dir() else pretrained
+    if hub_id is not None:
+        folder = _download(hub_id, subfolder)
     folder = folder / subfolder if subfolder else folder
-    for name in ("config.json", _WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"autoencoder_params.pretrained: {folder} has no {name}; expected a folder that diffusers' "
-                "save_pretrained wrote with safetensors (a folder inside it, such as vae, is autoencoder_params.subfolder)"
-            )
+    if not (folder / CONFIG_FILE).is_file():
+        if (folder / PIPELINE_FILE).is_file():
+            raise UserError(f"{key}: {folder} has no {CONFIG_FILE}; expected a folder of one autoencoder, found a whole "
+                            "pipeline; set autoencoder_params.subfolder: vae")
+        raise UserError(
+            f"{key}: {folder} has no {CONFIG_FILE}; expected a folder that diffusers' save_pretrained wrote with "
+            "safetensors (a folder inside it, such as vae, is autoencoder_params.subfolder)"
+        )
+    if find_weight_files(folder, STEM) is None:
+        loader = f"diffusers.{read_autoencoder_config(folder)['_class_name']}"
+        missing = describe_missing(folder, STEM, loader=loader, hub_id=hub_id)
+        raise UserError(f"{key}: {missing}; expected a folder that diffusers' save_pretrained wrote with safetensors")
     return folder
 
 
+def list_autoencoder_files(folder: Path) -> list[Path]:
+    """The files that make up the autoencoder: its config and its weights, in one file or in shards with an index.
+
+    Raises:
+        UserError: no weights, or an index whose shards are not all there.
+    """
+    return [folder / CONFIG_FILE, *_find_weights(folder).files]
+
+
 def hash_autoencoder(folder: Path) -> str:
-    """SHA-256 over the config's class and shape and the weights file: what determines every latent."""
+    """SHA-256 over the config's class and shape and the weights: what determines every latent."""
     digest = hashlib.sha256(json.dumps(read_autoencoder_config(folder), sort_keys=True).encode())
-    with (folder / _WEIGHTS_NAME).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in _find_weights(folder).tensors:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
 def read_autoencoder_config(folder: Path) -> dict[str, Any]:
     """The diffusers config without the keys that say who wrote it."""
+    path = folder / CONFIG_FILE
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not readable as JSON ({error})") from error
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(config, dict) or config.get("_class_name") not in _SUPPORTED:
         found = config.get("_class_name") if isinstance(config, dict) else None
-        raise UserError(f"{folder / 'config.json'}: expected one of {', '.join(_SUPPORTED)}, found {found!r}")
+        raise UserError(f"{path}: expected one of {', '.join(_SUPPORTED)}, found {found!r}")
     return {key: value for key, value in config.items() if key not in ("_diffusers_version", "_name_or_path")}
 
 
@@ -209,50 +234,45 @@ def read_latent_layout(folder: Path) -> tuple[int | None, int | None]:
 def load_codec(
     folder: Path, *, im_channels: int, statistics: LatentStatistics | None = None, decoder_only: bool = False
 ) -> LatentCodec:
-    """Load an autoencoder folder; with `decoder_only` the encoder's weights are never read.
+    """Load an autoencoder folder as diffusers' `from_pretrained` does; with `decoder_only` no encoder is kept or needed.
 
     Raises:
         UserError: weights and config do not fit, or the VAE does not fit the images' channels.
     """
-    import diffusers  # its start-up costs a second that a --dry-run need not pay
-
-    config = read_autoencoder_config(folder)
-    try:
-        vae = getattr(diffusers, config["_class_name"]).from_config(config)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
-        name = config["_class_name"]
-        raise UserError(f"{folder / 'config.json'}: diffusers cannot build this {name} ({reason})") from error
+    config, weights = read_autoencoder_config(folder), _find_weights(folder)
+    if weights.variant is not None:
+        _say_once(f"{folder}: has no plain {STEM}.safetensors; reading its {weights.variant} variant, {weights.head.name}")
+    vae, missing = load_vae(folder, config, weights)
     if decoder_only:
+        missing = [name for name in missing if name.partition(".")[0] not in _ENCODER_PARTS]
         for part in _ENCODER_PARTS:
             if getattr(vae, part, None) is not None:
                 setattr(vae, part, None)
-    path = folder / _WEIGHTS_NAME
-    try:
-        with safe_open(path, framework="pt") as file:
-            wanted = vae.state_dict().keys()
-            stored = set(file.keys())
-            missing = sorted(wanted - stored)
-            if missing:
-                raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more that its config.json asks for")
-            vae.load_state_dict({name: file.get_tensor(name) for name in wanted})
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
-        raise UserError(f"{path}: not the weights that its config.json asks for ({reason})") from error
+    if missing:
+        raise UserError(f"{weights.head}: lacks {missing[0]} and {len(missing) - 1} more that its config.json asks for")
     return LatentCodec(vae, im_channels=im_channels, statistics=statistics)
 
 
-def _download(pretrained: str, subfolder: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+def _find_weights(folder: Path) -> WeightFiles:
+    weights = find_weight_files(folder, STEM)
+    if weights is None:
+        raise UserError(f"{folder}: has no {STEM}.safetensors; expected a folder that diffusers' save_pretrained wrote")
+    return weights
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def _download(hub_id: str, subfolder: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    prefix = f"{subfolder}/" if subfolder else ""
     try:
-        folder = snapshot_download(pretrained, allow_patterns=[f"{prefix}config.json", f"{prefix}{_WEIGHTS_NAME}"])
+        return fetch_model(hub_id, STEM, subfolder=subfolder)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
-            f"autoencoder_params.pretrained: {pretrained!r} is neither a local folder nor obtainable from the hub "
+            f"autoencoder_params.pretrained: {hub_id!r} is neither a local folder nor obtainable from the hub "
             f"({type(error).__name__}); give the path of a diffusers VAE folder, or make one with "
             "`python -m tools.train_vae`"
         ) from error
-    return Path(folder)

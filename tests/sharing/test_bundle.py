@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from file_server import serve
 from test_wheels import Shelf
 from tiny_wheels import write_wheel
 
 from config.errors import UserError
 from dataset.storage import hash_file
-from models.autoencoder import load_codec
+from models.autoencoder import hash_autoencoder, load_codec
 from tools import bundle as command
 from tools.evaluation.downloads import SOURCES
 from tools.evaluation.lpips_distance import load_perceptual
@@ -96,6 +97,21 @@ def test_the_lpips_weights_are_fetched_and_verified_once(
         record = build_bundle(fetched, fetch=shelf.fetch)
         assert build_bundle(fetched, fetch=refuse_to_fetch) == record and len(server.asked) == 2
     load_perceptual(request_.output / record["config_keys"]["dataset_params.lpips_path"])
+
+
+def test_a_vae_in_shards_is_taken_whole_and_leaves_nothing_to_the_next(
+    request_: BundleRequest, shelf: Shelf, tmp_path: Path
+) -> None:
+    AutoencoderKL.from_pretrained(VAE).save_pretrained(tmp_path / "shards", max_shard_size="500KB")
+    folder, wanted = request_.output / "weights/vae", {path.name for path in (tmp_path / "shards").iterdir()}
+    assert len(wanted) > 3
+    build_bundle(request_, fetch=shelf.fetch)
+    record = build_bundle(replace(request_, vae=str(tmp_path / "shards")), fetch=shelf.fetch)
+    assert {path.name for path in folder.iterdir()} == wanted
+    assert {f"weights/vae/{name}" for name in wanted} < set(record["files"])
+    assert hash_autoencoder(folder) == hash_autoencoder(tmp_path / "shards")
+    build_bundle(request_, fetch=shelf.fetch)
+    assert hash_autoencoder(folder) == hash_autoencoder(VAE)  # an index left behind would go before the plain file
 
 
 def test_damaged_files_are_named_and_fetched_again(

@@ -5,7 +5,7 @@ How wheels are found is wheels.py's. A bundle is for one platform and one Python
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from config.errors import UserError
 from config.schema import INCEPTION_FILE
 from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
-from models.autoencoder import resolve_autoencoder
+from models.autoencoder import list_autoencoder_files, resolve_autoencoder
 from tools.evaluation import dinov2, inception
 from tools.evaluation.downloads import PATIENT, SOURCES, DownloadError, Source, fetch
 from tools.evaluation.trunks import find_head, find_trunk
@@ -24,7 +24,6 @@ RECORD_NAME = "bundle.json"
 SUMS_NAME = "SHA256SUMS"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _WHEELS, _WEIGHTS = "wheels", "weights"
-_VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 _LPIPS_NET = "squeeze"
 
 
@@ -125,9 +124,7 @@ def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str
 
 
 def _copy_vae(source: str, folder: Path) -> dict[str, str]:
-    found = resolve_autoencoder(source)
-    for name in _VAE_FILES:
-        _copy(found / name, folder / name)
+    _copy_model(list_autoencoder_files(resolve_autoencoder(source)), folder)
     return {"autoencoder_params.pretrained": f"{_WEIGHTS}/{folder.name}"}
 
 
@@ -186,6 +183,16 @@ def _copy_dinov2(source: Path, folder: Path) -> dict[str, str]:
                             f"found no {name}; give the folder that save_pretrained wrote")
         _copy(source / name, folder / name)
     return {dinov2.KEY: f"{_WEIGHTS}/{folder.name}"}
+
+
+def _copy_model(files: Sequence[Path], folder: Path) -> None:
+    """Copy a model's files; those of another layout that an earlier run left would be read in their place, and go."""
+    names = {file.name for file in files}
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if old.name not in names:
+            old.unlink()
+    for file in files:
+        _copy(file, folder / file.name)
 
 
 def _copy(source: Path, path: Path) -> None:
