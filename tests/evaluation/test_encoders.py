@@ -7,12 +7,14 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+import transformers
 from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from config.errors import UserError
 from models.classifier import Classifier, ClassifierConfig
+from tools.evaluation.dinov2 import load_dinov2
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.inference import exact_inference
@@ -167,6 +169,40 @@ def test_dinov2_is_the_class_token_of_the_antialiased_square(tmp_path):
     assert encoder.encode(images) == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-5)
 
 
+LAYOUTS = {"plain": {}, "shards": {"max_shard_size": "10KB"}, "fp16": {"variant": "fp16"}}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["Dinov2Model", "Dinov2WithRegistersModel"])
+def test_dinov2_folders_of_transformers(tmp_path, kind, layout):
+    torch.manual_seed(0)
+    config = getattr(transformers, kind.replace("Model", "Config"))
+    made = getattr(transformers, kind)(config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    (made.half() if layout == "fp16" else made).save_pretrained(tmp_path, **LAYOUTS[layout])
+    assert (tmp_path / "model.safetensors").exists() == (layout == "plain")
+    encoder = load_encoder("dinov2", weights_path=tmp_path)
+    x = torch.rand(2, 3, 224, 224)
+    variant = LAYOUTS[layout].get("variant")
+    oracle = getattr(transformers, kind).from_pretrained(tmp_path, variant=variant, dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(load_dinov2(tmp_path)[0](x), oracle(x).pooler_output, atol=1e-6, rtol=0)
+    weights = sorted(tmp_path.glob("*.safetensors"))
+    assert len(weights) == 1 or layout == "shards"
+    data = weights[-1].read_bytes()
+    weights[-1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert load_encoder("dinov2", weights_path=tmp_path).weights_sha256 != encoder.weights_sha256
+
+
+def test_dinov2_of_torch_hub_is_told_the_folder(tmp_path):
+    torch.save({"cls_token": torch.zeros(1, 1, 768)}, tmp_path / "dinov2_vitb14_pretrain.pth")
+    with pytest.raises(UserError, match=r"found a file.*hf download facebook/dinov2-base config\.json") as caught:
+        load_encoder("dinov2", weights_path=tmp_path / "dinov2_vitb14_pretrain.pth")
+    assert str(caught.value).isprintable()
+
+
 def test_dinov2_hash_covers_weights_and_config(tmp_path):
     first, other = _dinov2(tmp_path / "a"), _dinov2(tmp_path / "b", seed=1)
     assert first.weights_sha256 == _dinov2(tmp_path / "c").weights_sha256 != other.weights_sha256
@@ -184,7 +220,7 @@ def test_dinov2_refuses_what_is_not_one(tmp_path):
         load_encoder("dinov2", weights_path=tmp_path)
     _dinov2(tmp_path)
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"dinov2"', '"vit"'))
-    with pytest.raises(UserError, match="expected model_type dinov2, found 'vit'"):
+    with pytest.raises(UserError, match="expected model_type dinov2 or dinov2_with_registers, found 'vit'"):
         load_encoder("dinov2", weights_path=tmp_path)
     _dinov2(tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")

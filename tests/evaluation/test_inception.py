@@ -119,6 +119,21 @@ def test_absent_file_says_what_and_where(tmp_path, monkeypatch):
         assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", [INCEPTION_FILE, "weights-inception-2015-12-05-6726825d.pth"])
+def test_each_published_name_is_found_in_a_folder_and_in_the_cache(random_weights, encoder, tmp_path, monkeypatch, name):
+    """pytorch-fid and torch-fidelity publish one state dict under two names; old files lack the counters of batches."""
+    state = torch.load(random_weights, weights_only=True)
+    kept = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    assert len(kept) < len(state)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(kept, folder / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    expected = encoder.encode(_images(1))
+    for path in (folder, folder / name, None):
+        assert np.array_equal(load_encoder("inception", weights_path=path).encode(_images(1)), expected)
+
+
 def test_other_weights_are_refused(tmp_path, random_weights):
     state = torch.load(random_weights, weights_only=True)
     state["fc.weight"] = state["fc.weight"][:1000]  # torchvision's inception_v3 has 1000 classes

@@ -1,5 +1,6 @@
 """LPIPS as an embedding against the lpips package, the finding of weights, and the honesty of the name."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from PIL import Image
 
 from config.errors import UserError
@@ -62,10 +64,11 @@ def _oracle_values(oracle, a, b):
     return values.flatten().double().numpy()
 
 
-@pytest.mark.parametrize("net", ["squeeze", "alex"])
+@pytest.mark.parametrize("net", ["squeeze", "alex", "vgg"])
 def test_equals_the_package_on_random_trunks(tmp_path, net):
     oracle = _save_trunk(tmp_path, net)
-    metric = load_perceptual(tmp_path / "trunk.pth", net=net)
+    metric = load_perceptual(tmp_path / "trunk.pth")
+    assert metric.net == net
     a, b = _images(4), _images(4, seed=1)
     ours = metric.pairwise(a, b, np.stack([np.arange(4)] * 2, axis=1))
     assert ours == pytest.approx(_oracle_values(oracle, a, b), abs=1e-6, rel=1e-5)
@@ -175,6 +178,64 @@ def test_trunk_is_read_from_bare_keys_full_state_dict_safetensors_and_hub_cache(
         assert load_perceptual(path).pairwise(a, b, pair) == pytest.approx(expected, rel=1e-9)
 
 
+def _save_published(net, form, folder):
+    """Random weights of `net` in a published form; returns the path to name and the trunk, bare."""
+    models = torchvision.models
+    build = {"squeeze": models.squeezenet1_1, "alex": models.alexnet, "vgg": models.vgg16}
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        whole = build[net](weights=None).state_dict()
+    full = {name: 0.05 * torch.randn(tensor.shape if name.startswith("features.") else 1) for name, tensor in whole.items()}
+    assert any(name.startswith("classifier.") for name in full)
+    features = {name: tensor for name, tensor in full.items() if name.startswith("features.")}
+    torch.save(full if form == "torchvision" else features, folder / f"{net}.pth")
+    if form == "folder with the head":
+        (folder / "both").mkdir()
+        (folder / f"{net}.pth").rename(folder / "both" / "trunk.pth")
+        shutil.copy(_head_file(net), folder / "both" / f"{net}.pth")
+        return folder / "both", features
+    return folder / f"{net}.pth", features
+
+
+@pytest.mark.parametrize("form", ["torchvision", "features alone", "folder with the head"])
+@pytest.mark.parametrize("net", list(NETS))
+def test_published_forms_equal_the_package(tmp_path, net, form):
+    path, features = _save_published(net, form, tmp_path)
+    oracle = _random_oracle(net)
+    names = {name.split(".", 2)[2]: name for name in oracle.state_dict() if name.startswith("net.")}
+    loaded = oracle.load_state_dict({names[name[9:]]: tensor for name, tensor in features.items()}, strict=False)
+    assert not loaded.unexpected_keys and not any(name.startswith("net.") for name in loaded.missing_keys)
+    a, b = _images(1, 32), _images(1, 32, seed=1)
+    metric = load_perceptual(path)
+    assert metric.name.startswith(f"PD[{net}@")
+    ours = metric.pairwise(a, b, np.array([[0, 0]]))
+    assert ours[0] > 0.01 and ours == pytest.approx(_oracle_values(oracle, a, b), abs=1e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("net", list(NETS))
+def test_a_head_alone_says_which_trunk_is_missing_or_finds_it_in_the_cache(tmp_path, empty_hub, net):
+    with pytest.raises(UserError, match=rf"trunk of {net} \({NETS[net].file_name}.*only its linear head in .*{net}\.pth"
+                                        rf".*fetch https.*{NETS[net].file_name}.*dataset_params\.lpips_path, or a folder"):
+        load_perceptual(_head_file(net))
+    path, features = _save_published(net, "features alone", tmp_path)
+    empty_hub.mkdir(parents=True)
+    torch.save(features, empty_hub / NETS[net].file_name)
+    a, b, pair = _images(1, 32), _images(1, 32, seed=1), np.array([[0, 0]])
+    by_head = load_perceptual(_head_file(net))
+    assert by_head.net == net and by_head.pairwise(a, b, pair) == load_perceptual(path).pairwise(a, b, pair)
+
+
+def test_a_folder_with_squeeze_and_others_is_squeeze_and_one_with_two_others_is_refused(tmp_path):
+    _save_trunk(tmp_path / "all", "squeeze")
+    for net in NETS:
+        shutil.copy(_head_file(net), tmp_path / "all" / f"{net}.pth")
+    assert load_perceptual(tmp_path / "all").net == "squeeze"
+    _save_trunk(tmp_path / "two", "alex")
+    shutil.copy(_head_file("vgg"), tmp_path / "two" / "vgg.pth")
+    with pytest.raises(UserError, match="expected LPIPS weights of one network, found alex and vgg"):
+        load_perceptual(tmp_path / "two")
+
+
 def test_refuses_weights(tmp_path):
     with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0.*dataset_params\.lpips_path"):
         load_perceptual(None)
@@ -190,7 +251,7 @@ def test_refuses_weights(tmp_path):
         load_perceptual(tmp_path / "other.pth")
     _save_trunk(tmp_path / "alex", "alex")
     with pytest.raises(UserError, match="ImageNet trunk of squeeze"):  # the wrong network's trunk is no trunk
-        load_perceptual(tmp_path / "alex" / "trunk.pth")
+        load_perceptual(tmp_path / "alex" / "trunk.pth", net="squeeze")
     _save_trunk(tmp_path / "two")
     _save_trunk(tmp_path / "two", name="again.pth")
     with pytest.raises(UserError, match="expected one trunk of squeeze, found 2"):

@@ -114,6 +114,17 @@ def test_a_vae_in_shards_is_taken_whole_and_leaves_nothing_to_the_next(
     assert hash_autoencoder(folder) == hash_autoencoder(VAE)  # an index left behind would go before the plain file
 
 
+def test_lpips_weights_of_another_network_take_the_place_of_the_first(
+    request_: BundleRequest, shelf: Shelf, lpips_trunk: Path, tmp_path: Path
+) -> None:
+    build_bundle(replace(request_, lpips=str(lpips_trunk)), fetch=shelf.fetch)
+    torch.save(NETS["alex"].build().state_dict(), tmp_path / "alex.pth")
+    keys = build_bundle(replace(request_, lpips=str(tmp_path / "alex.pth")), fetch=shelf.fetch)["config_keys"]
+    folder = request_.output / keys["dataset_params.lpips_path"]
+    assert {path.name for path in folder.iterdir()} == {"alexnet.pth", "lpips_v0.1_alex.pth"}
+    assert load_perceptual(folder).net == "alex" and "evaluation_params.squeezenet_path" not in keys
+
+
 def test_damaged_files_are_named_and_fetched_again(
     request_: BundleRequest, shelf: Shelf, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +180,7 @@ def test_another_platform_a_foreign_folder_and_wrong_weights_are_refused(
 def test_a_dinov2_folder_is_copied_whole_or_refused(request_: BundleRequest, shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "dino").mkdir()
     (tmp_path / "dino/config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"--dinov2 .*found no model\.safetensors"):
+    with pytest.raises(UserError, match=r"--dinov2 .*has no model\.safetensors"):
         build_bundle(replace(request_, dinov2=tmp_path / "dino"), fetch=shelf.fetch)
     (tmp_path / "dino/model.safetensors").write_bytes(b"weights")
     record = build_bundle(replace(request_, dinov2=tmp_path / "dino", output=tmp_path / "other"), fetch=shelf.fetch)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 from dataset.storage import hash_file, hash_json
+from models.weight_files import CONFIG_FILE, WeightFiles, fetch_model, find_weight_files
 from tools.evaluation.inference import to_rgb
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_STEM = "model"
+WEIGHTS_FILE = f"{_STEM}.safetensors"
+_CLASSES = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}  # by model_type
 KEY = "evaluation_params.dinov2_path"
 SIZE_PX = 224
 # ImageNet statistics, which DINOv2 was trained with, for inputs in [0, 1].
@@ -49,27 +52,46 @@ def load_dinov2(source: Path | str | None) -> tuple[ClassToken, str]:
     if source is None:
         raise UserError(f"encoder dinov2: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id such as "
                         f"facebook/dinov2-small, found none in the config; name it in {KEY}")
+    if Path(source).is_file():
+        raise UserError(f"{KEY}: {source}: expected a folder in transformers' layout, found a file, such as torch.hub's "
+                        "dinov2_vitb14_pretrain.pth; fetch the same network as a folder and name that: hf download "
+                        f"facebook/dinov2-base {CONFIG_FILE} {WEIGHTS_FILE} --local-dir FOLDER (also dinov2-small, "
+                        "dinov2-large, dinov2-giant, dinov2-with-registers-base)")
     folder = Path(source) if Path(source).is_dir() else _download(str(source))
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"{KEY}: {folder} has no {name}; expected a DINOv2 folder that save_pretrained wrote")
-    from transformers import Dinov2Config, Dinov2Model  # its start-up costs seconds that other encoders need not pay
+    weights = find_weights(folder, place=f"{KEY}: {folder}")
+    import transformers  # its start-up costs seconds that other encoders need not pay
 
-    config, _ = Dinov2Config.get_config_dict(folder, local_files_only=True)
-    if config.get("model_type") != "dinov2":
-        raise UserError(f"{KEY}: {folder / CONFIG_FILE}: expected model_type dinov2, found {config.get('model_type')!r}")
+    config, _ = transformers.PretrainedConfig.get_config_dict(folder, local_files_only=True)
+    if config.get("model_type") not in _CLASSES:
+        raise UserError(f"{KEY}: {folder / CONFIG_FILE}: expected model_type {' or '.join(_CLASSES)}, found "
+                        f"{config.get('model_type')!r}")
     try:
-        network, loading = Dinov2Model.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+        network, loading = getattr(transformers, _CLASSES[config["model_type"]]).from_pretrained(
+            folder, variant=weights.variant, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            output_loading_info=True)
     except Exception as error:  # the library raises nearly anything on a file that is not what it expects
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise UserError(f"{KEY}: {folder}: not the weights that its {CONFIG_FILE} asks for ({reason})") from error
     amiss = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if amiss:
-        raise UserError(f"{KEY}: {folder / WEIGHTS_FILE}: expected the weights of a DINOv2 backbone, found {len(amiss)} "
+        raise UserError(f"{KEY}: {weights.head}: expected the weights of a DINOv2 backbone, found {len(amiss)} "
                         f"tensors missing, unknown or of another shape (such as {amiss[0]})")
-    digest = hash_json({"config": config, "weights": hash_file(folder / WEIGHTS_FILE)})
+    hashes = [hash_file(file) for file in weights.tensors]
+    digest = hash_json({"config": config, "weights": hashes[0] if len(hashes) == 1 else hashes})
     return ClassToken(network.eval().requires_grad_(False)), digest
+
+
+def find_weights(folder: Path, *, place: str) -> WeightFiles:
+    """The safetensors of a DINOv2 folder: one file, shards, or a variant; `place` begins a message.
+
+    Raises:
+        UserError: no config, no weights, or shards that are not all there.
+    """
+    weights = find_weight_files(folder, _STEM)
+    if weights is None or not (folder / CONFIG_FILE).is_file():
+        lacking = WEIGHTS_FILE if (folder / CONFIG_FILE).is_file() else CONFIG_FILE
+        raise UserError(f"{place} has no {lacking}; expected a DINOv2 folder that save_pretrained wrote with safetensors")
+    return weights
 
 
 def preprocess(images: np.ndarray, *, device: torch.device | str = "cpu") -> Tensor:
@@ -86,11 +108,10 @@ def preprocess(images: np.ndarray, *, device: torch.device | str = "cpu") -> Ten
 
 
 def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        return fetch_model(hub_id, _STEM)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(f"{KEY}: {hub_id!r} is neither a local folder nor obtainable from the hub ({type(error).__name__}); "
                         "give the path of a DINOv2 folder, or choose another encoder") from error

@@ -23,6 +23,8 @@ ADDRESS, STATE_DICT_SHA256 = SOURCES["inception"].address, SOURCES["inception"].
 TORCHSCRIPT_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DIMENSION = 2048
 PRESETS = ("tf1", "clean", "pytorch")
+# As pytorch-fid and torch-fidelity publish the state dict, and the TorchScript file that StyleGAN and clean-fid use.
+_FILE_NAMES = (INCEPTION_FILE, INCEPTION_FILE.replace("pt_", "weights-"), "inception-2015-12-05.pt")
 _INPUT_PX = 299
 _NUM_CLASSES = 1008
 
@@ -104,6 +106,10 @@ def find_inception(path: Path | str | None) -> Path:
         MissingWeights: there is no file.
     """
     resolved = SOURCES["inception"].cached if path is None else Path(path)
+    for name in _FILE_NAMES if resolved.is_dir() or path is None else ():
+        file = (resolved if resolved.is_dir() else resolved.parent) / name
+        if file.is_file():
+            return file
     if resolved.is_dir():
         resolved = resolved / INCEPTION_FILE
     if not resolved.is_file():

@@ -10,7 +10,7 @@ from torch import Tensor
 from config.errors import UserError
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
 from tools.evaluation.neighbours import squared_distances
-from tools.evaluation.trunks import NETS, Weights, build_trunk, find_head, find_trunk
+from tools.evaluation.trunks import NETS, Weights, build_trunk, find_head, find_net, find_trunk
 
 # Constants of LPIPS v0.1: ImageNet mean and deviation moved to inputs in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -37,7 +37,8 @@ class PerceptualEmbedding:
         self.trunk_sha256 = trunk.sha256
         self.head_sha256 = head.sha256
         self.literature_comparable = trunk.official and head.official
-        self._trunk = build_trunk(net, trunk.tensors).to(self.device)
+        # What follows the last tap is not needed, and AlexNet's last pooling leaves nothing of images of 32 px.
+        self._trunk = build_trunk(net, trunk.tensors)[:NETS[net].taps[-1] + 1].to(self.device)
         weights = [head.tensors[f"lin{layer}.model.1.weight"].flatten() for layer in range(len(NETS[net].channels))]
         if any((weight < 0).any() for weight in weights):
             raise UserError(f"{head.path}: expected weights of an LPIPS head, none below zero; found some below zero")
@@ -169,12 +170,13 @@ def _pair_distances(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> np.ndarr
 def load_perceptual(
     path: Path | str | None,
     *,
-    net: str = "squeeze",
+    net: str | None = None,
     device: torch.device | str = "cpu",
     key: str = "dataset_params.lpips_path",
 ) -> PerceptualEmbedding:
     """Load LPIPS `net` from `path`: a trunk, a linear head, or a folder that holds either or both.
 
+    `net` None is the network that these weights are of: squeeze, alex or vgg.
     What `path` lacks is looked for in torch's hub cache (trunk) and in the lpips package (head), never downloaded.
     `path` None looks in those two only.
 
@@ -182,6 +184,7 @@ def load_perceptual(
         UserError: trunk or head not found, ambiguous or unreadable; names the file, its address and config key `key`.
     """
     path = None if path is None else Path(path)
+    net = find_net(path) if net is None else net
     trunk = find_trunk(path, net, key=key)
     head = find_head(path, net, key=key)
     return PerceptualEmbedding(net, trunk, head, device=device)

@@ -127,6 +127,23 @@ def identify(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
+def find_net(path: Path | None) -> str:
+    """The network whose weights are in `path`, a file or a folder: squeeze where it holds that one, or none, or is None.
+
+    Raises:
+        UserError: weights of two other networks in one folder, or an unreadable file.
+    """
+    if path is None or not path.exists():
+        return "squeeze"
+    found = {identity[1] for file in _list_candidates(path) if (identity := identify(read_tensors(file)))}
+    if "squeeze" in found or not found:
+        return "squeeze"
+    if len(found) > 1:
+        raise UserError(f"{path}: expected LPIPS weights of one network, found {' and '.join(sorted(found))}; name a folder "
+                        "with the trunk and the head of one of them")
+    return found.pop()
+
+
 def find_trunk(path: Path | None, net: str, *, key: str) -> Weights:
     """The trunk of `net` in `path` (file or folder), else in torch's hub cache. `key` names the config entry.
 
@@ -141,10 +158,12 @@ def find_trunk(path: Path | None, net: str, *, key: str) -> Weights:
         cached = sorted(cache.glob(f"{spec.file_name.split('-')[0]}-*.pth")) if cache.is_dir() else []
         found = next(iter(_matching(cached, "trunk", net)), None)
     if found is None:
+        head = "only its linear head" if path is not None and _search(path, "head", net) else "none"
         raise MissingWeights(
-            f"expected the ImageNet trunk of {net} ({spec.file_name}, sha256 {spec.file_prefix}...), found none in "
-            f"{path if path is not None else 'the config'} nor in torch's hub cache; fetch "
-            f"https://download.pytorch.org/models/{spec.file_name} and name it in {key}",
+            f"expected the ImageNet trunk of {net} ({spec.file_name}, sha256 {spec.file_prefix}...), found {head} in "
+            f"{path if path is not None else 'the config'} and none in torch's hub cache; fetch "
+            f"https://download.pytorch.org/models/{spec.file_name} and name it in {key}"
+            + (", or a folder with both" if head != "none" else ""),
             source=net,
         )
     file, tensors = found
@@ -207,11 +226,15 @@ def _search(path: Path | None, kind: str, net: str) -> tuple[Path, dict[str, Ten
                 f"keys ({name_some(sorted(tensors), 3)}); name one of these files, or their folder"
             )
         return (path, tensors) if identity == (kind, net) else None
-    found = list(_matching(sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES), kind, net))
+    found = list(_matching(_list_candidates(path), kind, net))
     if len(found) > 1:
         names = name_some([file.name for file, _ in found])
         raise UserError(f"{path}: expected one {kind} of {net}, found {len(found)} ({names}); name the file itself")
     return found[0] if found else None
+
+
+def _list_candidates(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
 
 
 def _matching(files: Iterable[Path], kind: str, net: str) -> Iterable[tuple[Path, dict[str, Tensor]]]:

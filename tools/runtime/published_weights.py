@@ -10,10 +10,9 @@ from config.schema import Config
 from dataset.share import ALONE, Share
 from tools.evaluation.downloads import PATIENT, PROMPT, SOURCES, DownloadError, MissingWeights, Source, fetch, offline_switch
 from tools.evaluation.inception import find_inception
-from tools.evaluation.trunks import find_trunk
+from tools.evaluation.trunks import find_net, find_trunk
 from tools.runtime.progress import Progress
 
-_LPIPS_NET = "squeeze"
 _SKIP = "evaluation_params.allow_download: false skips this"
 
 
@@ -27,9 +26,10 @@ def find_published(config: Config, encoders: Sequence[str] | None = None) -> tup
     wanted: list[tuple[str | None, Callable[[], Path]]] = []
     if "inception" in encoders:
         wanted.append((evaluation.inception_path, partial(find_inception, evaluation.inception_path)))
-    trunks = [config.dataset_params.lpips_path]
-    trunks += [evaluation.squeezenet_path] if "squeezenet1_1" in encoders else []
-    wanted += [(path, partial(_find_trunk_file, path)) for path in trunks]
+    lpips_path, squeezenet_path = config.dataset_params.lpips_path, evaluation.squeezenet_path
+    wanted.append((lpips_path, partial(_find_trunk_file, lpips_path)))
+    if "squeezenet1_1" in encoders:
+        wanted.append((squeezenet_path, partial(_find_trunk_file, squeezenet_path, net="squeeze")))
     files: dict[Path, None] = {}
     missing: dict[str, MissingWeights] = {}
     for path, find in wanted:
@@ -120,5 +120,6 @@ def _describe(source: Source) -> str:
     return f"{source.file_name} ({source.megabytes} MB) from {source.address}"
 
 
-def _find_trunk_file(path: str | None) -> Path:
-    return find_trunk(None if path is None else Path(path), _LPIPS_NET, key="").path
+def _find_trunk_file(path: str | None, *, net: str | None = None) -> Path:
+    place = None if path is None else Path(path)
+    return find_trunk(place, net or find_net(place), key="").path

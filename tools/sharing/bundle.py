@@ -5,7 +5,7 @@ How wheels are found is wheels.py's. A bundle is for one platform and one Python
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from config.errors import UserError
 from config.schema import INCEPTION_FILE
 from dataset.storage import atomic_path, hash_file, read_json, write_json, write_text
 from models.autoencoder import list_autoencoder_files, resolve_autoencoder
+from models.weight_files import CONFIG_FILE
 from tools.evaluation import dinov2, inception
 from tools.evaluation.downloads import PATIENT, SOURCES, DownloadError, Source, fetch
-from tools.evaluation.trunks import find_head, find_trunk
+from tools.evaluation.trunks import find_head, find_net, find_trunk
 from tools.sharing.wheels import Fetch, Target, collect_wheels, pip_fetch, read_requirements
 
 FORMAT = 1
@@ -58,6 +59,7 @@ def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[
         print(f"{output / name} is missing or damaged: it is fetched again")
     keys = dict(old.get("config_keys", {}))
     for key, copy in _weights(request).items():
+        keys = {name: path for name, path in keys.items() if not f"{path}/".startswith(f"{_WEIGHTS}/{key}/")}
         keys |= copy(output / _WEIGHTS / key)
     lost = [name for name in damaged if name.startswith(f"{_WEIGHTS}/") and not (output / name).is_file()]
     if lost:
@@ -124,7 +126,7 @@ def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str
 
 
 def _copy_vae(source: str, folder: Path) -> dict[str, str]:
-    _copy_model(list_autoencoder_files(resolve_autoencoder(source)), folder)
+    _copy_model({file.name: file for file in list_autoencoder_files(resolve_autoencoder(source))}, folder)
     return {"autoencoder_params.pretrained": f"{_WEIGHTS}/{folder.name}"}
 
 
@@ -167,32 +169,30 @@ def _copy_lpips(source: str, folder: Path) -> dict[str, str]:
         elif "://" in source:
             path = Path(temporary) / SOURCES[_LPIPS_NET].file_name
             _fetch("--lpips", replace(SOURCES[_LPIPS_NET], address=source), path)
-        trunk = find_trunk(path, _LPIPS_NET, key="--lpips")
-        head = find_head(path, _LPIPS_NET, key="--lpips")
-        trunk_name = f"squeezenet1_1{trunk.path.suffix}"
-        _copy(trunk.path, folder / trunk_name)
-        _copy(head.path, folder / f"lpips_v0.1_squeeze{head.path.suffix}")
-    return {"dataset_params.lpips_path": f"{_WEIGHTS}/{folder.name}",
-            "evaluation_params.squeezenet_path": f"{_WEIGHTS}/{folder.name}/{trunk_name}"}
+        net = find_net(path)
+        trunk, head = find_trunk(path, net, key="--lpips"), find_head(path, net, key="--lpips")
+        trunk_name = f"{SOURCES[net].file_name.partition('-')[0]}{trunk.path.suffix}"
+        named = {trunk_name: trunk.path, f"lpips_v0.1_{net}{head.path.suffix}": head.path}
+        _copy_model(named, folder)
+    keys = {"dataset_params.lpips_path": f"{_WEIGHTS}/{folder.name}"}
+    if net == "squeeze":
+        keys["evaluation_params.squeezenet_path"] = f"{_WEIGHTS}/{folder.name}/{trunk_name}"
+    return keys
 
 
 def _copy_dinov2(source: Path, folder: Path) -> dict[str, str]:
-    for name in (dinov2.CONFIG_FILE, dinov2.WEIGHTS_FILE):
-        if not (source / name).is_file():
-            raise UserError(f"--dinov2 {source}: expected a folder with {dinov2.CONFIG_FILE} and {dinov2.WEIGHTS_FILE}, "
-                            f"found no {name}; give the folder that save_pretrained wrote")
-        _copy(source / name, folder / name)
+    files = (source / CONFIG_FILE, *dinov2.find_weights(source, place=f"--dinov2 {source}").files)
+    _copy_model({file.name: file for file in files}, folder)
     return {dinov2.KEY: f"{_WEIGHTS}/{folder.name}"}
 
 
-def _copy_model(files: Sequence[Path], folder: Path) -> None:
-    """Copy a model's files; those of another layout that an earlier run left would be read in their place, and go."""
-    names = {file.name for file in files}
+def _copy_model(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files under these names; those of another layout that an earlier run left would be read too, and go."""
     for old in folder.iterdir() if folder.is_dir() else ():
-        if old.name not in names:
+        if old.name not in files:
             old.unlink()
-    for file in files:
-        _copy(file, folder / file.name)
+    for name, file in files.items():
+        _copy(file, folder / name)
 
 
 def _copy(source: Path, path: Path) -> None:
