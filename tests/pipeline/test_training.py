@@ -127,6 +127,22 @@ def test_best_weights_are_equal_byte_for_byte(workspace: Workspace, reference: P
         assert (reference / name).read_bytes() == data
 
 
+def test_settings_of_accelerate_in_the_environment_change_no_weight(
+    workspace: Workspace, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"GRADIENT_ACCUMULATION_STEPS": "4", "MIXED_PRECISION": "bf16", "DYNAMO_BACKEND": "EAGER"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    train_ddpm_cond.main(workspace.arguments(workspace.task("launched")))
+    told = capsys.readouterr().err
+    assert all(name in told for name in settings)
+    file = "checkpoints/ddpm_ckpt.safetensors"
+    tensors, _ = checkpoints.read_checkpoint(workspace.run("launched") / file)
+    others, _ = checkpoints.read_checkpoint(reference / file)
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[key], others[key]) for key in tensors)
+
+
 def test_dropout_masks_are_those_of_the_step_after_a_resume_too(workspace: Workspace) -> None:
     arguments = workspace.arguments(workspace.task("dropout"), "unet_params.dropout=0.3", "train_params.max_steps=6",
                                     "train_params.checkpoint_interval_steps=3", "train_params.keep_last_checkpoints=2")
