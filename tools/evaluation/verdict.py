@@ -7,10 +7,12 @@ overlap, which is stricter than a test at 5%: a verdict should not turn on noise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tools.evaluation.aspects import Tone
+from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.memorisation import COPYING_FOUND, TOO_FEW_TO_TELL
 from tools.evaluation.rows import OVERALL, Row
 
-HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = "holds", "caution", "fails", "not tested", "studied"
+HOLDS, CAUTION, FAILS, UNKNOWN, STUDIED = (tone.value for tone in Tone)
 GOOD, CLASS, COPIES, USEFUL = "Are they good?", "Do they show their class?", "Are they copies?", "Are they useful?"
 QUESTIONS = (GOOD, CLASS, COPIES, USEFUL)
 MOST_HEADLINES = 8
@@ -18,7 +20,6 @@ _TOLD_APART_AUC = 0.75  # of the two-sample test: from here on three pairs in fo
 _UNLIKE_SHARE = 0.1  # of the similarity of real pairs; smaller differences can be the blur of a VAE
 _FAINT_AUC = 0.7  # up to here published classifiers of oocytes get: the label is barely visible
 _KERNEL_NAMES = ("KID", "KD[")
-_NARROW = ("KD[classifier@", "KD[vae@")  # encoders made from the training images: blind to much that a picture shows
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Rows:
         """The kernel distance, the headline of small sets, of the first encoder that could be used and is not narrow."""
         names = [row.metric for row in self.all if row.metric.startswith(_KERNEL_NAMES) and row.comparison == "total"
                  and row.class_name == OVERALL and row.value is not None]
-        return next((name for name in names if not name.startswith(_NARROW)), names[0] if names else None)
+        return next((name for name in names if kind_of(name) is not FeatureKind.IN_DOMAIN), names[0] if names else None)
 
     @property
     def is_narrow(self) -> bool:
-        return (self.kernel or "").startswith(_NARROW)
+        return self.kernel is not None and kind_of(self.kernel) is FeatureKind.IN_DOMAIN
 
     def score(self, name: str) -> str | None:
         """What a neighbour score or the two-sample test is called for the headline's encoder."""
