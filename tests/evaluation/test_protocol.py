@@ -258,6 +258,8 @@ def test_a_condition_that_is_the_class_has_the_rows_of_the_class(sets: Evaluatio
     level_names = dict(zip((OVERALL, *NAMES), (OVERALL, *PLANES), strict=True))
     renamed = {"class balanced accuracy": "condition balanced accuracy[PLANE]", "class AUC": "condition AUC[PLANE]",
                "class signal": "condition signal[PLANE]",
+               "class baseline balanced accuracy": "condition baseline balanced accuracy[PLANE]",
+               "class judge minus baseline": "condition judge minus baseline[PLANE]",
                "ratio of class balanced accuracy": "ratio of condition balanced accuracy[PLANE]",
                "ratio of class AUC": "ratio of condition AUC[PLANE]",
                **{f"judged as {name}": f"condition judged as {level}[PLANE]" for name, level in level_names.items()}}
@@ -308,7 +310,7 @@ def test_the_interval_of_a_ratio_is_of_both_sets(sets: EvaluationSets) -> None:
     relative = [(one.interval[1] - one.interval[0]) / one.value for one in accuracies if one and one.interval and one.value]
     assert len(relative) == 2
     assert row.interval[1] - row.interval[0] > 1.1 * max(relative)
-    assert row.note == "synthetic over held-out real; interval: 95% bootstrap over groups, both drawn"
+    assert row.note.startswith("synthetic over held-out real; interval: 95% bootstrap over groups, both drawn; the judge ")
 
 
 def test_the_ratio_is_of_the_levels_that_both_sets_have(sets: EvaluationSets) -> None:

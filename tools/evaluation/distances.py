@@ -76,7 +76,7 @@ def add_distances(
     add = partial(_add_comparison, report, encoder, settings)
     for class_name, label in [(OVERALL, None), *[(name, label) for label, name in enumerate(sets.class_names)]]:
         part = {key: features if label is None else features.select(features.labels == label)
-                for key, features in of.items() if key != "all_train"}
+                for key, features in of.items() if key not in ("all_train", "all_real")}
         for name, (first, second) in _PAIRS.items():
             add(_Comparison(class_name, name, part[first], part[second], with_interval=name in _WITH_INTERVAL,
                             with_neighbours=True))
@@ -116,10 +116,11 @@ def encode_sets(
         return whole.select(np.array([position[image_id] for image_id in subset.ids]))
 
     all_train = cached(sets.train, "train", settings.transform_hash)
+    all_real = cached(sets.real, sets.real.name, settings.transform_hash)
     pixels = matched.real.in_memory()
     return {
         "synthetic": slice_of(cached(sets.synthetic, sets.synthetic.name, settings.transform_hash), matched.synthetic),
-        "real": slice_of(cached(sets.real, sets.real.name, settings.transform_hash), matched.real),
+        "real": slice_of(all_real, matched.real),
         "train": slice_of(all_train, matched.train),
         "real_round_trip": slice_of(
             cached(sets.real_round_trip, f"{sets.real.name}_round_trip", settings.round_trip_hash), matched.real),
@@ -128,6 +129,7 @@ def encode_sets(
         "blurred": fresh(matched.real.with_pixels("blurred", blur(pixels))),
         "noised": fresh(matched.real.with_pixels("noised", add_noise(pixels))),
         "all_train": all_train,
+        "all_real": all_real,
     }
 
 

@@ -1,5 +1,5 @@
-"""Rows about the class and further conditions: whether a separate classifier can read them from real images at all, and
-what it reads from synthetic ones. Owns no classifier and trains none."""
+"""Rows about the class and further conditions: whether a separate classifier can read them from real images at all, better
+than a plain baseline can, and what it reads from synthetic ones. Owns no classifier and trains no network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +16,14 @@ from tools.evaluation.accuracy import (
     weighted_balanced_accuracy,
     weighted_class_area,
 )
+from tools.evaluation.baseline import Baseline, BaselineFeatures, fit_baseline
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
 from tools.evaluation.image_set import ImageSet, groups_of_labels
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
 from tools.evaluation.rows import OVERALL, RATIO, EvaluationReport, Row
 
 NO_SIGNAL = "no class signal found: class-conditional claims are not supported"
+_BASELINE, _GAIN = "baseline balanced accuracy", "judge minus baseline"
 _INTERVAL_NOTE = "interval: 95% bootstrap over groups"
 
 
@@ -54,18 +56,25 @@ class _Trait:
         return f"no signal of {self.condition} found: claims about this condition are not supported"
 
     @property
+    def beaten(self) -> str:
+        """Where a plain baseline reads more."""
+        name = "class" if self.condition is None else self.condition
+        return f"a plain baseline reads the {name} better than the judge: no claim about it can rest on the judge"
+
+    @property
     def absent(self) -> str:
         return f"not computed: a {'class' if self.condition is None else 'level'} has no image"
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the classifier makes of one set, whose labels are those of the trait."""
+    """What the classifier makes of one set, whose labels are the trait's; `reading` says how well it reads real images."""
 
     trait: _Trait
     comparison: str
     images: ImageSet
     probabilities: np.ndarray
+    reading: str = ""
 
     @property
     def predicted(self) -> np.ndarray:
@@ -100,30 +109,47 @@ class _Judged:
         count = len(self.images) if count is None else count
         synthetic = self.comparison == "synthetic"
         return Row(metric, class_name, self.comparison, value, interval, n_real=0 if synthetic else count,
-                   n_synthetic=count if synthetic else 0, note=note)
+                   n_synthetic=count if synthetic else 0, note=note if value is None else _join(note, self.reading))
 
 
-def add_class_fidelity(report: EvaluationReport, sets: EvaluationSets, judge: Classifier, *, bootstrap_repeats: int) -> None:
-    """What a classifier trained on real training images reads from held-out real, restored and synthetic images."""
+def add_class_fidelity(
+    report: EvaluationReport, sets: EvaluationSets, judge: Classifier, *, bootstrap_repeats: int,
+    features: Sequence[BaselineFeatures] = (),
+) -> None:
+    """What a classifier trained on real training images reads from held-out real, restored and synthetic images.
+
+    `features` of all images of `sets.train` and `sets.real` are what the baseline may read.
+    """
+    baseline = fit_baseline(features, sets.train.labels, sets.train.groups, seed=SEED)
     _add_fidelity(report, _Trait(sets.class_names), judge, (sets.real, sets.real_round_trip, sets.synthetic),
-                  bootstrap_repeats)
+                  bootstrap_repeats, baseline)
 
 
 def add_condition_fidelity(
-    report: EvaluationReport, sets: EvaluationSets, condition: JudgedCondition, *, bootstrap_repeats: int
+    report: EvaluationReport, sets: EvaluationSets, condition: JudgedCondition, *, bootstrap_repeats: int,
+    features: Sequence[BaselineFeatures] = (),
 ) -> None:
-    """The same of the levels of a further condition, which are known of the images of all three sets."""
+    """The same of the levels of a further condition, which are known of the images of all sets."""
     relabelled = [replace(images, labels=images.conditions[condition.name])
                   for images in (sets.real, sets.real_round_trip, sets.synthetic)]
-    _add_fidelity(report, _Trait(condition.levels, condition.name), condition.judge, relabelled, bootstrap_repeats)
+    trait, baseline = _Trait(condition.levels, condition.name), None
+    if features:
+        baseline = fit_baseline(features, sets.train.conditions[condition.name], sets.train.groups, seed=SEED)
+    _add_fidelity(report, trait, condition.judge, relabelled, bootstrap_repeats, baseline)
 
 
 def _add_fidelity(
-    report: EvaluationReport, trait: _Trait, judge: Classifier, sets: Sequence[ImageSet], repeats: int
+    report: EvaluationReport, trait: _Trait, judge: Classifier, sets: Sequence[ImageSet], repeats: int,
+    baseline: Baseline | None,
 ) -> None:
     """Rows for `sets`: held-out, restored and synthetic images, and the ratios of the last to the first."""
-    judged = [_Judged(trait, comparison, images, classify(judge, images))
-              for comparison, images in zip(("held_out", "round_trip", "synthetic"), sets, strict=True)]
+    real = _Judged(trait, "held_out", sets[0], classify(judge, sets[0]))
+    beaten = _add_baseline(report, real, baseline, repeats)
+    accuracy = real.accuracy()
+    reading = "" if accuracy is None else _join(
+        f"the judge reads held-out real images with a balanced accuracy of {accuracy:.3f}", trait.beaten if beaten else "")
+    judged = [real, *(_Judged(trait, comparison, images, classify(judge, images), reading)
+                      for comparison, images in zip(("round_trip", "synthetic"), sets[1:], strict=True))]
     for one in judged:
         _add_accuracy(report, one, repeats)
         area = _add_area(report, one, repeats)
@@ -131,6 +157,32 @@ def _add_fidelity(
         if one.comparison == "held_out":
             _add_signal(report, one, area)
     _add_ratios(report, real=judged[0], made=judged[2], repeats=repeats)
+
+
+def _add_baseline(report: EvaluationReport, judged: _Judged, baseline: Baseline | None, repeats: int) -> bool:
+    """What a plain baseline reads from the same images, and the difference; returns whether it reads them better."""
+    trait, images = judged.trait, judged.images
+    if baseline is None or not len(images):
+        note = trait.absent if not len(images) else "not computed: no features of a published or untrained network"
+        report.rows += [judged.row(trait.metric(measure), None, note=note) for measure in (_BASELINE, _GAIN)]
+        return False
+
+    def of_baseline(weights: np.ndarray) -> np.ndarray:
+        return weighted_balanced_accuracy(images.labels, baseline.predicted, weights)
+
+    value, own = balanced_accuracy(images.labels, baseline.predicted), balanced_accuracy(images.labels, judged.predicted)
+    interval = _interval(of_baseline, judged, repeats=repeats)
+    report.rows.append(judged.row(trait.metric(_BASELINE), value, interval=interval,
+                                  note=_join(baseline.describe(), _INTERVAL_NOTE if interval else "")))
+    gain = _interval(lambda weights: judged.weighted_accuracy(weights) - of_baseline(weights), judged, repeats=repeats)
+    beaten = gain is not None and gain[1] < 0
+    report.rows.append(judged.row(trait.metric(_GAIN), own - value, interval=gain, note=_join(
+        trait.beaten if beaten else "above 0: the judge reads more than the baseline",
+        f"{_INTERVAL_NOTE}, paired" if gain else "")))
+    if beaten:
+        report.warn(f"{trait.beaten}: on held-out real images its balanced accuracy is {own:.3f}, the baseline's "
+                    f"{value:.3f}; train the judge anew with tools.train_encoder, with more images or minutes")
+    return beaten
 
 
 def classify(judge: Classifier, images: ImageSet) -> np.ndarray:
@@ -214,8 +266,9 @@ def _add_ratio(
     ratio = of_made / of_real if of_real and of_made is not None else None
     interval = None if ratio is None else _interval(draw, real, made, repeats=repeats)
     note = real.trait.absent if ratio is None else f"synthetic over held-out real{about}"
-    report.rows.append(Row(f"{RATIO}{metric}", OVERALL, "synthetic", ratio, interval, n_real=len(real.images),
-                           n_synthetic=len(made.images), note=f"{note}; {_INTERVAL_NOTE}, both drawn" if interval else note))
+    report.rows.append(Row(
+        f"{RATIO}{metric}", OVERALL, "synthetic", ratio, interval, n_real=len(real.images), n_synthetic=len(made.images),
+        note=_join(note, f"{_INTERVAL_NOTE}, both drawn" if interval else "", "" if ratio is None else made.reading)))
 
 
 def _interval(statistic: Callable[..., np.ndarray], *judged: _Judged, repeats: int) -> tuple[float, float] | None:
@@ -224,3 +277,7 @@ def _interval(statistic: Callable[..., np.ndarray], *judged: _Judged, repeats: i
     if any(fewest < FEWEST_GROUPS for one in judged for fewest in groups_of_labels(one.images).values()):
         return None
     return bootstrap_interval(statistic, *groups, repeats=repeats, seed=SEED)
+
+
+def _join(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

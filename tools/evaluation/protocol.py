@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 
 from dataset.share import ALONE, Share
 from models.classifier import Classifier
+from tools.evaluation.baseline import BaselineFeatures
 from tools.evaluation.copies import add_copies
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
 from tools.evaluation.exhibits import add_exhibits
+from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
 from tools.evaluation.image_set import groups_of_labels
 from tools.evaluation.lpips_distance import PerceptualEmbedding
@@ -56,12 +58,14 @@ def evaluate(
         add_distances(report, sets, encoder, settings, of)
     say("image similarity")
     add_similarities(report, sets, matched, perceptual, settings)
+    read = [BaselineFeatures(encoder.name, of["all_train"].values, of["all_real"].values)
+            for encoder, of in zip(encoders, features, strict=True) if kind_of(encoder.name) is not FeatureKind.IN_DOMAIN]
     if judge is not None:
         say("class fidelity")
-        add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats)
+        add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats, features=read)
     for condition in conditions:
         say(f"fidelity of {condition.name}")
-        add_condition_fidelity(report, sets, condition, bootstrap_repeats=settings.bootstrap_repeats)
+        add_condition_fidelity(report, sets, condition, bootstrap_repeats=settings.bootstrap_repeats, features=read)
     say("copies")
     add_copies(report, sets, encoders, settings)
     add_exhibits(report, sets)

@@ -112,6 +112,7 @@ def evaluate_folder(
     refuse_trained_images(real.sha256, _list_trainings(config, synthetic, folder, judged_names), split=params.real_split)
     made = with_levels(made, synthetic_images.records, judged_names)
     real = with_levels(real, real_images.records, config.dataset_params.params.conditions)
+    train = with_levels(train, train_images.records, config.dataset_params.params.conditions)
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
