@@ -317,8 +317,8 @@ class EvaluationParams:
     """`evaluation_params`: which evidence is computed."""
 
     encoders: tuple[str, ...] = _key(
-        ("inception",), doc="feature encoders; the first is the headline",
-        choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae"),
+        ("inception",), doc="feature encoders; the first is the headline. Untrained ones are always added",
+        choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", is_path=True)

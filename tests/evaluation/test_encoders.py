@@ -18,6 +18,7 @@ from tools.evaluation.dinov2 import load_dinov2
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.inference import exact_inference
+from tools.evaluation.untrained import UNTRAINED
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "weights" / "lpips_squeeze"
 
@@ -53,7 +54,8 @@ def _vae(folder, channels=1, seed=0):
     return load_encoder("vae", weights_path=folder)
 
 
-MAKERS = {"squeezenet1_1": _squeezenet, "classifier": _classifier, "dinov2": _dinov2, "vae": _vae}
+MAKERS = {"squeezenet1_1": _squeezenet, "classifier": _classifier, "dinov2": _dinov2, "vae": _vae,
+          **{name: lambda _, name=name: load_encoder(name, weights_path=None) for name in UNTRAINED}}
 
 
 @pytest.fixture(params=list(MAKERS))

@@ -20,6 +20,7 @@ from models.classifier import WEIGHTS_FILE
 from tools import evaluate
 from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
 from tools.evaluation.rows import COMPARISONS
+from tools.evaluation.untrained import UNTRAINED
 from tools.runtime import image_sets
 from tools.runtime.data import open_images
 from tools.runtime.trained_images import shorten_hashes
@@ -78,6 +79,17 @@ def test_the_schema_of_the_json(samples: Path) -> None:
     for class_name in ("all", *CLASS_NAMES):
         for comparison in ("total", "model_gap", "ceiling", "real_real", "floor"):
             assert find(evaluation, "KD[classifier@", comparison, class_name)["value"] is not None
+
+
+def test_untrained_features_are_always_there_and_the_provenance_says_of_what_kind(samples: Path) -> None:
+    evaluation = read_evaluation(samples)
+    for name in UNTRAINED:
+        for family in ("FD", "KD", "precision", "two-sample AUC"):
+            value = find(evaluation, f"{family}[{name}@", "total")["value"]
+            assert value is not None or family == "FD"  # which 32 images are too few for
+        assert find(evaluation, f"p of KD[{name}@", "real_real")["value"] is not None
+    kinds = {name: encoder["kind"] for name, encoder in evaluation["provenance"]["encoders"].items()}
+    assert kinds == {"classifier": "in-domain", **dict.fromkeys(UNTRAINED, "untrained")}
 
 
 def test_counts_are_matched_at_the_real_prior(samples: Path) -> None:

@@ -3,6 +3,7 @@ may be called. Owns presets and names; the networks lie in inception.py, dinov2.
 models/."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,8 +19,9 @@ from models.classifier import WEIGHTS_FILE, Classifier
 from tools.evaluation import dinov2, inception
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
 from tools.evaluation.trunks import build_trunk, find_trunk
+from tools.evaluation.untrained import DEFINITIONS, UNTRAINED, UntrainedNetwork
 
-ENCODERS = ("inception", "squeezenet1_1", "classifier", "dinov2", "vae")
+ENCODERS = ("inception", "squeezenet1_1", "classifier", "dinov2", "vae", *UNTRAINED)
 Family = Literal["FD", "KD"]
 _OFFICIAL_NAMES = {"FD": "FID", "KD": "KID"}
 # ImageNet statistics of torchvision's published weights, for inputs in [0, 1].
@@ -115,13 +117,15 @@ def load_encoder(
     dinov2: a folder of transformers' Dinov2Model or a hub id, preset "square224"; the class token.
     vae: the folder of a diffusers autoencoder, preset "grid8": its posterior mean, averaged to 8 x 8 cells. It sees the
     layout, not the finest texture, and it is no judge of images that the same autoencoder decoded.
+    untrained_*: seeded random networks of untrained.py, preset "native": images keep their size. They need no weights.
     Only dinov2 is fetched here, and only where a hub id is given.
 
     Raises:
         UserError: unknown encoder or preset, or weights missing, unreadable or of another network.
     """
     loaders = {"inception": _load_inception, "squeezenet1_1": _load_squeezenet, "classifier": _load_classifier,
-               "dinov2": _load_dinov2, "vae": _load_vae}
+               "dinov2": _load_dinov2, "vae": _load_vae,
+               **{name: partial(_load_untrained, name) for name in UNTRAINED}}
     if name not in loaders:
         raise UserError(f"expected an encoder among {', '.join(ENCODERS)}, found {name!r}")
     path = None if weights_path is None else Path(weights_path)  # a hub id passes through unchanged
@@ -232,6 +236,20 @@ def _load_vae(path: Path | None, preset: str | None, device: torch.device | str)
         dimension=dimension,
         network=network,
         prepare=prepare,
+        device=device,
+    )
+
+
+def _load_untrained(name: str, _path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
+    definition = DEFINITIONS[name]
+    return _NetworkEncoder(
+        name=name,
+        preset=_choose(preset, ("native",), name),
+        weights_sha256=definition.sha256(),
+        literature_comparable=False,
+        dimension=definition.dimension,
+        network=UntrainedNetwork(definition),
+        prepare=lambda images, where: to_tensor(to_rgb(images), where),
         device=device,
     )
 

@@ -24,12 +24,13 @@ from tools.evaluation import protocol, report, report_page
 from tools.evaluation.copies import audit_pixels, name_pairs
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.feature_kinds import kind_of
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.pictures import compare_side_by_side
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.runtime.data import find_autoencoder, open_codec, open_images, transform_identity
-from tools.runtime.evaluation_weights import open_encoder
+from tools.runtime.evaluation_weights import list_encoders, open_encoder
 from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
 from tools.runtime.judges import (
     CLASSIFIER_RECORD,
@@ -151,7 +152,8 @@ def evaluate_folder(
     for reason in unjudged:
         result.warn(reason)
     _check_independence(folder, encoders, result)
-    result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset} for e in encoders}
+    result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset,
+                                              "kind": kind_of(e.name).value} for e in encoders}
     transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
     settings = EvaluationSettings(
         feature_folder=Path(config.dataset_params.directory_inception_features), transform_hash=transform_hash,
@@ -239,9 +241,9 @@ def _load_encoders(
     config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
     share: Share,
 ) -> list[Encoder]:
-    """The configured encoders that every process can open; each other one leaves a row that says what it wants."""
+    """The encoders that every process can open; each other one leaves a row that says what it wants."""
     encoders = []
-    for name in config.evaluation_params.encoders:
+    for name in list_encoders(config):
         encoder, reason = None, "another process could not open its weights"
         try:
             encoder = open_encoder(config, name, vae_folder=vae_folder, device=device)

@@ -10,13 +10,15 @@ from config.schema import Config
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.untrained import DEFINITIONS, UNTRAINED
 from tools.runtime.data import find_autoencoder
 from tools.runtime.judges import find_condition_judge
 from tools.runtime.published_weights import find_published
 
 
 def hash_evaluation_weights(config: Config) -> list[str]:
-    """sha256 of every weight file that is there: classifiers, encoders, LPIPS, and a guide of sampling.
+    """sha256 of every weight file that is there: classifiers, encoders, LPIPS, a guide of sampling; and of what defines the
+    untrained encoders.
 
     Files of torch's hub cache count with `allow_download: auto` only, so that keys of other configs stay what they were.
     """
@@ -27,12 +29,18 @@ def hash_evaluation_weights(config: Config) -> list[str]:
     others = [Path(path) for path in (evaluation.inception_path, evaluation.squeezenet_path, evaluation.dinov2_path,
                                       config.dataset_params.lpips_path, config.sample_params.guide_checkpoint) if path]
     others += find_published(config)[0] if evaluation.allow_download == "auto" else []
-    return [digest for path in (*classifiers, *others) for digest in hash_weights(path)]
+    untrained = [definition.sha256() for definition in DEFINITIONS.values()]
+    return [*(digest for path in (*classifiers, *others) for digest in hash_weights(path)), *untrained]
 
 
 def hash_weights(path: Path | str) -> list[str]:
     """sha256 of a file of weights, or of each below a folder."""
     return [hash_file(file) for file in _list_files(Path(path))]
+
+
+def list_encoders(config: Config) -> list[str]:
+    """Names of the encoders of an evaluation, each once: the config's, then the untrained ones, which need no file."""
+    return list(dict.fromkeys([*config.evaluation_params.encoders, *UNTRAINED]))
 
 
 def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.device | str = "cpu") -> Encoder:
@@ -45,7 +53,7 @@ def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.d
     paths = {"inception": params.inception_path, "squeezenet1_1": params.squeezenet_path,
              "classifier": params.classifier_path, "dinov2": params.dinov2_path, "vae": vae_folder}
     presets = {"inception": params.inception_preset, "squeezenet1_1": params.squeezenet_preset}
-    return load_encoder(name, weights_path=paths[name], preset=presets.get(name), device=device)
+    return load_encoder(name, weights_path=paths.get(name), preset=presets.get(name), device=device)
 
 
 def require_first_encoder(config: Config) -> None:
