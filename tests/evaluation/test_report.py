@@ -7,6 +7,7 @@ import pytest
 from openpyxl import load_workbook
 
 from tools.evaluation import report
+from tools.evaluation.aspects import Aspect
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
 
 HOSTILE = '=HYPERLINK("http://x")'
@@ -29,7 +30,7 @@ def evaluation() -> EvaluationReport:
 def test_the_json_has_its_keys_in_order(evaluation: EvaluationReport, tmp_path: Path) -> None:
     report.write(evaluation, tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert list(stored) == ["provenance", "rows", "warnings"]
+    assert list(stored) == ["summary", "provenance", "rows", "warnings"]
     assert stored["rows"][0] == {
         "metric": "KD[e@01234567,p]", "class": "all", "comparison": "total", "value": 0.125, "interval": [0.1, 0.2],
         "n_real": 10, "n_synthetic": 10, "literature_comparable": False, "note": "interval: 95%"}
@@ -56,11 +57,13 @@ def test_no_cell_of_the_workbook_is_a_formula(evaluation: EvaluationReport, tmp_
 
 def test_the_table_shows_numbers_and_says_what_is_missing(evaluation: EvaluationReport) -> None:
     lines = report.format_table(evaluation).splitlines()
+    assert [line.split()[0] for line in lines[:5]] == [aspect.value for aspect in Aspect] and lines[5] == ""
+    lines = lines[6:]
     assert lines[0].split() == ["distance", "class", "total", "ceiling", "model_gap", "real_real", "floor"]
     assert lines[1].split() == ["KD[e@01234567,p]", "all", "0.125"]
     assert "FID: not computed: name the file" in lines
     assert "note: =careful" in lines
-    assert report.format_table(EvaluationReport(provenance={})) == ""
+    assert len(report.format_table(EvaluationReport(provenance={})).splitlines()) == len(Aspect)
 
 
 def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> None:
@@ -70,7 +73,7 @@ def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> Non
     rows += [Row("condition judged as 0[PLANE]", "1", "held_out", 0.1),
              Row("ratio of condition balanced accuracy[PLANE]", OVERALL, "synthetic", 0.667, (0.6, 0.7)),
              Row("ratio of condition AUC[PLANE]", OVERALL, "synthetic", None, note="not computed: a level has no image")]
-    _, title, line, ratio = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()
+    title, line, ratio = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()[6:]
     assert title.split() == ["fidelity", "class", "held_out", "round_trip", "synthetic"]
     assert line.split() == ["condition", "balanced", "accuracy[PLANE]", "all", "0.9", "0.8", "0.6"]
     assert ratio == "ratio of condition balanced accuracy[PLANE]: 0.667 (0.600 to 0.700)"

@@ -2,7 +2,9 @@
 
 from config.load import build_config
 from config.schema import Config
+from tools.evaluation.aspects import Tone
 from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.summary import summarise_report
 from tools.sharing.model_card import CardFacts, copy_rows, unescape, write_card
 
 
@@ -45,6 +47,17 @@ def test_a_name_is_found_again_in_what_markdown_needs_before_its_signs() -> None
     name = r"P_7 [left] <O'Neil> \ a|b"
     card = write_card(make_config(), make_facts(), make_report(warnings=(name,)))
     assert name not in card and name in unescape(card)
+
+
+def test_the_summary_comes_first_in_the_words_of_the_evaluation() -> None:
+    evaluated = make_report(Row("near-copies[x]", "all", "copies", 0.25, None, 12, 36, note="copying found: <9> of 36",
+                                outcome=Tone.FAILS))
+    section = write_card(make_config(), make_facts(), evaluated).split("\n## ")[1]
+    assert section.startswith("Summary")
+    lines = [line for line in unescape(section).splitlines() if line.startswith("* ")]
+    assert lines == [f"* **{line.aspect.value}** ({line.tone.value}): {line.text}" for line in summarise_report(evaluated)]
+    assert "* **privacy** (fails): Copying found: &lt;9&gt; of 36" in section
+    assert "not evaluated" in write_card(make_config(), make_facts(), None).split("\n## ")[1]
 
 
 def test_the_verdict_on_copies_is_shown_apart_or_its_absence_said() -> None:

@@ -17,6 +17,7 @@ from config.errors import UserError, name_some
 from config.schema import SYMMETRIES
 from dataset.order import generator
 from dataset.symmetries import apply_symmetry
+from tools.evaluation.aspects import Tone
 from tools.evaluation.checks import as_features, as_groups
 from tools.evaluation.image_set import halve_groups
 from tools.evaluation.neighbours import squared_distances
@@ -28,7 +29,7 @@ LEVEL, LEVEL_OF_SMALL_SETS, SMALL_SET = 0.01, 0.05, 200  # of tau; a small set h
 # Held-out groups under which no tau has that level: half of them set it, and the least r of G lies at 1 / (G + 1).
 FEWEST_GROUPS = 2 * (round(1 / LEVEL_OF_SMALL_SETS) - 1) - 1
 PIXEL_SIDE_PX = 16  # at it re-encoding and the autoencoder's blur cost little, and different cells still differ
-# How a verdict begins that found copies, and one of a set too small to tell; so begin the notes of their rows.
+# How a verdict begins that found copies, and one of a set too small to tell. Code reads the outcome, not these words.
 COPYING_FOUND, TOO_FEW_TO_TELL = "copying found", "too few held-out groups to tell"
 # p value under which the count of flagged images is no chance. Such a verdict is worth a false alarm in a hundred.
 DECISIVE_P = 0.01
@@ -127,6 +128,13 @@ class CopyAudit:
         return self.num_clear > 0 or self.p_value < DECISIVE_P
 
     @property
+    def outcome(self) -> Tone:
+        """FAILS where copying was found, UNKNOWN where too few held-out groups can rule it out."""
+        if self.copying_found:
+            return Tone.FAILS
+        return Tone.UNKNOWN if self.threshold.level > LEVEL_OF_SMALL_SETS else Tone.HOLDS
+
+    @property
     def convicted(self) -> np.ndarray:
         """The images to reject, bool (N,): those under tau, or where few held-out groups set tau at a level above 5%, under
         which many innocents lie, the clear copies alone."""
@@ -139,10 +147,10 @@ class CopyAudit:
         """One sentence. It never says that images are private: that is not tested here."""
         counts = (f"{int(self.flagged.sum())} of {len(self.flagged)} synthetic images lie under tau = "
                   f"{self.threshold.tau:.3f}, where {100 * self.threshold.level:.2g}% are expected of innocent ones")
-        if not self.copying_found and self.threshold.level > LEVEL_OF_SMALL_SETS:
+        if self.outcome is Tone.UNKNOWN:
             return (f"{TOO_FEW_TO_TELL}: {self.threshold.num_groups + self.num_control} of them, at least {FEWEST_GROUPS} "
                     f"are needed for a tau at {100 * LEVEL_OF_SMALL_SETS:.2g}%; {counts} (p = {self.p_value:.2g})")
-        if not self.copying_found:
+        if self.outcome is Tone.HOLDS:
             return f"no copying detected at tau: {counts} (p = {self.p_value:.2g})"
         clear = f", {self.num_clear} of them beyond doubt" if self.num_clear else ""
         return f"{COPYING_FOUND}: {counts} (p = {self.p_value:.2g}){clear}; {self.num_training_hit} training images hit"
@@ -280,7 +288,7 @@ def memorisation_rows(audit: CopyAudit) -> list[Row]:
     control = f"of {audit.num_control} held-out groups that did not set tau; chance explains up to {limit:.3g} (95%)"
     return [
         Row(metric, OVERALL, "copies", audit.share, n_real=threshold.num_groups, n_synthetic=num_synthetic,
-            note=f"{audit.verdict}; binomial p = {audit.binomial_p:.2g}"),
+            note=f"{audit.verdict}; binomial p = {audit.binomial_p:.2g}", outcome=audit.outcome),
         Row(metric, OVERALL, "copies_control", audit.control_share, n_real=audit.num_control, n_synthetic=0, note=control),
     ]
 

@@ -7,8 +7,8 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json
 from dataset.tables import append_cells
-from tools.evaluation.rows import COMPARISONS, CONDITION_CONFUSION, OVERALL, RATIO, EvaluationReport, Row
-from tools.evaluation.verdict import format_value
+from tools.evaluation.rows import COMPARISONS, CONDITION_CONFUSION, OVERALL, RATIO, EvaluationReport, Row, format_value
+from tools.evaluation.summary import SummaryLine, format_summary, summarise_report
 
 _COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
             "note")
@@ -17,13 +17,16 @@ _COLUMN_WIDTHS = (34, 16, 16, 14, 14, 14, 9, 12, 20, 60)
 
 def write(report: EvaluationReport, folder: Path) -> None:
     """Write evaluation.json and evaluation.xlsx into `folder`, atomically."""
+    summary = summarise_report(report)
     write_json(folder / "evaluation.json", {
-        "provenance": report.provenance, "rows": [row.to_dict() for row in report.rows], "warnings": report.warnings,
+        "summary": [line.to_dict() for line in summary], "provenance": report.provenance,
+        "rows": [row.to_dict() for row in report.rows], "warnings": report.warnings,
     })
     book = Workbook()
-    sheet = book.active
-    assert isinstance(sheet, Worksheet)
-    sheet.title = "metrics"
+    first = book.active
+    assert isinstance(first, Worksheet)
+    _fill_summary(first, summary)
+    sheet = book.create_sheet("metrics")
     append_cells(sheet, _COLUMNS, bold=True)
     for row in report.rows:
         low, high = row.interval or (None, None)
@@ -46,12 +49,22 @@ def write(report: EvaluationReport, folder: Path) -> None:
         book.save(temporary)
 
 
+def _fill_summary(sheet: Worksheet, summary: list[SummaryLine]) -> None:
+    sheet.title = "summary"
+    append_cells(sheet, ("aspect", "outcome", "summary"), bold=True)
+    for line in summary:
+        append_cells(sheet, (line.aspect.value, line.tone.value, line.text))
+    for letter, width in zip("ABC", (12, 12, 140), strict=True):
+        sheet.column_dimensions[letter].width = width
+
+
 def format_table(report: EvaluationReport) -> str:
-    """The main numbers for the screen: distances by gap, then pair similarities, then fidelity to class and conditions."""
-    lines = []
+    """The summary and the main numbers for the screen: distances by gap, pair similarities, fidelity to class and
+    conditions."""
+    lines = [format_summary(summarise_report(report))]
     distances = _metrics_with(report, "total")
     if distances:
-        lines += _format_block("distance", distances, report, ("total", "ceiling", "model_gap", "real_real", "floor"))
+        lines += ["", *_format_block("distance", distances, report, ("total", "ceiling", "model_gap", "real_real", "floor"))]
     pairs = _metrics_with(report, "cross")
     if pairs:
         lines += ["", *_format_block("pairs of one class", pairs, report,

@@ -14,7 +14,9 @@ from string import Template
 from typing import Any
 
 from dataset.storage import hash_json, write_json, write_text
+from tools.evaluation.aspects import Aspect, Tone
 from tools.evaluation.exhibits import Exhibits
+from tools.evaluation.headlines import Headline, choose_headlines
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.markup import cell, heading, line, note, table
 from tools.evaluation.morphometry_record import MorphometryRecord
@@ -29,25 +31,16 @@ from tools.evaluation.rows import (
     OVERALL,
     EvaluationReport,
     Row,
+    format_value,
 )
 from tools.evaluation.sweep_curves import SweepRecord
-from tools.evaluation.verdict import (
-    CAUTION,
-    FAILS,
-    HOLDS,
-    QUESTIONS,
-    STUDIED,
-    UNKNOWN,
-    Headline,
-    choose_headlines,
-    format_value,
-    write_verdict,
-)
+from tools.evaluation.verdict import QUESTIONS, write_verdict
 
 INTERNAL_NAME, SHAREABLE_NAME = "report_internal.html", "report_shareable.html"
 PSEUDONYMS_NAME = "salted_ids.json"
 _TEMPLATE = Path(__file__).with_name("report_page.html")
-_TONES = {HOLDS: "holds", CAUTION: "caution", FAILS: "fails", UNKNOWN: "unknown", STUDIED: "unknown"}
+_TONES = {Tone.HOLDS: "holds", Tone.CAUTION: "caution", Tone.FAILS: "fails", Tone.UNKNOWN: "unknown",
+          Tone.STUDIED: "unknown"}
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _DARK_SHARE = 0.55  # above it white ink reads better
 _LEFT_OUT = "left out of the shareable report: see the internal one"
@@ -147,11 +140,11 @@ def _list_facts(report: EvaluationReport) -> list[str]:
 
 def _show_verdict(rows: Sequence[Row], study: Sequence[str]) -> str:
     sentences, parts = write_verdict(rows, study=study), []
-    for question in QUESTIONS:
+    for aspect in Aspect:
         of_question = "".join(
-            f"<p><span class=\"tone tone-{_TONES[one.tone]}\">{escape(one.tone)}</span><span>{escape(one.text)}</span></p>"
-            for one in sentences if one.question == question)
-        parts.append(f"<dt>{escape(question)}</dt><dd>{of_question}</dd>")
+            f"<p><span class=\"tone tone-{_TONES[one.tone]}\">{escape(one.tone.value)}</span>"
+            f"<span>{escape(one.text)}</span></p>" for one in sentences if one.aspect is aspect)
+        parts.append(f"<dt>{escape(QUESTIONS[aspect])}</dt><dd>{of_question}</dd>")
     return f"<dl class=\"verdict\">{''.join(parts)}</dl>"
 
 

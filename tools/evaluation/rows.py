@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tools.evaluation.aspects import Tone
+
 OVERALL = "all"
 # How rows about the class and further conditions are called; those of a condition end in its name in brackets.
 CONFUSION, CONDITION_CONFUSION, CONDITION_ACCURACY = "judged as ", "condition judged as ", "condition balanced accuracy"
@@ -38,10 +40,12 @@ COMPARISONS = {
     "copies_control": "the same share of held-out real images and round trips that did not set the threshold",
 }
 
+_OLD_OUTCOMES = {"copying found": Tone.FAILS, "too few held-out groups to tell": Tone.UNKNOWN}
+
 
 @dataclass(frozen=True)
 class Row:
-    """One number: `value` None means not computed, `note` then says why and what to do."""
+    """One number: `value` None means not computed, `note` then says why and what to do. `outcome` is what a test found."""
 
     metric: str
     class_name: str
@@ -52,6 +56,7 @@ class Row:
     n_synthetic: int | None = None
     literature_comparable: bool = False
     note: str = ""
+    outcome: Tone | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row under the keys of evaluation.json."""
@@ -59,7 +64,8 @@ class Row:
         values["class"] = values.pop("class_name")
         order = ("metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic",
                  "literature_comparable", "note")
-        return {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in order}
+        cells = {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in order}
+        return cells if self.outcome is None else {**cells, "outcome": self.outcome.value}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Row":
@@ -70,7 +76,28 @@ class Row:
                    None if value is None else float(value),
                    interval=None if interval is None else (float(interval[0]), float(interval[1])), n_real=n_real,
                    n_synthetic=n_synthetic, literature_comparable=bool(stored["literature_comparable"]),
-                   note=str(stored["note"]))
+                   note=str(stored["note"]), outcome=read_outcome(stored))
+
+
+def format_value(row: Row) -> str:
+    """A value with its interval, three digits."""
+    if row.value is None:
+        return "not computed"
+    return _three(row.value) + (f" ({_three(row.interval[0])} to {_three(row.interval[1])})" if row.interval else "")
+
+
+def _three(number: float) -> str:
+    return f"{number:#.3g}".rstrip(".") if number else "0"
+
+
+def read_outcome(stored: Mapping[str, Any]) -> Tone | None:
+    """The outcome of a row of evaluation.json; files before schema 2 say that of the test for copies in its note alone."""
+    if "outcome" in stored:
+        return Tone(stored["outcome"])
+    if stored["comparison"] != "copies" or stored["value"] is None:
+        return None
+    note = str(stored["note"])
+    return next((tone for start, tone in _OLD_OUTCOMES.items() if note.startswith(start)), Tone.HOLDS)
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any
 from config.errors import UserError
 from config.schema import Config
 from dataset.storage import hash_json
+from tools.evaluation.aspects import Tone
 from tools.evaluation.memorisation import COPYING_FOUND
-from tools.evaluation.rows import OVERALL, find_headline
+from tools.evaluation.rows import OVERALL, find_headline, read_outcome
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime import estimate
 from tools.runtime.data import latents_identity, open_images
@@ -132,7 +133,7 @@ def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
     return EvaluationCurves(
         curves={name: row["value"] for name, row in found.items() if row is not None},
         interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
-        copying=any(row["note"].startswith(COPYING_FOUND) for row in copies),
+        copying=any(read_outcome(row) is Tone.FAILS for row in copies),
         class_share=made["value"] / real["value"] if made is not None and real is not None and visible else None,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from config.schema import SPLITS, Config, DatasetParams
 from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.summary import read_study
 from tools.sharing.leaks import Secrets
 
 _REMOVED = "removed_"  # and the key
@@ -25,6 +26,7 @@ def clean_evaluation(stored: Mapping[str, Any], secrets: Secrets) -> EvaluationR
     return EvaluationReport(
         provenance=_clean_values(provenance, secrets), rows=[_clean_row(row, secrets) for row in stored["rows"]],
         warnings=list(dict.fromkeys(secrets.clean_note(str(text)) for text in stored.get("warnings", []))),
+        details={"study": [secrets.clean_note(text) for text in read_study(stored)]},
     )
 
 
@@ -48,13 +50,9 @@ def _clean_setting(value: Any, name: str, choices: Sequence[str] | None) -> Any:
 
 
 def _clean_row(row: Mapping[str, Any], secrets: Secrets) -> Row:
-    known = {field.name for field in dataclasses.fields(Row)}
-    values = {"class_name" if key == "class" else key: value for key, value in row.items()}
-    values = {key: secrets.clean_note(str(value)) if key == "note" else _clean_values(value, secrets)
-              for key, value in values.items() if key in known}
-    if values.get("interval") is not None:
-        values["interval"] = tuple(values["interval"])
-    return Row(**values)
+    read = Row.from_dict(row)
+    return dataclasses.replace(read, metric=secrets.clean(read.metric), class_name=secrets.clean(read.class_name),
+                               comparison=secrets.clean(read.comparison), note=secrets.clean_note(read.note))
 
 
 def _clean_values(value: Any, secrets: Secrets) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from config.schema import Config
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.summary import summarise_report
 
 _SHOWN = ("total", "ceiling", "model_gap", "real_real", "floor", "cross", "real_pairs", "diversity", "held_out",
           "synthetic")
@@ -63,6 +64,7 @@ def write_card(config: Config, facts: CardFacts, evaluation: EvaluationReport | 
         f"{total} synthetic microscopy images of {table.image_size} x {table.image_size} px, drawn by a class-conditional "
         f"latent diffusion model: {counts}. `manifest.csv` holds their labels and seeds; each PNG is marked as synthetic in "
         "its metadata. No real image is part of this folder.\n",
+        _describe_summary(evaluation),
         _describe_training(config, facts, evaluation),
         _describe_numbers(evaluation),
         _describe_copies(facts, evaluation),
@@ -80,6 +82,14 @@ def copy_rows(evaluation: EvaluationReport | None) -> list[Row]:
 def unescape(text: str) -> str:
     """The card as it reads once Markdown and HTML have acted on what `_escape` wrote."""
     return html.unescape(re.sub(rf"\\([{re.escape(_MARKDOWN)}])", r"\1", text))
+
+
+def _describe_summary(evaluation: EvaluationReport | None) -> str:
+    """The five lines of the evaluation."""
+    if evaluation is None:
+        return "## Summary\n\nThese images were not evaluated.\n"
+    lines = [f"* **{line.aspect.value}** ({line.tone.value}): {_escape(line.text)}" for line in summarise_report(evaluation)]
+    return "\n".join(["## Summary\n", *lines]) + "\n"
 
 
 def _describe_training(config: Config, facts: CardFacts, evaluation: EvaluationReport | None) -> str:
