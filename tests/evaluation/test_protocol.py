@@ -1,5 +1,6 @@
 """The protocol: equal n and prior, distances that point the right way, and a judge that sees swapped classes."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,30 @@ def test_copies_of_real_images_are_at_distance_zero(sets: EvaluationSets, encode
         assert value(report, "FD[", "model_gap", class_name) == pytest.approx(
             value(report, "FD[", "ceiling", class_name), rel=1e-6)
     assert value(report, "class AUC", "synthetic") == value(report, "class AUC", "held_out")
+
+
+def test_authenticity_stands_beside_held_out_images_and_is_lowered_by_copies(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path
+) -> None:
+    published = copy.copy(encoder)
+    published.name = "squeezenet1_1"  # kinds of features go by the name
+    plain = run(sets, tmp_path, encoder), run(sets, tmp_path, published)
+    found = [[row.metric.split("@")[0] for row in report.rows if row.metric.startswith("authenticity")] for report in plain]
+    pixels = "authenticity[pixels at 16 px]"
+    assert found == [[pixels] * 2, [pixels] * 2 + ["authenticity[squeezenet1_1"] * 2]  # none of the classifier's
+    turned = np.array(sets.train.pixels)
+    turned[::8] = turned[::8, :, ::-1]
+    planted = np.array(sets.synthetic.pixels)
+    planted[::4] = turned[:len(planted)][::4]
+    copied = run(with_synthetic(sets, planted), tmp_path, published)
+    for metric in (pixels, "authenticity[squeezenet1_1"):
+        assert value(copied, metric, "authentic") < value(plain[1], metric, "authentic")
+        assert value(copied, metric, "authentic_real") == value(plain[1], metric, "authentic_real")
+    (row,) = [row for row in copied.rows if row.metric == pixels and row.comparison == "authentic"]
+    assert (row.n_synthetic, row.n_real) == (115, 160) and row.interval is not None
+    one = replace(sets, train=replace(sets.train, groups=["one"] * 160))
+    (row,) = [row for row in run(one, tmp_path, encoder).rows if row.metric == pixels]
+    assert row.value is None and row.note.startswith("not computed: expected training images of at least 2 groups")
 
 
 def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 """The test for copies applied to sets of images: in low-resolution pixels, which decides, and in the space of encoders.
+Authenticity beside it.
 
 Measured on 64 px cells, tau at 1%: pixels find every copy that is exact, mirrored and re-encoded as JPEG, or brighter;
 squeezenet1_1 finds all, 0.2% and 31% of them, and all views of the training images do not help it (0.5%). It sees 61%
@@ -6,12 +7,15 @@ of copies shifted by 4 px, which pixels miss. Statistics are memorisation.py's.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from config.errors import UserError
+from tools.evaluation.authenticity import authenticity_rows, find_authentic, measure_training
 from tools.evaluation.encoders import Encoder
-from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.evaluation_sets import SEED, EvaluationSets, EvaluationSettings
+from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import CHUNK_IMAGES, ImageSet
 from tools.evaluation.memorisation import (
@@ -74,16 +78,55 @@ def audit_encoder(encoder: Encoder, sets: EvaluationSets, settings: EvaluationSe
     Raises:
         UserError: as `audit_pixels`, or NaN features.
     """
-    def encode(images: ImageSet) -> np.ndarray:
-        hashed = settings.round_trip_hash if images.name.endswith("_round_trip") else settings.transform_hash
-        return cached_features(
-            settings.feature_folder, encoder=encoder, images=lambda: images.pixels, ids=images.ids, labels=images.labels,
-            groups=images.groups, image_sha256=images.sha256, transform_hash=hashed, split=images.name,
-            batch_size=settings.batch_size,
-        ).values
+    return _audit(_space_of(encoder), sets, encode=partial(_encode, encoder, settings), turn=_as_it_is)
 
-    space = f"{encoder.name}@{encoder.weights_sha256[:8]},{encoder.preset}"
-    return _audit(space, sets, encode=encode, turn=lambda vectors: vectors)
+
+def add_authenticity(
+    report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets, encoders: Sequence[Encoder],
+    settings: EvaluationSettings,
+) -> None:
+    """Add a row of the synthetic images and one of as many held-out real ones (both `matched`) for pixels and each encoder.
+
+    References are all training images and their round trips. Encoders that were trained on these images are left out:
+    they place them farther apart than images that they have not seen.
+    """
+    spaces = [(PIXEL_SPACE, _low_resolution, view_vectors)]
+    spaces += [(_space_of(encoder), partial(_encode, encoder, settings), _as_it_is) for encoder in encoders
+               if kind_of(encoder.name) is not FeatureKind.IN_DOMAIN]
+    for space, encode, turn in spaces:
+        try:
+            versions = [encode(sets.train), encode(sets.train_round_trip)]
+            training = measure_training(versions, sets.train.groups, views=[turn(version) for version in versions])
+            synthetic, held_out = (find_authentic(turn(encode(whole)[_positions(whole, part)]), training)
+                                   for whole, part in ((sets.synthetic, matched.synthetic), (sets.real, matched.real)))
+        except UserError as error:
+            report.rows.append(Row(f"authenticity[{space}]", OVERALL, "authentic", None, note=f"not computed: {error}"))
+            continue
+        report.rows += authenticity_rows(
+            space, synthetic, held_out, num_train=len(sets.train), groups=(matched.synthetic.groups, matched.real.groups),
+            repeats=settings.bootstrap_repeats, seed=SEED)
+
+
+def _space_of(encoder: Encoder) -> str:
+    return f"{encoder.name}@{encoder.weights_sha256[:8]},{encoder.preset}"
+
+
+def _encode(encoder: Encoder, settings: EvaluationSettings, images: ImageSet) -> np.ndarray:
+    hashed = settings.round_trip_hash if images.name.endswith("_round_trip") else settings.transform_hash
+    return cached_features(
+        settings.feature_folder, encoder=encoder, images=lambda: images.pixels, ids=images.ids, labels=images.labels,
+        groups=images.groups, image_sha256=images.sha256, transform_hash=hashed, split=images.name,
+        batch_size=settings.batch_size,
+    ).values
+
+
+def _as_it_is(vectors: np.ndarray) -> np.ndarray:
+    return vectors
+
+
+def _positions(whole: ImageSet, part: ImageSet) -> list[int]:
+    position = {image_id: row for row, image_id in enumerate(whole.ids)}
+    return [position[image_id] for image_id in part.ids]
 
 
 def _audit(

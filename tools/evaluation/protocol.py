@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataset.share import ALONE, Share
 from models.classifier import Classifier
 from tools.evaluation.baseline import BaselineFeatures
-from tools.evaluation.copies import add_copies
+from tools.evaluation.copies import add_authenticity, add_copies
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
@@ -68,6 +68,7 @@ def evaluate(
         add_condition_fidelity(report, sets, condition, bootstrap_repeats=settings.bootstrap_repeats, features=read)
     say("copies")
     add_copies(report, sets, encoders, settings)
+    add_authenticity(report, sets, matched, encoders, settings)
     add_exhibits(report, sets)
 
 

@@ -38,6 +38,8 @@ COMPARISONS = {
     "round_trip": "on VAE round trips of held-out real images",
     "copies": "share of synthetic images that lie nearer to one training image than held-out images do",
     "copies_control": "the same share of held-out real images and round trips that did not set the threshold",
+    "authentic": "share of synthetic images farther from the nearest training image than that is from its own neighbour",
+    "authentic_real": "the same share of as many held-out real images",
 }
 
 _OLD_OUTCOMES = {"copying found": Tone.FAILS, "too few held-out groups to tell": Tone.UNKNOWN}
