@@ -23,7 +23,7 @@ from tools.evaluation.neighbours import count_neighbours, nearest_neighbours
 from tools.evaluation.resampling import cap_by_group
 from tools.evaluation.rows import EvaluationReport
 
-SYNTHETIC_SET = "synthetic"  # among the sets of a grid, which are named for readers
+REAL_SET, RESTORED_SET, SYNTHETIC_SET = "real, held out", "VAE round trip", "synthetic"  # the sets of a grid
 _LARGEST_TILE_PX = 128
 _GRID_IMAGES = 12  # of a class and a set
 _MOST_GRID_CLASSES = 12
@@ -125,7 +125,7 @@ def add_exhibits(report: EvaluationReport, sets: EvaluationSets) -> None:
     for label, name in list(enumerate(sets.class_names))[:_MOST_GRID_CLASSES]:
         real = _draw(sets.real, label)
         made = np.flatnonzero(sets.synthetic.labels == label)[:_GRID_IMAGES]
-        grids[name] = {"real, held out": _take(sets.real, real), "VAE round trip": _take(sets.real_round_trip, real),
+        grids[name] = {REAL_SET: _take(sets.real, real), RESTORED_SET: _take(sets.real_round_trip, real),
                        SYNTHETIC_SET: _take(sets.synthetic, made)}
         withheld[name] = flagged[made]
     missed = features[0].missed[:_MISSED_IMAGES] if features else []
@@ -148,10 +148,10 @@ def make_salt(sha256: Sequence[Sequence[str]]) -> str:
     return hash_json({"salt of": [list(hashes) for hashes in sha256]})
 
 
-def shrink(pixels: np.ndarray) -> np.ndarray:
+def shrink(pixels: np.ndarray, largest_px: int = _LARGEST_TILE_PX) -> np.ndarray:
     """uint8 (M, H, W, C), made smaller where a side is longer than a tile of a page."""
     height, width, channels = pixels.shape[1:]
-    factor = _LARGEST_TILE_PX / max(height, width)
+    factor = largest_px / max(height, width)
     if factor >= 1:
         return pixels
     size = (round(width * factor), round(height * factor))

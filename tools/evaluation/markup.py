@@ -1,20 +1,43 @@
 """The few pieces of HTML that report pages are made of. Owns the escaping of what goes into them."""
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
+from string import Template
+
+from tools.evaluation.aspects import Tone
+
+_TEMPLATE = Path(__file__).with_name("report_page.html")
+_SIGNS = {Tone.HOLDS: "\u2713", Tone.CAUTION: "!", Tone.FAILS: "\u2715", Tone.UNKNOWN: "?", Tone.STUDIED: "i"}
+
+
+def document(title: str, *, header: str, sections: Mapping[str, tuple[str, str]], footer: str) -> str:
+    """A page that needs nothing but itself, with its landmarks. `header` and `footer` are finished HTML; `sections` are
+    titles and finished HTML by the name of their anchor, in their order."""
+    links = "".join(f"<li><a href=\"#{anchor}\">{escape(name)}</a></li>" for anchor, (name, _) in sections.items())
+    parts = [f"<section id=\"{anchor}\" aria-labelledby=\"{anchor}-title\"><h2 id=\"{anchor}-title\">{escape(name)}</h2>\n"
+             f"{body}</section>" for anchor, (name, body) in sections.items()]
+    first = next(iter(sections))
+    content = (f"<a class=\"skip\" href=\"#{first}\">Skip to the content</a>\n"
+               f"<header><h1>{escape(title)}</h1>{header}</header>\n"
+               f"<nav aria-label=\"Sections of this page\"><ul>{links}</ul></nav>\n<main>\n" + "\n".join(parts)
+               + f"\n</main>\n<footer>{footer}</footer>")
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), content=content)
 
 
 def table(
-    columns: Sequence[str], lines: Iterable[str], *, numbers: Collection[str] = (), caption: str = "", kind: str = ""
+    columns: Sequence[str], lines: Iterable[str], *, numbers: Collection[str] = (), caption: str = "", kind: str = "",
+    name: str = "",
 ) -> str:
-    """A table that scrolls on narrow screens. `lines` are finished rows, `numbers` the columns set flush right, `caption`
-    finished HTML, `kind` a class of the page's style."""
-    heads = "".join(f"<th scope=\"col\" class=\"{'number' if name in numbers else ''}\">{escape(name)}</th>"
-                    for name in columns)
+    """A table that scrolls in its own box on narrow screens, by keyboard too. `lines` are finished rows, `numbers` the
+    columns set flush right, `caption` finished HTML, `kind` a class of the page's style, `name` what the box is called."""
+    heads = "".join(f"<th scope=\"col\" class=\"{'number' if head in numbers else ''}\">{escape(head)}</th>" if head else
+                    "<td></td>" for head in columns)
     above = f"<caption>{caption}</caption>" if caption else ""
-    return (f"<div class=\"scroll\"><table class=\"{kind}\">{above}<thead><tr>{heads}</tr></thead>"
-            f"<tbody>{''.join(lines)}</tbody></table></div>")
+    label = escape(name or f"table of {columns[0]}")
+    return (f"<div class=\"scroll\" role=\"group\" tabindex=\"0\" aria-label=\"{label}\"><table class=\"{kind}\">{above}"
+            f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>")
 
 
 def line(head: str, *cells: str) -> str:
@@ -27,11 +50,17 @@ def cell(text: object, kind: str = "") -> str:
     return f"<td class=\"{kind}\">{escape(str(text))}</td>" if kind else f"<td>{escape(str(text))}</td>"
 
 
-def figure(png: bytes, alt: str, caption: str) -> str:
-    """A picture inside the page, with escaped texts."""
+def figure(png: bytes, alt: str, caption: str, *, title: str = "", above: str = "") -> str:
+    """A picture inside the page that enlarges when it is selected, with escaped texts. `title` goes above it in bold, with
+    `above`, finished HTML, below that."""
     encoded = base64.b64encode(png).decode("ascii")
-    return (f"<figure><img alt=\"{escape(alt)}\" src=\"data:image/png;base64,{encoded}\">"
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+    head = f"<strong>{escape(title)}</strong>" if title else ""
+    words = f"<figcaption>{' '.join(part for part in (head, escape(caption)) if part)}</figcaption>"
+    before, after = (words, "") if title else ("", words)
+    return (f"<figure>{before}{above}<details class=\"zoom\" name=\"zoom\"><summary>"
+            f"<span class=\"hint shut\" aria-hidden=\"true\">Close</span>"
+            f"<img alt=\"{escape(alt)}\" src=\"data:image/png;base64,{encoded}\">"
+            f"<span class=\"hint open\" aria-hidden=\"true\">Enlarge</span></summary></details>{after}</figure>")
 
 
 def heading(text: str) -> str:
@@ -42,3 +71,14 @@ def heading(text: str) -> str:
 def note(text: str) -> str:
     """A small paragraph."""
     return f"<p class=\"note\">{escape(text)}</p>"
+
+
+def show_tone(tone: Tone) -> str:
+    """How something turned out: a sign, the word and a colour, so that none of them is needed."""
+    return (f"<span class=\"tone tone-{tone.name.lower()}\"><span aria-hidden=\"true\">{_SIGNS[tone]}</span> "
+            f"{escape(tone.value)}</span>")
+
+
+def capitalise(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]

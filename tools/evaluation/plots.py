@@ -76,14 +76,14 @@ def draw_interval(
         return f"{_BAR_MARGIN + share * (_BAR_WIDTH - 2 * _BAR_MARGIN):.1f}"
 
     middle = _BAR_HEIGHT // 2
-    parts = [f'<line x1="{_BAR_MARGIN}" x2="{_BAR_WIDTH - _BAR_MARGIN}" y1="{middle}" y2="{middle}" stroke="#d5dbe1"/>']
+    parts = [f'<line x1="{_BAR_MARGIN}" x2="{_BAR_WIDTH - _BAR_MARGIN}" y1="{middle}" y2="{middle}" class="axis"/>']
     if reference is not None:
         parts.append(f'<line x1="{place(reference)}" x2="{place(reference)}" y1="1" y2="{_BAR_HEIGHT - 1}" '
-                     f'stroke="{REAL_COLOUR}" stroke-width="2.5"/>')
+                     f'class="real" stroke-width="2.5"/>')
     if interval is not None:
         parts.append(f'<line x1="{place(interval[0])}" x2="{place(interval[1])}" y1="{middle}" y2="{middle}" '
-                     f'stroke="{SYNTHETIC_COLOUR}" stroke-width="2.5"/>')
-    parts.append(f'<circle cx="{place(value)}" cy="{middle}" r="3.6" fill="{SYNTHETIC_COLOUR}"/>')
+                     f'class="made" stroke-width="2.5"/>')
+    parts.append(f'<circle cx="{place(value)}" cy="{middle}" r="3.6" class="made"/>')
     return (f'<svg width="{_BAR_WIDTH}" height="{_BAR_HEIGHT}" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}" '
             f'aria-hidden="true">{"".join(parts)}</svg>')
 

@@ -1,0 +1,129 @@
+"""Plots of values with intervals, a line each, as SVG text in the colours of the page. Equal arguments give equal text."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from html import escape
+
+from matplotlib.ticker import MaxNLocator
+
+_WIDTH, _MARGIN, _LINE_HEIGHT, _AXIS_HEIGHT, _TOP = 350, 8, 42, 26, 4  # px, at which letters have their size on a phone too
+_OFFSET = 5  # px that two marks of a line are apart
+_LETTER_PX = 6.3  # width of a letter of 12 px, about
+_LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+class Kind(Enum):
+    """What a mark is of; it has its own colour and its own shape."""
+
+    MADE = "made"
+    REAL = "real"
+    RESTORED = "restored"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value, with its interval where there is one."""
+
+    value: float
+    kind: Kind
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class PlotLine:
+    """A line of a plot: its name, the number as text, and one or two marks."""
+
+    name: str
+    text: str
+    marks: Sequence[Mark]
+
+
+def draw_lines(
+    lines: Sequence[PlotLine], *, title: str, description: str, limits: tuple[float, float], reference: Mark | None = None,
+    bars: bool = False, log: bool = False,
+) -> str:
+    """SVG of `lines` on one scale: bars from 0 or dots, whiskers for intervals, a dashed line at `reference` with a band for
+    its interval. `limits` above 0 for `log`."""
+    place = _scale(limits, log=log)
+    bottom = _TOP + _LINE_HEIGHT * len(lines)
+    parts = []
+    if reference is not None:
+        parts += _draw_reference(reference, place, bottom)
+    for number, one in enumerate(lines):
+        top = _TOP + number * _LINE_HEIGHT
+        parts.append(f'<text x="{_MARGIN}" y="{top + 13}">{escape(_shorten(one.name, one.text))}</text>'
+                     f'<text class="value" x="{_WIDTH - _MARGIN}" y="{top + 13}">{escape(one.text)}</text>')
+        middle = top + 27
+        for index, mark in enumerate(one.marks):
+            y = middle + _OFFSET * (2 * index - len(one.marks) + 1)
+            parts += _draw_bar(mark, place, y) if bars else _draw_dot(mark, place, y)
+    parts += _draw_axis(limits, place, bottom, log=log)
+    return (f'<svg class="plot" role="img" viewBox="0 0 {_WIDTH} {bottom + _AXIS_HEIGHT}" width="{_WIDTH}" '
+            f'height="{bottom + _AXIS_HEIGHT}" aria-label="{escape(f"{title}. {description}")}">'
+            f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(parts)}</svg>")
+
+
+def _scale(limits: tuple[float, float], *, log: bool) -> Callable[[float], float]:
+    low, high = (math.log(limit) for limit in limits) if log else limits
+
+    def place(number: float) -> float:
+        at = (math.log(max(number, 1e-12)) if log else number) - low
+        share = min(1.0, max(0.0, at / (high - low))) if high > low else 0.5
+        return _MARGIN + share * (_WIDTH - 2 * _MARGIN)
+
+    return place
+
+
+def _draw_reference(mark: Mark, place: Callable[[float], float], bottom: float) -> list[str]:
+    parts = []
+    if mark.interval is not None:
+        left, right = (place(end) for end in mark.interval)
+        parts.append(f'<rect class="{mark.kind.value} band" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
+                     f'height="{bottom - _TOP}"/>')
+    x = place(mark.value)
+    return [*parts, f'<line class="{mark.kind.value} reference" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>']
+
+
+def _draw_bar(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+    start, end = sorted((place(0.0), place(mark.value)))
+    return [f'<rect class="{mark.kind.value}" x="{start:.1f}" y="{y - 6}" width="{max(end - start, 1.0):.1f}" height="12"/>',
+            *_draw_whisker(mark, place, y)]
+
+
+def _draw_dot(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+    """A filled dot for synthetic images, a hollow diamond for real ones, a square for restored ones."""
+    x, kind = place(mark.value), mark.kind.value
+    if mark.kind is Kind.MADE:
+        dot = f'<circle class="{kind}" cx="{x:.1f}" cy="{y}" r="4"/>'
+    elif mark.kind is Kind.REAL:
+        dot = f'<path class="{kind} hollow" d="M{x:.1f} {y - 5}l5 5l-5 5l-5 -5z"/>'
+    else:
+        dot = f'<rect class="{kind}" x="{x - 3.5:.1f}" y="{y - 3.5}" width="7" height="7"/>'
+    return [*_draw_whisker(mark, place, y), dot]
+
+
+def _draw_whisker(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+    if mark.interval is None:
+        return []
+    left, right = (place(end) for end in mark.interval)
+    return [f'<path class="whisker" d="M{left:.1f} {y - 4}v8M{left:.1f} {y}H{right:.1f}M{right:.1f} {y - 4}v8"/>']
+
+
+def _draw_axis(limits: tuple[float, float], place: Callable[[float], float], bottom: float, *, log: bool) -> list[str]:
+    low, high = limits
+    found = _LOG_TICKS if log else MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
+    slack = 1e-9 * (high - low)
+    parts = [f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{bottom}" y2="{bottom}"/>']
+    for tick in (number for number in found if low - slack <= number <= high + slack):
+        x = place(tick)
+        anchor = "start" if x < 2 * _MARGIN else "end" if x > _WIDTH - 2 * _MARGIN else "middle"
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+                     f'<text class="minor" x="{x:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{tick:.3g}</text>')
+    return parts
+
+
+def _shorten(name: str, beside: str) -> str:
+    most = int((_WIDTH - 3 * _MARGIN) / _LETTER_PX) - len(beside)
+    return name if len(name) <= most else f"{name[:max(most - 1, 3)]}…"
