@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import protocol
+from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.exhibits import Exhibits, make_salt
@@ -120,12 +122,11 @@ def test_the_shareable_page_shows_no_real_image_and_no_near_copy(pages: Path) ->
 
 
 def test_copies_and_the_opening_are_on_the_front_page(pages: Path) -> None:
-    front = read(pages, internal=False).split("<h2>Details")[0]
+    front = read(pages, internal=False).split('<section id="details"')[0]
     assert "Copying found" in front and "tone-fails" in front
     assert "opening 2 of this test set: chosen after looks, it flatters" in front
     assert "comparable with published numbers: SSIM" in front
-    assert 1 <= front.count('<tr><th scope="row"') <= 8
-    assert "Patient data." not in front and "Patient data." in read(pages, internal=True).split("<h2>Verdict")[0]
+    assert "Patient data." not in front and "Patient data." in read(pages, internal=True).split("<nav")[0]
 
 
 def test_ids_are_salted_and_only_the_internal_folder_can_undo_it(pages: Path, report: EvaluationReport) -> None:
@@ -141,35 +142,96 @@ def test_ids_are_salted_and_only_the_internal_folder_can_undo_it(pages: Path, re
 
 
 class _Tags(HTMLParser):
-    def __init__(self) -> None:
+    """A page as a list of elements (tag, attributes, tags above it, text) in the order of the page."""
+
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.images_without_text = 0
-        self.addresses: list[str] = []
-        self.names: set[str] = set()
+        self.elements: list[tuple[str, dict[str, str], tuple[str, ...]]] = []
+        self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.names.add(tag)
-        self.images_without_text += tag == "img" and not values.get("alt")
-        self.addresses += [str(values[key]) for key in ("src", "href") if key in values]
-        if tag not in ("meta", "link", "img", "line", "circle"):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}, tuple(self.open)))
+        if tag not in ("meta", "link", "img"):
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}, tuple(self.open)))
+
     def handle_endtag(self, tag: str) -> None:
-        if tag not in ("line", "circle"):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
+
+    def all(self, *tags: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes, _ in self.elements if tag in tags]
 
 
 @pytest.mark.parametrize("internal", [False, True])
 def test_pages_are_well_formed_escaped_and_fetch_nothing(pages: Path, internal: bool) -> None:
-    page, tags = read(pages, internal=internal), _Tags()
-    tags.feed(page)
-    assert tags.open == [] and tags.images_without_text == 0
-    assert all(address.startswith("data:") for address in tags.addresses) and tags.addresses
-    assert "script" not in tags.names and "&lt;script&gt;" in page and "bright &amp; good" in page
+    page = read(pages, internal=internal)
+    tags = _Tags(page)
+    assert tags.open == []
+    addresses = [one[key] for _, one, _ in tags.elements for key in ("src", "href") if key in one]
+    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
+    assert not tags.all("script", "iframe", "object", "form", "base")
+    assert not [key for _, one, _ in tags.elements for key in one if key.startswith("on") or key == "srcset"]
+    assert "&lt;script&gt;" in page and "bright &amp; good" in page
     assert "default-src 'none'" in page
     assert not re.search(r"url\(|@import", page)
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_images_come_first_then_the_nearest_pairs_the_summary_and_the_numbers(pages: Path, internal: bool) -> None:
+    page = read(pages, internal=internal)
+    tags = _Tags(page)
+    sections = [one["id"] for one in tags.all("section")]
+    assert sections == ["images", "nearest", "summary", "numbers", "limits", "details"]
+    titles = ("<h1>", "Patient data.", "<nav", 'id="images"', "<img", 'id="nearest"', 'id="summary"', "<dt>Fidelity</dt>",
+              "<dt>Variety</dt>", "<dt>Class</dt>", "<dt>Privacy</dt>", "<dt>Utility</dt>", 'id="numbers"', "<svg",
+              'id="limits"', 'id="details"', "<summary>Every finding")
+    places = [page.index(title) for title in titles if internal or title != "Patient data."]
+    assert places == sorted(places)
+    front = [one["alt"] for one in _Tags(page.split('id="nearest"')[0] + "").all("img")]
+    wanted = ["real images of class", "synthetic images of class"] if internal else ["synthetic images of class"]
+    assert len(front) == len(wanted) * len(NAMES)
+    assert all(part in alt and name in alt for alt, (name, part) in zip(
+        front, [(name, part) for name in NAMES for part in wanted], strict=True))
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_pages_can_be_used_by_keyboard_and_screen_reader(pages: Path, internal: bool) -> None:
+    tags = _Tags(read(pages, internal=internal))
+    assert tags.all("html")[0]["lang"] == "en"
+    for landmark in ("header", "nav", "main", "footer", "h1"):
+        assert len(tags.all(landmark)) == 1, landmark
+    levels = [int(tag[1]) for tag, _, _ in tags.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [one["id"] for _, one, _ in tags.elements if "id" in one]
+    assert len(ids) == len(set(ids))
+    assert {one["href"][1:] for one in tags.all("a")} | {one["aria-labelledby"] for one in tags.all("section")} <= set(ids)
+    assert tags.all("a")[0]["class"] == "skip"
+    pictures_of_all = [(one, above) for tag, one, above in tags.elements if tag == "img"]
+    assert pictures_of_all and all(len(one["alt"]) > 20 for one, _ in pictures_of_all)
+    assert all(above[-3:] == ("figure", "details", "summary") for _, above in pictures_of_all)  # each can be enlarged
+    assert tags.all("th") and all(one["scope"] in ("col", "row") for one in tags.all("th"))
+    boxes = [one for one in tags.all("div") if one.get("class") == "scroll"]
+    assert len(boxes) >= len(tags.all("table")) and all(one["tabindex"] == "0" and one["aria-label"] for one in boxes)
+    plots = [one for one in tags.all("svg") if one.get("aria-hidden") != "true"]
+    assert len(plots) >= 3 and all(one["role"] == "img" and one["aria-label"] for one in plots)
+
+
+def test_how_something_turned_out_is_said_by_word_and_sign(pages: Path) -> None:
+    page = read(pages, internal=False)
+    found = re.findall(r'<span class="tone tone-(\w+)"><span aria-hidden="true">(.)</span> ([\w ]+)</span>', page)
+    assert len(found) == page.count('class="tone ') >= 10
+    words = {tone.name.lower(): tone.value for tone in Tone}
+    assert all(words[name] == word for name, _, word in found)
+    assert len({sign for _, sign, _ in found}) == len({name for name, _, _ in found})
+
+
+def test_equal_reports_give_equal_pages(report: EvaluationReport, pages: Path, tmp_path: Path) -> None:
+    write_pages(report, tmp_path, internal_folder=tmp_path / "internal")
+    for internal in (False, True):
+        assert read(tmp_path, internal=internal) == read(pages, internal=internal)
 
 
 def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_path: Path) -> None:
@@ -179,7 +241,8 @@ def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_p
     for internal in (False, True):
         page = read(tmp_path, internal=internal)
         assert "Copies of training images were not tested." in page and "<p>Copies were not tested.</p>" in page
-        assert "What the model misses" not in page and "Confusion matrix" not in page and "Headline" not in page
+        absent = ("What the model misses", "Confusion matrix", "Headline", "<svg")
+        assert not [text for text in absent if text in page]
 
 
 def test_controls_are_held_out_images_that_did_not_set_tau(report: EvaluationReport, pages: Path) -> None:
@@ -201,7 +264,7 @@ def test_few_pictures_whatever_the_number_of_images(report: EvaluationReport) ->
 def test_an_interval_bar_puts_values_in_their_order() -> None:
     bar = draw_interval(0.5, (0.25, 0.75), 1.0, (0.0, 1.0))
     low, high, value, reference = (float(re.search(pattern, bar)[1]) for pattern in (  # type: ignore[index]
-        r'x1="([\d.]+)" x2="[\d.]+" y1="8" y2="8" stroke="#1b5e8c"', r'x2="([\d.]+)" y1="8" y2="8" stroke="#1b5e8c"',
+        r'x1="([\d.]+)" x2="[\d.]+" y1="8" y2="8" class="made"', r'x2="([\d.]+)" y1="8" y2="8" class="made"',
         r'cx="([\d.]+)"', r'x1="([\d.]+)" x2="[\d.]+" y1="1"'))
     assert low < value < high < reference
     assert high - value == pytest.approx(value - low)

@@ -9,6 +9,7 @@ from html import escape
 from matplotlib.ticker import MaxNLocator
 
 _WIDTH, _MARGIN, _LINE_HEIGHT, _AXIS_HEIGHT, _TOP = 350, 8, 42, 26, 4  # px, at which letters have their size on a phone too
+_LABEL_HEIGHT = 17  # of the name of a line
 _OFFSET = 5  # px that two marks of a line are apart
 _LETTER_PX = 6.3  # width of a letter of 12 px, about
 _LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -49,13 +50,13 @@ def draw_lines(
     place = _scale(limits, log=log)
     bottom = _TOP + _LINE_HEIGHT * len(lines)
     parts = []
-    if reference is not None:
-        parts += _draw_reference(reference, place, bottom)
     for number, one in enumerate(lines):
         top = _TOP + number * _LINE_HEIGHT
+        if reference is not None:
+            parts += _draw_reference(reference, place, top + _LABEL_HEIGHT, top + _LINE_HEIGHT)
         parts.append(f'<text x="{_MARGIN}" y="{top + 13}">{escape(_shorten(one.name, one.text))}</text>'
                      f'<text class="value" x="{_WIDTH - _MARGIN}" y="{top + 13}">{escape(one.text)}</text>')
-        middle = top + 27
+        middle = top + 28
         for index, mark in enumerate(one.marks):
             y = middle + _OFFSET * (2 * index - len(one.marks) + 1)
             parts += _draw_bar(mark, place, y) if bars else _draw_dot(mark, place, y)
@@ -76,14 +77,15 @@ def _scale(limits: tuple[float, float], *, log: bool) -> Callable[[float], float
     return place
 
 
-def _draw_reference(mark: Mark, place: Callable[[float], float], bottom: float) -> list[str]:
+def _draw_reference(mark: Mark, place: Callable[[float], float], top: float, bottom: float) -> list[str]:
+    """A dashed line from `top` to `bottom`, on a band where there is an interval; it leaves the names of the lines free."""
     parts = []
     if mark.interval is not None:
         left, right = (place(end) for end in mark.interval)
-        parts.append(f'<rect class="{mark.kind.value} band" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
-                     f'height="{bottom - _TOP}"/>')
+        parts.append(f'<rect class="{mark.kind.value} band" x="{left:.1f}" y="{top}" width="{right - left:.1f}" '
+                     f'height="{bottom - top}"/>')
     x = place(mark.value)
-    return [*parts, f'<line class="{mark.kind.value} reference" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>']
+    return [*parts, f'<line class="{mark.kind.value} reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>']
 
 
 def _draw_bar(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:

@@ -77,14 +77,14 @@ def _show_scores(known: Evidence, encoders: Sequence[EncoderRows]) -> str:
         texts |= {f"{_SHORT_SCORES[name]} of real images": real for name, (_, real) in shown.items()}
         plots.append(_panel(one, draw_lines(drawn, title=f"Realism and variety by {one.title}", limits=(0.0, 1.0),
                                             description=_describe(texts))))
-        lines += [line(one.title, cell(_SHORT_SCORES[name]), cell("" if made is None else format_value(made), "number"),
-                       cell("" if real is None else format_value(real), "number")) for name, (made, real) in shown.items()]
+        lines.append(line(one.title, *(cell(_beside(*found[name]), "number") for name in _SCORES)))
     if not plots:
         return ""
     return (heading("Do they look real, and is the whole variety there?")
             + note(f"{_LEGEND} Each dot should be at its diamond; real images do not reach 1 themselves.")
             + f"<div class=\"plots\">{''.join(plots)}</div>"
-            + table(("Features", "Measure", "Synthetic", "Real with real"), lines, numbers=("Synthetic", "Real with real"),
+            + table(("Features", *_SHORT_SCORES.values()), lines, numbers=list(_SHORT_SCORES.values()),
+                    caption="In brackets: real images with real images. Intervals are in the details.",
                     name="precision, recall, coverage and two-sample AUC by features"))
 
 
@@ -133,7 +133,7 @@ def _show_copies(known: Evidence) -> str:
         pairs = [(_space(metric), known.find(metric, of_made), known.find(metric, of_real)) for metric in metrics]
         if not pairs:
             continue
-        drawn = [PlotLine(space, f"{made.value:.2%}", [
+        drawn = [PlotLine(space, f"{made.value:.3g}", [
             _mark(made, Kind.MADE), *([] if real is None else [_mark(real, Kind.REAL)])])
             for space, made, real in pairs if made is not None]
         shown = [row for _, made, real in pairs for row in (made, real) if row is not None]
@@ -157,6 +157,13 @@ def _panel(one: EncoderRows, plot: str) -> str:
     """A plot of one encoder, with what its network has seen."""
     title = escape(one.title[:1].upper() + one.title[1:])
     return f"<figure><figcaption><strong>{title}</strong> {_KIND_NOTES[one.kind]}</figcaption>{plot}</figure>"
+
+
+def _beside(made: Row | None, real: Row | None) -> str:
+    """A value with that of real images in brackets."""
+    if made is None or made.value is None:
+        return "not computed"
+    return f"{made.value:.2f}" + ("" if real is None else f" ({real.value:.2f})")
 
 
 def _mark(row: Row, kind: Kind) -> Mark:

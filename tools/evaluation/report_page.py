@@ -1,6 +1,6 @@
 """The report as two HTML pages that need nothing but themselves: one for internal use, which shows real images, and one to
-share, which shows none, no path and no id. Owns what stands on a page and in which order: images first, then the nearest
-copies, the summary, the numbers, and the rest folded.
+share, which shows none, no path and no id. Images come first, then the pairs nearest to copies, the summary, the numbers,
+and the rest folded.
 
 The numbers are rows, their meaning is verdict.py's; the parts of a page are made by report_pictures.py, report_numbers.py
 and report_details.py. No clock, no host: equal evaluations give equal bytes.
@@ -20,7 +20,7 @@ from tools.evaluation.report_details import list_details
 from tools.evaluation.report_numbers import show_numbers
 from tools.evaluation.report_pictures import show_classes, show_nearest
 from tools.evaluation.rows import EvaluationReport, Row
-from tools.evaluation.summary import SummaryLine, summarise
+from tools.evaluation.summary import SummaryLine, summarise_report
 from tools.evaluation.sweep_curves import SweepRecord
 
 INTERNAL_NAME, SHAREABLE_NAME = "report_internal.html", "report_shareable.html"
@@ -52,13 +52,12 @@ def render_page(report: EvaluationReport, *, internal: bool) -> str:
     name = str if internal else _pseudonym(exhibits.salt)
     folded = "".join(f"<details><summary>{escape(title)}</summary><div class=\"body\">{body}</div></details>"
                      for title, body in list_details(report, internal=internal, name=name))
-    lines = summarise(report.rows, study=report.details.get("study", []))
     num_classes = len(report.provenance.get("class_names", exhibits.class_names))
     sections = {
-        "images": ("Look at the images", show_classes(exhibits, internal=internal)),
-        "nearest": ("The synthetic images that are nearest to training images", show_nearest(exhibits, internal=internal)),
-        "summary": ("Summary", _show_summary(lines) + _show_facts(report)),
-        "numbers": ("The numbers", show_numbers(report.rows, num_classes=num_classes)),
+        "images": ("Images", show_classes(exhibits, internal=internal)),
+        "nearest": ("Nearest to training images", show_nearest(exhibits, internal=internal)),
+        "summary": ("Summary", _show_summary(summarise_report(report)) + _show_facts(report)),
+        "numbers": ("Numbers", show_numbers(report.rows, num_classes=num_classes)),
         "limits": ("Limits", _show_limits(report)),
         "details": ("Details", folded),
     }
