@@ -20,6 +20,7 @@ _PANELS = {  # the title of the lines that a panel shows: its own title
 _COLOURS, _MARKS = ("#1b5e8c", "#b3541e", "#4d7c3a", "#7a4b94", "#8a6d1d", "#1f2933"), "os^Dvp"
 _MOST_COLUMNS, _PANEL_WIDTH, _ROW_HEIGHT, _DPI = 3, 3.1, 0.42, 150
 _LONGEST_NAME = 26
+_MARGIN = 0.03
 _SPREAD = 0.5  # of a row's height, over which its features are spread
 
 
@@ -93,6 +94,9 @@ def _draw_panel(
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        low, high = panel.get_xlim()
+        panel.set_xlim(min(low, -_MARGIN), max(high, 1 + _MARGIN))  # a share or an area, seen whole
     panel.grid(axis="x", color="0.9")
     panel.set_axisbelow(True)
     panel.axhline(len(names) - 1.5, color="0.7", linewidth=0.8)

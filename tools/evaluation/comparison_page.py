@@ -170,7 +170,7 @@ def _show_list(texts: Sequence[str]) -> str:
 
 def _table(label: str, caption: str, names: Sequence[str], parts: Sequence[str]) -> str:
     heads = "".join(f"<th scope=\"col\">{escape(name)}</th>" for name in names)
-    return _scroll(label, f"<table><caption>{caption}</caption><thead><tr><td></td>{heads}</tr></thead>"
+    return _scroll(label, f"<table><caption><span>{caption}</span></caption><thead><tr><td></td>{heads}</tr></thead>"
                    f"<tbody>{''.join(parts)}</tbody></table>")
 
 
