@@ -1,10 +1,13 @@
 """Comparing evaluations: what is refused, how systems are found and named, the column of real images, and the files."""
 
 import base64
+import contextlib
 import csv
+import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,9 @@ ENCODERS = {"untrained_a": {"weights_sha256": "a" * 64, "preset": "p"},
 HALF = 0.02  # of every interval, in shares of a distance of 1
 
 
-def make_rows(distance: float, suffix: str = SUFFIX, *, n: int = 60, judged: float = 0.9) -> list[Row]:
+def make_rows(
+    distance: float, suffix: str = SUFFIX, *, n: int = 60, judged: float = 0.9, authentic: float = 0.7
+) -> list[Row]:
     """An evaluation whose kernel distance is `distance`; its other numbers go with it."""
     def row(metric: str, comparison: str, value: float, half: float = HALF, class_name: str = OVERALL) -> Row:
         return Row(metric, class_name, comparison, value, (value - half, value + half), n, n)
@@ -42,7 +47,8 @@ def make_rows(distance: float, suffix: str = SUFFIX, *, n: int = 60, judged: flo
     rows += [row(f"KD{suffix}", "total", distance, class_name=name) for name in ("a", "b")]
     return [*rows, row("class AUC", "held_out", judged), row("class AUC", "synthetic", 0.8),
             Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies", 0.02, n_real=9, n_synthetic=n),
-            Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies_control", 0.01, n_real=9, n_synthetic=0)]
+            Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies_control", 0.01, n_real=9, n_synthetic=0),
+            row(f"authenticity{suffix}", "authentic", 0.6), row(f"authenticity{suffix}", "authentic_real", authentic)]
 
 
 def make_evaluation(distance: float, **changes: Any) -> dict[str, Any]:
@@ -102,8 +108,7 @@ def test_evaluations_that_differ_in_what_they_measure_are_refused_in_one_line(ki
 
 
 def test_n_of_a_class_must_agree_too() -> None:
-    rows = [Row(row.metric, "a", row.comparison, row.value, row.interval, 30, 30) if row.class_name == "a" else row
-            for row in make_rows(0.5)]
+    rows = [replace(row, n_real=30, n_synthetic=30) if row.class_name == "a" else row for row in make_rows(0.5)]
     with pytest.raises(UserError, match="one of class a"):
         compare([make_system("one", 0.5), make_system("other", 0.5, rows=rows)])
 
@@ -146,10 +151,17 @@ def test_the_class_is_left_out_where_another_classifier_read_it() -> None:
     assert any(text.startswith("class AUC") for text in compared.left_out)
 
 
+def test_a_control_that_differs_between_evaluations_is_not_shown() -> None:
+    compared = compare([make_system("one", 0.5), make_system("other", 0.6, rows=make_rows(0.6, authentic=0.5))])
+    assert find_line(compared, "Authentic, by untrained_a").real is None
+    assert find_line(compared, f"Near-copies, by {PIXEL_SPACE}").real is not None
+    assert any(text.startswith("Authentic, by untrained_a, of real images") for text in compared.left_out)
+
+
 def test_features_by_which_real_images_lie_elsewhere_are_left_out() -> None:
     """Equal files read as gray in one evaluation and as colour in another."""
-    rows = [Row(row.metric, row.class_name, row.comparison, 0.2, row.interval, row.n_real, row.n_synthetic)
-            if row.comparison == "real_real" and row.metric.startswith("FD") else row for row in make_rows(0.6)]
+    rows = [replace(row, value=0.2) if (row.metric, row.comparison) == (f"FD{SUFFIX}", "real_real") else row
+            for row in make_rows(0.6)]
     with pytest.raises(UserError, match="images of one are gray"):
         compare([make_system("one", 0.5), make_system("other", 0.6, rows=rows)])
 
@@ -157,15 +169,17 @@ def test_features_by_which_real_images_lie_elsewhere_are_left_out() -> None:
 def test_official_weights_go_by_their_official_names() -> None:
     encoders = {"inception": {"weights_sha256": "d" * 64, "preset": "tf1"}}
 
+    names = {"FD[FID features]": "FID", "KD[FID features]": "KID",
+             "authenticity[FID features]": "authenticity[inception@dddddddd,tf1]"}
+
     def official(distance: float) -> list[Row]:
-        rows = make_rows(distance, "[FID features]")
-        return [Row({"FD[FID features]": "FID", "KD[FID features]": "KID"}.get(row.metric, row.metric), row.class_name,
-                    row.comparison, row.value, row.interval, row.n_real, row.n_synthetic, note=row.note) for row in rows]
+        return [replace(row, metric=names.get(row.metric, row.metric)) for row in make_rows(distance, "[FID features]")]
 
     compared = compare([make_system(name, value, encoders=encoders, rows=official(value))
                         for name, value in (("one", 0.5), ("other", 0.6))])
     assert find_line(compared, "Fréchet distance").metric == "FID" and find_line(compared, "Kernel distance").metric == "KID"
     assert find_line(compared, "Coverage").cells["other"].value == pytest.approx(0.85)
+    assert find_line(compared, "Authentic, by inception").cells["one"].value == 0.6
     assert {line.section for line in compared.lines} >= {"inception, published features"}
 
 
@@ -174,7 +188,8 @@ def test_official_weights_go_by_their_official_names() -> None:
 
 def test_real_images_are_a_column_from_the_reference_rows(comparison: Comparison) -> None:
     expected = {"Kernel distance": 0.1, "Kernel distance, model gap": 0.05, "Coverage": 0.95, "Two-sample AUC": 0.5,
-                "Class AUC of a separate classifier": 0.9, f"Near-copies, by {PIXEL_SPACE}": 0.01}
+                "Class AUC of a separate classifier": 0.9, f"Near-copies, by {PIXEL_SPACE}": 0.01,
+                "Authentic, by untrained_a": 0.7}
     assert {title: find_line(comparison, title).real.value for title in expected} == pytest.approx(expected)
     header, *lines = format_table(comparison).splitlines()
     assert header == "| | ours | same | far | real images |"
@@ -209,8 +224,7 @@ def test_the_others_can_be_subtracted_from_any_column(comparison: Comparison) ->
 
 def test_numbers_without_an_interval_are_shown_and_not_subtracted() -> None:
     def bare(distance: float) -> list[Row]:
-        return [Row(row.metric, row.class_name, row.comparison, row.value, None, row.n_real, row.n_synthetic, note=row.note)
-                for row in make_rows(distance)]
+        return [replace(row, interval=None) for row in make_rows(distance)]
 
     compared = compare([make_system("one", 0.5, rows=bare(0.5)), make_system("other", 0.9)])
     assert not compared.subtracted and compared.num_comparisons == 0
@@ -262,31 +276,41 @@ def test_several_none_or_broken_evaluations_are_refused(tmp_path: Path) -> None:
             read_system("other", tmp_path / "other.json")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three evaluations."""
+    root = tmp_path_factory.mktemp("evaluations")
     for name, distance in (("ours", 0.4), ("gan", 0.9), ("third", 0.5)):
-        write(tmp_path / name / "evaluation.json", distance)
-    return tmp_path
+        write(root / name / "evaluation.json", distance)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with page.html and what lies beside it, and the screen's text as said.txt in the folder above."""
+    root = tmp_path_factory.mktemp("output")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        run(folder, root / "pages/page.html", "--against", REAL)
+    (root / "said.txt").write_text(said.getvalue(), encoding="utf-8")
+    return root / "pages"
 
 
 def run(folder: Path, output: Path, *further: str) -> Path:
+    """Compare the three, one of them under a hostile name."""
     command.main([str(folder / "ours"), str(folder / "gan"), f"{HOSTILE}={folder / 'third'}", "--output", str(output),
                   *further])
     return output
 
 
-def test_equal_inputs_give_equal_files_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
-    first = run(folder, tmp_path / "a/page.html")
-    shutil.copytree(folder / "ours", tmp_path / "copy/ours")
-    for name in ("gan", "third"):
-        shutil.copytree(folder / name, tmp_path / "copy" / name)
-    second = run(tmp_path / "copy", tmp_path / "b/page.html")
-    names = sorted(path.name for path in first.parent.iterdir())
+def test_equal_inputs_give_equal_files_wherever_they_lie(folder: Path, pages: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    again = run(tmp_path / "copy", tmp_path / "again/page.html", "--against", REAL).parent
+    names = sorted(path.name for path in again.iterdir())
     assert names == ["page.csv", "page.html", "page.json", "page.png"]
     for name in names:
-        assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes(), name
-    assert str(tmp_path) not in first.read_text(encoding="utf-8")
+        assert (pages / name).read_bytes() == (again / name).read_bytes(), name
+    assert str(tmp_path) not in (again / "page.html").read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -304,14 +328,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_page_loads_nothing_escapes_names_and_can_be_read_without_eyes(folder: Path, tmp_path: Path) -> None:
-    text = run(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+def test_the_page_loads_nothing_escapes_names_and_can_be_read_without_eyes(pages: Path) -> None:
+    text = (pages / "page.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not page.all("script") and HOSTILE not in text and "&lt;script&gt;" in text
     assert not re.search(r"(?:https?:)?//\w", re.sub(r"base64,[\w+/=]+", "", text))
     assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.all("img"))
     assert len(page.all("img")) == 1 and "Coverage" in str(page.all("img")[0]["alt"])
-    assert (tmp_path / "page.png").read_bytes() == base64.b64decode(str(page.all("img")[0]["src"]).partition(",")[2])
+    assert (pages / "page.png").read_bytes() == base64.b64decode(str(page.all("img")[0]["src"]).partition(",")[2])
     assert page.all("html")[0]["lang"] == "en" and len(page.all("main")) == len(page.all("h1")) == 1
     assert len(page.all("table")) == len(page.all("caption")) == 2
     assert all(head.get("scope") in ("col", "row", "colgroup") for head in page.all("th"))
@@ -319,11 +343,10 @@ def test_the_page_loads_nothing_escapes_names_and_can_be_read_without_eyes(folde
     assert regions and all(one["tabindex"] == "0" and one["role"] == "region" and one["aria-label"] for one in regions)
 
 
-def test_json_and_csv_hold_every_number_of_the_table(folder: Path, tmp_path: Path) -> None:
-    run(folder, tmp_path / "page.html", "--against", REAL)
-    stored = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+def test_json_and_csv_hold_every_number_of_the_table(pages: Path) -> None:
+    stored = json.loads((pages / "page.json").read_text(encoding="utf-8"))
     assert [system["name"] for system in stored["systems"]] == ["ours", "gan", HOSTILE] and stored["against"] == REAL
-    with (tmp_path / "page.csv").open(encoding="utf-8", newline="") as file:
+    with (pages / "page.csv").open(encoding="utf-8", newline="") as file:
         cells = {(row["kind"], row["title"], row["system"]): row for row in csv.DictReader(file)}
     assert all(len(lines) == 5 for lines in stored["summary"].values())
     for line in stored["lines"]:
@@ -352,10 +375,7 @@ def test_an_evaluation_that_was_renamed_is_not_replaced_either(folder: Path) -> 
         command.main([str(folder / "ours"), str(renamed), "--output", str(folder / "theirs.html")])
 
 
-def test_the_screen_says_what_was_compared(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run(folder, Path("page.html"))
-    said = capsys.readouterr().out
-    assert "differences from ours" in said and "| Coverage | " in said and "not compared: features of classifier" in said
+def test_the_screen_says_what_was_compared(pages: Path) -> None:
+    said = (pages.parent / "said.txt").read_text(encoding="utf-8")
+    assert "differences from real images" in said and "| Coverage | " in said
+    assert "not compared: features of classifier" in said

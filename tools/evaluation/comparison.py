@@ -234,10 +234,14 @@ def _read_alike(systems: Sequence[System], encoder: str) -> bool:
     return all(isclose(value, values[0], rel_tol=_SAME_DISTANCE) for value in values)
 
 
+def _name_space(system: System, encoder: str) -> str:
+    of = system.encoders[encoder]
+    return f"{encoder}@{of['weights_sha256'][:8]},{of['preset']}"
+
+
 def _name_metric(system: System, family: str, encoder: str) -> str:
     """The name of a metric of these features: FID and KID where the weights are the official ones."""
-    of = system.encoders[encoder]
-    plain = f"{family}[{encoder}@{of['weights_sha256'][:8]},{of['preset']}]"
+    plain = f"{family}[{_name_space(system, encoder)}]"
     if encoder == "inception" and system.find(plain, "total") is None:
         return _OFFICIAL.get(family, f"{family}[FID features]")
     return plain
@@ -279,7 +283,7 @@ def _class_lines(systems: Sequence[System], left_out: list[str]) -> list[Line]:
 
 
 def _copy_lines(systems: Sequence[System], features: Sequence[str], left_out: list[str]) -> list[Line]:
-    spaces = [PIXEL_SPACE, *(_name_metric(systems[0], "", name).strip("[]") for name in features)]
+    spaces = [PIXEL_SPACE, *(_name_space(systems[0], name) for name in features)]
     lines = []
     for title, family, comparison, beside in (("Near-copies", "near-copies", "copies", "copies_control"),
                                               ("Authentic", "authenticity", "authentic", "authentic_real")):
