@@ -16,7 +16,7 @@ import pytest
 
 from config.errors import UserError
 from tools import compare as command
-from tools.evaluation.comparison import REAL, Comparison, System, compare
+from tools.evaluation.comparison import REAL, System, SystemComparison, compare
 from tools.evaluation.comparison_page import describe_differences, format_cell, format_table
 from tools.evaluation.differences import Outcome
 from tools.evaluation.memorisation import PIXEL_SPACE
@@ -74,11 +74,11 @@ def write(path: Path, distance: float, **changes: Any) -> Path:
 
 
 @pytest.fixture
-def comparison() -> Comparison:
+def comparison() -> SystemComparison:
     return compare([make_system("ours", 0.4), make_system("same", 0.41), make_system("far", 0.9)])
 
 
-def find_line(comparison: Comparison, title: str) -> Any:
+def find_line(comparison: SystemComparison, title: str) -> Any:
     return next(line for line in comparison.lines if line.title == title)
 
 
@@ -186,7 +186,7 @@ def test_official_weights_go_by_their_official_names() -> None:
 # The table and the differences
 
 
-def test_real_images_are_a_column_from_the_reference_rows(comparison: Comparison) -> None:
+def test_real_images_are_a_column_from_the_reference_rows(comparison: SystemComparison) -> None:
     expected = {"Kernel distance": 0.1, "Kernel distance, model gap": 0.05, "Coverage": 0.95, "Two-sample AUC": 0.5,
                 "Class AUC of a separate classifier": 0.9, f"Near-copies, by {PIXEL_SPACE}": 0.01,
                 "Authentic, by untrained_a": 0.7}
@@ -197,7 +197,7 @@ def test_real_images_are_a_column_from_the_reference_rows(comparison: Comparison
                "0.100 (0.0800 to 0.120) |" for line in lines)
 
 
-def test_differences_have_their_sign_and_only_planted_ones_are_called_worse(comparison: Comparison) -> None:
+def test_differences_have_their_sign_and_only_planted_ones_are_called_worse(comparison: SystemComparison) -> None:
     outcomes = {one.line.title: (one.differences, one.outcome) for one in comparison.subtracted}
     assert set(outcomes) == {"Fréchet distance", "Kernel distance", "Coverage", "Two-sample AUC",
                              "Fréchet distance, model gap", "Kernel distance, model gap"}
@@ -212,7 +212,7 @@ def test_differences_have_their_sign_and_only_planted_ones_are_called_worse(comp
     assert "12 differences from ours" in describe_differences(comparison)
 
 
-def test_the_others_can_be_subtracted_from_any_column(comparison: Comparison) -> None:
+def test_the_others_can_be_subtracted_from_any_column(comparison: SystemComparison) -> None:
     far = compare(comparison.systems, against="far")
     line = next(one for one in far.subtracted if one.line.title == "Kernel distance")
     assert list(line.differences) == ["ours", "same"] and line.outcome("ours") is Outcome.BETTER
@@ -350,7 +350,7 @@ def test_json_and_csv_hold_every_number_of_the_table(pages: Path) -> None:
         cells = {(row["kind"], row["title"], row["system"]): row for row in csv.DictReader(file)}
     assert all(len(lines) == 5 for lines in stored["summary"].values())
     for line in stored["lines"]:
-        for name, row in (*line["systems"].items(), (REAL, line[REAL])):
+        for name, row in (*line["systems"].items(), (REAL, line["real"])):
             assert float(cells["value", line["title"], name]["value"]) == row["value"]
     count = 0
     for line in stored["differences"]:

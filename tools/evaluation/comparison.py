@@ -4,7 +4,7 @@ Stored rows in, numbers out. Files are the command's business, texts and figures
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isclose
 from typing import Any
 
@@ -49,6 +49,18 @@ class System:
         return {row.class_name: (row.n_real, row.n_synthetic or 0) for row in reversed(self.rows)
                 if row.comparison == "total" and row.n_real is not None}
 
+    @property
+    def real_sha256(self) -> dict[str, str]:
+        """The hash of the held-out and of the training images by their split."""
+        hashes = self.provenance["images_sha256"]
+        return {name: hashes.get(name, "none") for name in (self.provenance["real_split"], "train")}
+
+    def describe(self) -> dict[str, Any]:
+        """What the JSON file says of the evaluation itself."""
+        named = ("checkpoint_sha256", "vae_sha256", "num_images", "num_rejected_as_copies")
+        return {"name": self.name, "evaluation_sha256": self.sha256,
+                **{key: self.provenance[key] for key in named if key in self.provenance}}
+
 
 @dataclass(frozen=True)
 class Line:
@@ -64,6 +76,13 @@ class Line:
     real: Row | None
     is_subtracted: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """The line with its rows."""
+        return {"section": self.section, "title": self.title, "metric": self.metric, "comparison": self.comparison,
+                "better": None if self.better is None else self.better.value,
+                "systems": {name: None if row is None else row.to_dict() for name, row in self.cells.items()},
+                "real": None if self.real is None else self.real.to_dict()}
+
 
 @dataclass(frozen=True)
 class SubtractedLine:
@@ -78,12 +97,22 @@ class SubtractedLine:
             return None
         return self.differences[name].outcome(self.line.better)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The differences with what they may be called."""
+        outcomes = {name: self.outcome(name) for name in self.differences}
+        return {"section": self.line.section, "title": self.line.title, "metric": self.line.metric,
+                "comparison": self.line.comparison,
+                "systems": {name: {**asdict(difference), "outcome": None if (of := outcomes[name]) is None else of.value}
+                            for name, difference in self.differences.items()}}
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """Everything that the page, the table and the JSON show. `left_out` says what is not compared and why."""
+class SystemComparison:
+    """Everything that the page, the table and the JSON show. `summaries` has the five lines of each system, `left_out` says
+    what is not compared and why."""
 
     systems: Sequence[System]
+    summaries: Mapping[str, Sequence[SummaryLine]]
     against: str
     lines: Sequence[Line]
     subtracted: Sequence[SubtractedLine]
@@ -93,42 +122,22 @@ class Comparison:
     def num_comparisons(self) -> int:
         return sum(len(one.differences) for one in self.subtracted)
 
-    @property
-    def summaries(self) -> dict[str, list[SummaryLine]]:
-        """The five lines of every system."""
-        return {system.name: summarise(system.rows, study=system.study) for system in self.systems}
-
     def to_dict(self) -> dict[str, Any]:
         """The comparison under the keys of its JSON file."""
-        first = self.systems[0].provenance
+        first = self.systems[0]
         return {
-            "schema": SCHEMA,
-            "systems": [{
-                "name": system.name, "evaluation_sha256": system.sha256,
-                **{key: system.provenance.get(key) for key in ("checkpoint_sha256", "vae_sha256", "num_images",
-                                                               "num_rejected_as_copies")}} for system in self.systems],
-            "real": {"split": first["real_split"], "images_sha256": _real_hashes(self.systems[0]),
-                     "class_names": first["class_names"], "counts": {name: list(pair) for name, pair
-                                                                     in sorted(self.systems[0].counts.items())}},
+            "schema": SCHEMA, "systems": [system.describe() for system in self.systems],
+            "real": {"split": first.provenance["real_split"], "images_sha256": first.real_sha256,
+                     "class_names": first.provenance["class_names"],
+                     "counts": {name: list(pair) for name, pair in sorted(first.counts.items())}},
             "summary": {name: [one.to_dict() for one in lines] for name, lines in self.summaries.items()},
-            "lines": [{
-                "section": line.section, "title": line.title, "metric": line.metric, "comparison": line.comparison,
-                "better": line.better and line.better.value,
-                "systems": {name: row and row.to_dict() for name, row in line.cells.items()},
-                REAL: line.real and line.real.to_dict()} for line in self.lines],
+            "lines": [line.to_dict() for line in self.lines],
             "against": self.against, "num_comparisons": self.num_comparisons,
-            "differences": [{
-                "section": one.line.section, "title": one.line.title, "metric": one.line.metric,
-                "comparison": one.line.comparison,
-                "systems": {name: {"value": difference.value, "interval": list(difference.interval),
-                                   "joint_interval": list(difference.joint_interval),
-                                   "outcome": outcome.value if (outcome := one.outcome(name)) else None}
-                            for name, difference in one.differences.items()}} for one in self.subtracted],
-            "left_out": list(self.left_out),
+            "differences": [one.to_dict() for one in self.subtracted], "left_out": list(self.left_out),
         }
 
 
-def compare(systems: Sequence[System], *, against: str | None = None) -> Comparison:
+def compare(systems: Sequence[System], *, against: str | None = None) -> SystemComparison:
     """Line the systems up and subtract the numbers of `against`, a system or REAL; the first system by default.
 
     Raises:
@@ -145,7 +154,8 @@ def compare(systems: Sequence[System], *, against: str | None = None) -> Compari
     features = _common_features(systems, left_out)
     lines = [*_feature_lines(systems, features, left_out), *_class_lines(systems, left_out),
              *_copy_lines(systems, features, left_out)]
-    return Comparison(systems, against, lines, _subtract_all(lines, against), left_out)
+    summaries = {system.name: summarise(system.rows, study=system.study) for system in systems}
+    return SystemComparison(systems, summaries, against, lines, _subtract_all(lines, against), left_out)
 
 
 # What can be compared
@@ -167,7 +177,7 @@ def _refuse(systems: Sequence[System]) -> None:
             ("the split of real images", first.provenance["real_split"], other.provenance["real_split"]),
             *((f"{key} of the transform", first.provenance["transform"].get(key), other.provenance["transform"].get(key))
               for key in sorted(first.provenance["transform"] | other.provenance["transform"])),
-            *((f"the {name} images", one, _real_hashes(other).get(name)) for name, one in _real_hashes(first).items()),
+            *((f"the {name} images", one, other.real_sha256.get(name)) for name, one in first.real_sha256.items()),
         ):
             if one != found:
                 raise UserError(f"{other.name}: expected {what} of {first.name} ({_shorten(one)}), found {_shorten(found)}; "
@@ -183,12 +193,6 @@ def _refuse_counts(first: System, other: System) -> None:
             raise UserError(f"{other.name}: expected n as in {first.name}{where} ({one[0]} real and {one[1]} synthetic "
                             f"images), found {found[0]} and {found[1]}; distances depend on n, so sample as many images "
                             "for both")
-
-
-def _real_hashes(system: System) -> dict[str, str]:
-    """The hash of the held-out and of the training images by their split."""
-    hashes = system.provenance["images_sha256"]
-    return {name: hashes.get(name, "none") for name in (system.provenance["real_split"], "train")}
 
 
 def _class_names(system: System) -> str:

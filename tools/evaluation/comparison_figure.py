@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from tools.evaluation.comparison import REAL, Comparison, Line
+from tools.evaluation.comparison import REAL, Line, SystemComparison
 from tools.evaluation.plots import INK
 from tools.evaluation.rows import Row
 
@@ -24,7 +24,7 @@ _MARGIN = 0.03
 _SPREAD = 0.5  # of a row's height, over which its features are spread
 
 
-def draw_comparison(comparison: Comparison) -> bytes:
+def draw_comparison(comparison: SystemComparison) -> bytes:
     """PNG bytes; equal comparisons give equal bytes."""
     panels = {title: lines for prefix, title in _PANELS.items() if (lines := _lines_of(comparison, prefix))}
     names = [*(system.name for system in comparison.systems), REAL]
@@ -52,7 +52,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
     return buffer.getvalue()
 
 
-def describe_figure(comparison: Comparison) -> str:
+def describe_figure(comparison: SystemComparison) -> str:
     """The text for those who do not see the figure."""
     shown = [title.replace("\n", " ") for prefix, title in _PANELS.items() if _lines_of(comparison, prefix)]
     systems = ", ".join(system.name for system in comparison.systems)
@@ -60,7 +60,7 @@ def describe_figure(comparison: Comparison) -> str:
             "features, lines for intervals. The table on this page holds the same numbers.")
 
 
-def _lines_of(comparison: Comparison, prefix: str) -> list[Line]:
+def _lines_of(comparison: SystemComparison, prefix: str) -> list[Line]:
     """The lines of a panel that have a value; of distances only those that can be shown relative to real images."""
     lines = [line for line in comparison.lines if line.title == prefix or line.title.startswith(f"{prefix}, by ")]
     if prefix == "Fréchet distance":

@@ -8,7 +8,7 @@ from string import Template
 
 from dataset.tables import defuse_cell
 from tools.evaluation.aspects import Aspect, Tone
-from tools.evaluation.comparison import REAL, Comparison, Line, SubtractedLine
+from tools.evaluation.comparison import REAL, Line, SubtractedLine, SystemComparison
 from tools.evaluation.comparison_figure import describe_figure
 from tools.evaluation.differences import LEVEL, Difference, Outcome
 from tools.evaluation.rows import OVERALL, Row
@@ -28,7 +28,7 @@ _LIMITS = (
 )
 
 
-def render_page(comparison: Comparison, figure: bytes) -> str:
+def render_page(comparison: SystemComparison, figure: bytes) -> str:
     """The page as text; `figure` is the PNG that `draw_comparison` gave."""
     title = f"Comparison of {len(comparison.systems)} sets of synthetic images"
     image = base64.b64encode(figure).decode("ascii")
@@ -48,7 +48,7 @@ def render_page(comparison: Comparison, figure: bytes) -> str:
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), content="\n".join(content))
 
 
-def format_table(comparison: Comparison) -> str:
+def format_table(comparison: SystemComparison) -> str:
     """Markdown: a column a system, a line a number with its interval."""
     names = [*(system.name for system in comparison.systems), REAL]
     lines = [f"| | {' | '.join(_plain(name) for name in names)} |", "|---|" + "---|" * len(names)]
@@ -72,7 +72,7 @@ def format_cell(row: Row | None) -> str:
     return _number(row.value) + (f" ({_number(row.interval[0])} to {_number(row.interval[1])})" if row.interval else "")
 
 
-def describe_differences(comparison: Comparison) -> str:
+def describe_differences(comparison: SystemComparison) -> str:
     """How the differences were made and how many there are."""
     count, system = comparison.num_comparisons, comparison.against
     if not count:
@@ -86,7 +86,7 @@ def describe_differences(comparison: Comparison) -> str:
             "one does.")
 
 
-def csv_lines(comparison: Comparison) -> Iterator[list[str]]:
+def csv_lines(comparison: SystemComparison) -> Iterator[list[str]]:
     """The values and the differences as rows of cells, the first one the names of the columns."""
     yield list(CSV_COLUMNS)
     for line in comparison.lines:
@@ -109,7 +109,7 @@ def _cells(kind: str, line: Line, name: str, *values: object) -> list[str]:
 # Parts of the page
 
 
-def _describe_sets(comparison: Comparison) -> str:
+def _describe_sets(comparison: SystemComparison) -> str:
     first = comparison.systems[0]
     n_real, n_synthetic = first.counts.get(OVERALL, (0, 0))
     names = ", ".join(map(str, first.provenance["class_names"]))
@@ -117,7 +117,7 @@ def _describe_sets(comparison: Comparison) -> str:
             f"{first.provenance['real_split']} split, not trained on. Classes: {names}.")
 
 
-def _show_table(comparison: Comparison) -> str:
+def _show_table(comparison: SystemComparison) -> str:
     names = [system.name for system in comparison.systems]
     parts = [_section("Summary", len(names) + 2)]
     for aspect in Aspect:
@@ -140,7 +140,7 @@ def _show_table(comparison: Comparison) -> str:
     return _table("table of all systems", caption, [*names, REAL], parts)
 
 
-def _show_differences(comparison: Comparison) -> Iterator[str]:
+def _show_differences(comparison: SystemComparison) -> Iterator[str]:
     yield f"<p>{escape(describe_differences(comparison))}</p>"
     names = [system.name for system in comparison.systems if system.name != comparison.against]
     if not comparison.subtracted:
@@ -183,7 +183,7 @@ def _section(title: str, width: int) -> str:
     return f"<tr><th scope=\"colgroup\" colspan=\"{width}\">{escape(title)}</th></tr>"
 
 
-def _sections(comparison: Comparison) -> list[str]:
+def _sections(comparison: SystemComparison) -> list[str]:
     return list(dict.fromkeys(line.section for line in comparison.lines))
 
 
