@@ -1,24 +1,19 @@
 """A comparison as a page that needs nothing but itself, as rows of a CSV file and as a table for the screen."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
-from string import Template
 
 from dataset.tables import defuse_cell
-from tools.evaluation.aspects import Aspect, Tone
+from tools.evaluation.aspects import Aspect
 from tools.evaluation.comparison import REAL, Line, SubtractedLine, SystemComparison
 from tools.evaluation.comparison_figure import describe_figure
 from tools.evaluation.differences import LEVEL, Difference, Outcome
+from tools.evaluation.markup import capitalise, cell, document, figure, line, note, show_tone, table
 from tools.evaluation.rows import OVERALL, Row
 
 CSV_COLUMNS = ("kind", "section", "title", "metric", "comparison", "system", "value", "low", "high", "joint_low",
                "joint_high", "outcome", "n_real", "n_synthetic")
-_TEMPLATE = Path(__file__).with_name("comparison_page.html")
-_TONES = {Tone.HOLDS: "holds", Tone.CAUTION: "caution", Tone.FAILS: "fails", Tone.UNKNOWN: "unknown",
-          Tone.STUDIED: "unknown"}
-_OUTCOME_STYLES = {Outcome.BETTER: "better", Outcome.WORSE: "worse"}
+_OUTCOME_STYLES = {Outcome.BETTER: "tone tone-holds", Outcome.WORSE: "tone tone-fails"}
 _LIMITS = (
     "Every number holds for these features, this number of images and this split of the patients.",
     "A model gap means nothing for images that this VAE did not decode, such as a GAN's or augmented real images.",
@@ -28,24 +23,20 @@ _LIMITS = (
 )
 
 
-def render_page(comparison: SystemComparison, figure: bytes) -> str:
-    """The page as text; `figure` is the PNG that `draw_comparison` gave."""
-    title = f"Comparison of {len(comparison.systems)} sets of synthetic images"
-    image = base64.b64encode(figure).decode("ascii")
-    alt = escape(describe_figure(comparison))
-    content = [
-        f"<h1>{escape(title)}</h1>", f"<p class=\"lead\">{escape(_describe_sets(comparison))}</p>",
-        "<h2>In one table</h2>", _show_table(comparison),
-        "<h2>In one figure</h2>",
-        _scroll("figure", f"<figure><img alt=\"{alt}\" src=\"data:image/png;base64,{image}\"><figcaption>Filled: synthetic "
-                "images. Open: real images. Lines: the intervals of the table.</figcaption></figure>"),
-        f"<h2>Differences from {escape(comparison.against)}</h2>", *_show_differences(comparison),
-        *(["<h2>Not compared</h2>", _show_list(comparison.left_out)] if comparison.left_out else []),
-        "<h2>Limits</h2>", _show_list(_LIMITS),
-        "<footer>Made by BlastDiffusion from the evaluations whose hashes are in the JSON file beside this page. That file "
-        "holds every number shown here.</footer>",
-    ]
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), content="\n".join(content))
+def render_page(comparison: SystemComparison, png: bytes) -> str:
+    """The page as text; `png` is what `draw_comparison` gave."""
+    sections = {
+        "table": ("In one table", _show_table(comparison)),
+        "figure": ("In one figure", figure(png, describe_figure(comparison), "Filled: synthetic images. Open: real images. "
+                                           "Lines: the intervals of the table.")),
+        "differences": (f"Differences from {comparison.against}", _show_differences(comparison)),
+        **({"left-out": ("Not compared", _show_list(comparison.left_out))} if comparison.left_out else {}),
+        "limits": ("Limits", _show_list(_LIMITS)),
+    }
+    return document(f"Comparison of {len(comparison.systems)} sets of synthetic images",
+                    header=f"<p class=\"lead\">{escape(_describe_sets(comparison))}</p>", sections=sections,
+                    footer="Made by BlastDiffusion from the evaluations whose hashes are in the JSON file beside this page. "
+                           "That file holds every number shown here.")
 
 
 def format_table(comparison: SystemComparison) -> str:
@@ -58,8 +49,8 @@ def format_table(comparison: SystemComparison) -> str:
         lines.append(f"| {aspect.value} | {' | '.join(tones)} | |")
     for section in _sections(comparison):
         lines.append(f"| **{section}** |" + " |" * len(names))
-        lines += [f"| {line.title} | {' | '.join(format_cell(row) for row in (*line.cells.values(), line.real))} |"
-                  for line in comparison.lines if line.section == section]
+        lines += [f"| {one.title} | {' | '.join(format_cell(row) for row in (*one.cells.values(), one.real))} |"
+                  for one in comparison.lines if one.section == section]
     return "\n".join(lines)
 
 
@@ -89,11 +80,11 @@ def describe_differences(comparison: SystemComparison) -> str:
 def csv_lines(comparison: SystemComparison) -> Iterator[list[str]]:
     """The values and the differences as rows of cells, the first one the names of the columns."""
     yield list(CSV_COLUMNS)
-    for line in comparison.lines:
-        for name, row in (*line.cells.items(), (REAL, line.real)):
+    for shown in comparison.lines:
+        for name, row in (*shown.cells.items(), (REAL, shown.real)):
             if row is not None:
                 low, high = row.interval or (None, None)
-                yield _cells("value", line, name, row.value, low, high, None, None, "", row.n_real, row.n_synthetic)
+                yield _cells("value", shown, name, row.value, low, high, None, None, "", row.n_real, row.n_synthetic)
     for one in comparison.subtracted:
         for name, difference in one.differences.items():
             outcome = one.outcome(name)
@@ -101,9 +92,9 @@ def csv_lines(comparison: SystemComparison) -> Iterator[list[str]]:
                          outcome.value if outcome else "", None, None)
 
 
-def _cells(kind: str, line: Line, name: str, *values: object) -> list[str]:
+def _cells(kind: str, shown: Line, name: str, *values: object) -> list[str]:
     texts = ["" if value is None else str(value) for value in values]
-    return [kind, line.section, line.title, line.metric, line.comparison, defuse_cell(name), *texts]
+    return [kind, shown.section, shown.title, shown.metric, shown.comparison, defuse_cell(name), *texts]
 
 
 # Parts of the page
@@ -119,64 +110,53 @@ def _describe_sets(comparison: SystemComparison) -> str:
 
 def _show_table(comparison: SystemComparison) -> str:
     names = [system.name for system in comparison.systems]
-    parts = [_section("Summary", len(names) + 2)]
+    lines = [_section("Summary", len(names) + 2)]
     for aspect in Aspect:
-        cells = []
-        for name in names:
-            one = next(line for line in comparison.summaries[name] if line.aspect is aspect)
-            cells.append(f"<td><span class=\"tone tone-{_TONES[one.tone]}\">{escape(one.tone.value)}</span>"
-                         f"<p>{escape(one.text)}</p></td>")
-        parts.append(f"<tr><th scope=\"row\">{escape(aspect.value.capitalize())}</th>{''.join(cells)}"
-                     "<td class=\"real\"></td></tr>")
+        of_aspect = [next(one for one in comparison.summaries[name] if one.aspect is aspect) for name in names]
+        cells = [f"<td class=\"text\">{show_tone(one.tone)}{_small(one.text)}</td>" for one in of_aspect]
+        lines.append(line(capitalise(aspect.value), *cells, cell("")))
     for section in _sections(comparison):
-        parts.append(_section(section, len(names) + 2))
-        for line in comparison.lines:
-            if line.section == section:
-                cells = [_value_cell(row) for row in line.cells.values()]
-                parts.append(f"<tr><th scope=\"row\">{escape(line.title)}</th>{''.join(cells)}"
-                             f"{_value_cell(line.real, kind='real')}</tr>")
-    caption = ("Below each number its 95% interval; that of a Fréchet distance is a range over subsamples at 0.8 n. "
-               "Lower is better for distances and the two-sample AUC, higher for precision, recall and coverage.")
-    return _table("table of all systems", caption, [*names, REAL], parts)
+        lines.append(_section(section, len(names) + 2))
+        lines += [line(one.title, *map(_value_cell, one.cells.values()), _value_cell(one.real))
+                  for one in comparison.lines if one.section == section]
+    about = ("Below each number its 95% interval; that of a Fréchet distance is a range over subsamples at 0.8 n. Lower is "
+             "better for distances and the two-sample AUC, higher for precision, recall and coverage.")
+    return note(about) + table(("", *names, REAL), lines, kind="systems", name="table of all systems")
 
 
-def _show_differences(comparison: SystemComparison) -> Iterator[str]:
-    yield f"<p>{escape(describe_differences(comparison))}</p>"
+def _show_differences(comparison: SystemComparison) -> str:
+    about = f"<p>{escape(describe_differences(comparison))}</p>"
     names = [system.name for system in comparison.systems if system.name != comparison.against]
     if not comparison.subtracted:
-        return
-    parts: list[str] = []
+        return about
+    lines: list[str] = []
     for section in dict.fromkeys(one.line.section for one in comparison.subtracted):
-        parts.append(_section(section, len(names) + 1))
-        parts += [f"<tr><th scope=\"row\">{escape(one.line.title)}</th>"
-                  f"{''.join(_difference_cell(one, name) for name in names)}</tr>"
+        lines.append(_section(section, len(names) + 1))
+        lines += [line(one.line.title, *(_difference_cell(one, name) for name in names))
                   for one in comparison.subtracted if one.line.section == section]
-    yield _table(f"differences from {comparison.against}", f"Each system minus {escape(comparison.against)}, with the "
-                 "95% interval for this difference alone.", names, parts)
+    how = note(f"Each system minus {comparison.against}, with the 95% interval for this difference alone.")
+    return about + how + table(("", *names), lines, kind="systems", name=f"table of differences from {comparison.against}")
 
 
 def _difference_cell(one: SubtractedLine, name: str) -> str:
     difference, outcome = one.differences.get(name), one.outcome(name)
     if difference is None or outcome is None:
-        return "<td>no interval</td>"
+        return cell("no interval")
     style, value = _OUTCOME_STYLES.get(outcome, ""), _number(difference.value, "+")
-    return (f"<td>{escape(value)}<span class=\"interval\">{escape(_span(difference))}</span>"
-            f"<span class=\"outcome {style}\">{escape(outcome.value)}</span></td>")
+    return (f"<td>{escape(value)}{_interval(_span(difference))}<span class=\"{style}\">{escape(outcome.value)}</span></td>")
 
 
 def _show_list(texts: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(text[:1].upper() + text[1:])}</li>' for text in texts)}</ul>"
+    return f"<ul class=\"warnings\">{''.join(f'<li>{escape(capitalise(text))}</li>' for text in texts)}</ul>"
 
 
-def _table(label: str, caption: str, names: Sequence[str], parts: Sequence[str]) -> str:
-    heads = "".join(f"<th scope=\"col\">{escape(name)}</th>" for name in names)
-    return _scroll(label, f"<table><caption><span>{caption}</span></caption><thead><tr><td></td>{heads}</tr></thead>"
-                   f"<tbody>{''.join(parts)}</tbody></table>")
+def _small(text: str) -> str:
+    return f"<span class=\"note\">{escape(text)}</span>"
 
 
-def _scroll(label: str, content: str) -> str:
-    """What may be wider than the screen, reachable by keyboard."""
-    return f"<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{escape(label)}\">{content}</div>"
+def _interval(text: str) -> str:
+    """An interval below its number, in one line."""
+    return _small(text.replace(" ", "\N{NO-BREAK SPACE}"))
 
 
 def _section(title: str, width: int) -> str:
@@ -184,13 +164,12 @@ def _section(title: str, width: int) -> str:
 
 
 def _sections(comparison: SystemComparison) -> list[str]:
-    return list(dict.fromkeys(line.section for line in comparison.lines))
+    return list(dict.fromkeys(one.section for one in comparison.lines))
 
 
-def _value_cell(row: Row | None, *, kind: str = "") -> str:
+def _value_cell(row: Row | None) -> str:
     value, _, interval = format_cell(row).partition(" (")
-    shown = f"<span class=\"interval\">{escape(interval.removesuffix(')'))}</span>" if interval else ""
-    return f"<td class=\"{kind}\">{escape(value)}{shown}</td>" if kind else f"<td>{escape(value)}{shown}</td>"
+    return f"<td>{escape(value)}{_interval(interval.removesuffix(')')) if interval else ''}</td>"
 
 
 def _number(number: float, sign: str = "") -> str:
