@@ -317,7 +317,8 @@ class EvaluationParams:
     """`evaluation_params`: which evidence is computed."""
 
     encoders: tuple[str, ...] = _key(
-        ("inception",), doc="feature encoders; the first is the headline. Untrained ones are always added",
+        ("inception",),
+        doc="feature encoders beside the untrained ones, which are always added; the verdict goes by the least favourable",
         choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))

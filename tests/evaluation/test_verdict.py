@@ -1,5 +1,6 @@
 """The verdict: each rule fires on rows that it is about, and on images that are blurred, noised, swapped or repeated."""
 
+import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,9 +75,9 @@ def says(rows: Sequence[Row], aspect: Aspect) -> dict[Tone, str]:
 
 def test_good_rows_hold_and_usefulness_is_not_claimed() -> None:
     assert says(GOOD_ROWS, FIDELITY) == {HOLDS: (
-        "No difference from real images was found at this number of images by the one kind of features compared (e "
-        "features: kernel distance 0.0100 (0 to 0.0200), real images among themselves 0.00500 (0 to 0.0150); a linear model "
-        "separates synthetic from real images with AUC 0.520 (0.450 to 0.580)).")}
+        "No difference from real images was found at this number of images by e features, the only kind compared: kernel "
+        "distance 0.0100 (0 to 0.0200), real images among themselves 0.00500 (0 to 0.0150); a linear model separates "
+        "synthetic from real images with AUC 0.520 (0.450 to 0.580).")}
     assert says(GOOD_ROWS, VARIETY)[HOLDS].startswith("No lack of variety was found at this number of images")
     assert "Synthetic images show their class as real ones do: AUC 0.820" in says(GOOD_ROWS, CLASS)[HOLDS]
     assert says(GOOD_ROWS, PRIVACY) == {HOLDS: "No copying detected at tau: 1 of 100 [pixels at 16 px]."}
@@ -141,7 +142,7 @@ def test_features_that_disagree_are_named_in_a_clause() -> None:
     for aspect in (FIDELITY, VARIETY):
         assert says(rows, aspect)[FAILS].endswith("; not seen by untrained_a features or Inception features.")
     calm = [*features("untrained_a"), *features("untrained_b", AUC=(0.55, 0.5, 0.6), recall=(0.85, 0.8, 0.9))]
-    assert "by any of 2 kinds of features (untrained_b features, the least favourable" in says(
+    assert "by any of 2 kinds of features; the least favourable are untrained_b features: recall 0.850" in says(
         [*calm, row(KERNEL, "total", None)], VARIETY)[HOLDS]
 
 
@@ -149,7 +150,7 @@ def test_the_official_inception_is_found_under_its_own_names() -> None:
     official = [replace(one, metric={"KD": "KID"}.get(name := one.metric.split("[")[0], f"{name}[FID features]"))
                 for one in features("inception", KD=(1.0, 0.9, 1.1))]
     assert "by Inception features: kernel distance 1.00" in says(official, FIDELITY)[FAILS]
-    assert "by the one kind of features compared (Inception features: " in says(official, VARIETY)[HOLDS]
+    assert "by Inception features, the only kind compared: coverage" in says(official, VARIETY)[HOLDS]
 
 
 def test_more_questions_ask_for_stronger_evidence() -> None:
@@ -297,6 +298,18 @@ def test_headlines_are_eight_at_most_with_what_to_read_them_beside() -> None:
     first = choose_headlines(GOOD_ROWS)[0]
     assert first.row.comparison == "total" and first.beside is not None and first.beside.comparison == "real_real"
     assert format_value(row("x", "total", None)) == "not computed"
+
+
+def test_the_page_on_evaluation_quotes_sentences_that_there_are() -> None:
+    root = Path(__file__).parents[2]
+    texts = [node.value.lower() for module in ("verdict", "memorisation")
+             for node in ast.walk(ast.parse((root / f"tools/evaluation/{module}.py").read_text(encoding="utf-8")))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    page = (root / "docs/evaluation.md").read_text(encoding="utf-8")
+    table = page.split("| where a sentence says | try |\n|---|---|\n")[1].split("\n\n")[0]
+    quoted = [words for line in table.splitlines() for words in line.split(" | ")[0].strip("| ").split("; ")]
+    assert len(quoted) > 10
+    assert [words for words in quoted if not any(words.lower() in text for text in texts)] == []
 
 
 # From images to sentences

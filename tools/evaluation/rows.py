@@ -93,7 +93,7 @@ def _three(number: float) -> str:
 
 
 def read_outcome(stored: Mapping[str, Any]) -> Tone | None:
-    """The outcome of a row of evaluation.json; files before schema 2 say that of the test for copies in its note alone."""
+    """The outcome of a row of evaluation.json; older files say that of the test for copies in its note alone."""
     if "outcome" in stored:
         return Tone(stored["outcome"])
     if stored["comparison"] != "copies" or stored["value"] is None:

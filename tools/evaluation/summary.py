@@ -7,6 +7,7 @@ from tools.evaluation.aspects import Aspect, Tone
 from tools.evaluation.rows import EvaluationReport, Row
 from tools.evaluation.verdict import Sentence, write_verdict
 
+_MOST_FAULTS = 3  # that a line names
 _GRAVEST_FIRST = (Tone.FAILS, Tone.CAUTION, Tone.UNKNOWN, Tone.HOLDS, Tone.STUDIED)
 
 
@@ -24,9 +25,10 @@ class SummaryLine:
 
 
 def summarise(rows: Sequence[Row], *, study: Sequence[str] = ()) -> list[SummaryLine]:
-    """A line for each aspect, in their order: the gravest sentence of the verdict, the first of equals."""
+    """A line for each aspect, in their order: the gravest sentence of the verdict, the first of equals, and the faults that
+    direct checks name."""
     sentences = write_verdict(rows, study=study)
-    return [_take_gravest([one for one in sentences if one.aspect is aspect]) for aspect in Aspect]
+    return [_sum_up([one for one in sentences if one.aspect is aspect]) for aspect in Aspect]
 
 
 def summarise_report(report: EvaluationReport) -> list[SummaryLine]:
@@ -48,6 +50,15 @@ def format_summary(lines: Sequence[SummaryLine]) -> str:
     return "\n".join(f"{line.aspect.value:<{aspect}}{line.tone.value:<{tone}}{line.text}" for line in lines)
 
 
-def _take_gravest(sentences: Sequence[Sentence]) -> SummaryLine:
+def _sum_up(sentences: Sequence[Sentence]) -> SummaryLine:
     gravest = min(sentences, key=lambda one: _GRAVEST_FIRST.index(one.tone))
-    return SummaryLine(gravest.aspect, gravest.tone, gravest.text)
+    faults = [one for one in sentences if one.is_fault and one is not gravest]
+    parts = [gravest.brief, *(one.text for one in faults[:_MOST_FAULTS])]
+    left = len(faults) - _MOST_FAULTS
+    text = "; ".join(part.removesuffix(".") if number == 0 else _lower(part.removesuffix("."))
+                     for number, part in enumerate(parts))
+    return SummaryLine(gravest.aspect, gravest.tone, f"{text}; and {left} more." if left > 0 else f"{text}.")
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -26,11 +26,17 @@ _BASELINE, _JUDGE_MINUS_BASELINE = "class baseline balanced accuracy", "class ju
 
 @dataclass(frozen=True)
 class Sentence:
-    """One finding about an aspect."""
+    """One finding about an aspect, and where it is long, the same without most of its numbers."""
 
     aspect: Aspect
     tone: Tone
     text: str
+    short: str = ""
+    is_fault: bool = False  # named by a direct check
+
+    @property
+    def brief(self) -> str:
+        return self.short or self.text
 
 
 def write_verdict(rows: Sequence[Row], *, study: Sequence[str] = ()) -> list[Sentence]:
@@ -51,13 +57,14 @@ def least_favourable(known: Evidence) -> EncoderRows | None:
         0.0 if one.distance is None else one.distance.excess))
 
 
-# Fidelity
+# Fidelity and variety
 
 
 def _judge_fidelity(known: Evidence) -> list[Sentence]:
-    """Holds where no encoder's distance, separation or precision is worse than real images', and no pair is unlike."""
-    faults = [*_judge_distance(known), *_judge_pairs(known), *_judge_realism(known)]
-    return faults or [_hold_or_not_tested(
+    """Holds where no encoder's distance, separation or precision is worse than real images', no pair is unlike and no direct
+    check found a fault."""
+    found = [*_judge_distance(known), *_judge_pairs(known), *_judge_realism(known)]
+    return found or [_hold_or_not_tested(
         known, Aspect.FIDELITY, "No difference from real images was found", lambda one: one.distance)]
 
 
@@ -69,11 +76,12 @@ def _judge_distance(known: Evidence) -> list[Sentence]:
     worst = least_favourable(known)
     assert worst is not None  # one was found
     numbers, others = _describe_distance(worst), _name_others(known, found)
-    if _is_far(known, worst):
-        return [Sentence(Aspect.FIDELITY, Tone.FAILS, f"Synthetic images can be distinguished from real ones by "
-                         f"{worst.title}: {numbers}{others}."), *_judge_limit(known, worst)]
-    return [Sentence(Aspect.FIDELITY, Tone.CAUTION, f"By {worst.title} the distance is no larger than that of real images, "
-                     f"yet a linear model can separate them: {numbers}{others}.")]
+    far, brief = _is_far(known, worst), _describe_separation(worst) or numbers
+    claim = (f"Synthetic images can be distinguished from real ones by {worst.title}" if far else
+             f"By {worst.title} the distance is no larger than that of real images, yet a linear model can separate them")
+    sentence = Sentence(Aspect.FIDELITY, Tone.FAILS if far else Tone.CAUTION, f"{claim}: {numbers}{others}.",
+                        f"{claim} ({brief}{others}).")
+    return [sentence, *(_judge_limit(known, worst) if far else [])]
 
 
 def _is_far(known: Evidence, one: EncoderRows) -> bool:
@@ -87,13 +95,14 @@ def _separates(one: EncoderRows) -> float:
 
 
 def _describe_distance(one: EncoderRows) -> str:
-    parts = []
-    if one.distance is not None:
-        parts.append(f"kernel distance {format_value(one.distance.made)}, real images among themselves "
-                     f"{format_value(one.distance.real)}")
-    if one.separation is not None:
-        parts.append(f"a linear model separates synthetic from real images with AUC {format_value(one.separation.made)}")
-    return "; ".join(parts)
+    distance = "" if one.distance is None else (f"kernel distance {format_value(one.distance.made)}, real images among "
+                                                f"themselves {format_value(one.distance.real)}")
+    return "; ".join(filter(None, (distance, _describe_separation(one))))
+
+
+def _describe_separation(one: EncoderRows) -> str:
+    return "" if one.separation is None else ("a linear model separates synthetic from real images with AUC "
+                                              f"{format_value(one.separation.made)}")
 
 
 def _judge_limit(known: Evidence, one: EncoderRows) -> list[Sentence]:
@@ -134,32 +143,36 @@ def _judge_realism(known: Evidence) -> list[Sentence]:
                      f"{_describe(precision)}{_name_others(known, [one for one, _ in short])}.")]
 
 
-# Variety
-
-
 def _judge_variety(known: Evidence) -> list[Sentence]:
+    """Holds where no encoder's coverage or recall is under real images', no pair is too alike and no direct check found a
+    fault."""
+    found = _judge_missing(known)
+    return found or [_hold_or_not_tested(known, Aspect.VARIETY, "No lack of variety was found", _lowest_variety)]
+
+
+def _judge_missing(known: Evidence) -> list[Sentence]:
     """What is missing (coverage or recall under real), and whether the images repeat (pairs more alike than real pairs)."""
     short = [(one, score) for one in known.deciding for score in (one.coverage, one.recall)
              if score is not None and known.is_worse(score)]
     repeats = known.alike if known.is_worse(known.alike) else None
     alike = "" if repeats is None else (f"{known.pairs} of synthetic pairs {format_value(repeats.made)}, of real pairs "
                                         f"{format_value(repeats.real)}")
-    if short:
-        worst, lowest = min(short, key=lambda pair: pair[1].share)
-        missed = "; ".join(_describe(score) for one, score in short if one is worst)
-        numbers = f"{missed}{_name_others(known, list({id(one): one for one, _ in short}.values()))}"
-        if repeats is not None:
-            return [Sentence(Aspect.VARIETY, Tone.FAILS, f"The model repeats itself and misses part of the variety by "
-                             f"{worst.title}: {numbers}; {alike}.")]
-        if lowest.share < _MOST_MISSED:
-            return [Sentence(Aspect.VARIETY, Tone.FAILS, f"Most of the variety of real images is missing by {worst.title}: "
-                             f"{numbers}.")]
-        return [Sentence(Aspect.VARIETY, Tone.CAUTION, f"Part of the variety of real images is missing by {worst.title}: "
-                         f"{numbers}.")]
+    if not short:
+        return [] if repeats is None else [Sentence(
+            Aspect.VARIETY, Tone.CAUTION, f"Synthetic images are more alike than real ones ({alike}); the blur of a VAE "
+            "alone does that to some degree.")]
+    worst, lowest = min(short, key=lambda pair: pair[1].share)
+    others = _name_others(known, [one for one, _ in short])
+    numbers = f"{'; '.join(_describe(score) for one, score in short if one is worst)}{others}"
     if repeats is not None:
-        return [Sentence(Aspect.VARIETY, Tone.CAUTION, f"Synthetic images are more alike than real ones ({alike}); the blur "
-                         "of a VAE alone does that to some degree.")]
-    return [_hold_or_not_tested(known, Aspect.VARIETY, "No lack of variety was found", _lowest_variety)]
+        tone, claim = Tone.FAILS, "The model repeats itself and misses part of the variety"
+        numbers += f"; {alike}"
+    elif lowest.share < _MOST_MISSED:
+        tone, claim = Tone.FAILS, "Most of the variety of real images is missing"
+    else:
+        tone, claim = Tone.CAUTION, "Part of the variety of real images is missing"
+    return [Sentence(Aspect.VARIETY, tone, f"{claim} by {worst.title}: {numbers}.",
+                     f"{claim} by {worst.title} ({_describe(lowest)}{others}).")]
 
 
 def _lowest_variety(one: EncoderRows) -> Comparison | None:
@@ -175,10 +188,14 @@ def _hold_or_not_tested(
     if not tested:
         return Sentence(aspect, Tone.UNKNOWN, _explain_untested(known, aspect))
     worst, number = max(tested, key=lambda pair: pair[1].excess)
-    kinds = "the one kind of features compared" if len(tested) == 1 else f"any of {len(tested)} kinds of features"
-    numbers = _describe_distance(worst) if aspect is Aspect.FIDELITY else _describe(number)
-    beside = "" if len(tested) == 1 else ", the least favourable"
-    return Sentence(aspect, Tone.HOLDS, f"{claim} at this number of images by {kinds} ({worst.title}{beside}: {numbers}).")
+    brief = _describe(number)
+    numbers = _describe_distance(worst) if aspect is Aspect.FIDELITY else brief
+    if len(tested) == 1:
+        claim = f"{claim} at this number of images by {worst.title}, the only kind compared"
+    else:
+        claim = (f"{claim} at this number of images by any of {len(tested)} kinds of features; the least favourable are "
+                 f"{worst.title}")
+    return Sentence(aspect, Tone.HOLDS, f"{claim}: {numbers}.", f"{claim} ({brief}).")
 
 
 def _explain_untested(known: Evidence, aspect: Aspect) -> str:

@@ -58,7 +58,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
         for key, value in {**extra, **keys}.items():
             lines += _key(key, value, 2, _COMMENTS.get(f"{section}.{key}", ""))
         lines.append("")
-    lines += ["evaluation_params:", *_key("encoders", ["classifier", "inception"], 2, "the first is the headline")]
+    lines += ["evaluation_params:", *_key("encoders", ["classifier", "inception"], 2, "untrained ones are always added")]
     lines += _key("allow_download", "auto", 2, "weights for FID, KID and LPIPS, once: see above")
     lines += [f"  # inception_path: weights/{INCEPTION_FILE}"]
     if not any(split == "test" for split in table.splits) and "test" not in (proposal.split_fractions or {}):

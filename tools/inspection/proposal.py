@@ -366,8 +366,8 @@ def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
 
 
 def _decide_weights() -> list[str]:
-    return ["evaluation: the first encoder is the classifier that train_encoder makes of your own images. Features of "
-            "networks that were never trained are always computed beside it and need no file. FID, KID and LPIPS need "
+    return ["evaluation: features of networks that were never trained are always computed and need no file. The classifier "
+            "that train_encoder makes of your own images speaks of the class alone. FID, KID and LPIPS need "
             "published weights (96 MB). With allow_download: auto the first evaluation fetches them once into "
             "torch's cache. Without a network it goes on after a few seconds, and these rows say that they were not "
             f"computed. To give the files yourself, set evaluation_params.inception_path ({INCEPTION_FILE}) and "
