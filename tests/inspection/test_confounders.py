@@ -9,8 +9,8 @@ import pytest
 from config.errors import UserError
 from dataset.images import from_uint8
 from dataset.phantoms import MICROSCOPES, choose_microscope, draw_parameters, render_phantom, under_microscope
+from tools.evaluation.descriptors import describe_background, describe_image, find_background, outside_disc
 from tools.inspection.confounders import ConfounderReport, format_report, measure_confounders
-from tools.inspection.descriptors import describe_background, describe_image, find_background, outside_disc
 from tools.inspection.readout import Interval
 
 COUNT = 224

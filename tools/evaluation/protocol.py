@@ -10,6 +10,7 @@ from dataset.share import ALONE, Share
 from models.classifier import Classifier
 from tools.evaluation.baseline import BaselineFeatures
 from tools.evaluation.copies import add_authenticity, add_copies
+from tools.evaluation.direct_checks import add_direct_checks
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders import Encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
@@ -56,6 +57,8 @@ def evaluate(
         if encoder.name in _ENCODER_WARNINGS:
             report.warn(_ENCODER_WARNINGS[encoder.name])
         add_distances(report, sets, encoder, settings, of)
+    say("direct checks")
+    add_direct_checks(report, sets, repeats=settings.bootstrap_repeats)
     say("image similarity")
     add_similarities(report, sets, matched, perceptual, settings)
     read = [BaselineFeatures(encoder.name, of["all_train"].values, of["all_real"].values)

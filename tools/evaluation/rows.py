@@ -37,6 +37,8 @@ COMPARISONS = {
     "class_flips": "synthetic images of the last class against those of the first that start from the same noise",
     "round_trip": "on VAE round trips of held-out real images",
     "copies": "share of synthetic images that lie nearer to one training image than held-out images do",
+    "direct": "synthetic over held-out real images, synthetic minus real, or a fraction of the synthetic images",
+    "direct_real": "training over held-out real images, training minus held-out, or a fraction of the held-out images",
     "copies_control": "the same share of held-out real images and round trips that did not set the threshold",
     "authentic": "share of synthetic images farther from the nearest training image than that is from its own neighbour",
     "authentic_real": "the same share of as many held-out real images",

@@ -8,14 +8,14 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from config.errors import UserError
-from tools.inspection.covariates import encode_covariate
-from tools.inspection.descriptors import (
+from tools.evaluation.descriptors import (
     LEAST_BACKGROUND,
     describe_background,
     describe_image,
     find_background,
     outside_disc,
 )
+from tools.inspection.covariates import encode_covariate
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 
 # Strict, since a fit that met a chance association errs more than a bootstrap of its scores can tell. Of 80 sets of phantoms

@@ -12,6 +12,7 @@ import numpy as np
 
 from dataset.decoding import decode_image
 from dataset.images import is_gray
+from tools.evaluation.image_measures import laplacian_ratio
 from tools.inspection.perceptual_hash import make_thumbnail
 
 _FOCUS_SIDE_PX = 256  # focus is measured at this size at most: at a camera's full size it is the noise of its pixels
@@ -76,5 +77,4 @@ def _measure_focus(shades: np.ndarray) -> float:
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         shades = cv2.resize(shades, size, interpolation=cv2.INTER_AREA)
-    variance = float(shades.var())
-    return float(cv2.Laplacian(shades, cv2.CV_32F).var()) / variance if variance > 0 else 0.0
+    return laplacian_ratio(shades)

@@ -14,10 +14,10 @@ from dataset.order import generator
 from dataset.storage import read_json
 from models.autoencoder import TRAINING_RECORD, load_codec, resolve_autoencoder
 from models.classifier import Classifier
+from tools.evaluation.descriptors import describe_image
 from tools.evaluation.distances import SMALLEST_FRECHET_SET
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.inspection.class_scores import judge_scores, network_features
-from tools.inspection.descriptors import describe_image
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, fit_and_score
 from tools.inspection.round_trip import Ceiling, VaeCost, VaeMeasurement, measure_round_trip

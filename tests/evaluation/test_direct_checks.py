@@ -1,0 +1,158 @@
+"""Direct checks on phantoms with a tint each: planted faults are named by their sentences, real halves are not accused."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from dataset.phantoms import CLASS_NAMES, draw_parameters, render_phantom
+from tools.evaluation.aspects import Aspect
+from tools.evaluation.direct_checks import Fault, add_direct_checks, find_faults, make_rows
+from tools.evaluation.direct_measurements import MeasuredImages, measure_sets
+from tools.evaluation.evaluation_sets import EvaluationSets
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+
+NUM_IMAGES, SIZE_PX = 480, 48
+REPEATS = 399
+
+
+@dataclass(frozen=True)
+class Data:
+    """Colour phantoms in three parts without a common patient, each about a third: training, held-out, and a generator's."""
+
+    train: ImageSet
+    real: ImageSet
+    good: ImageSet
+
+    def check(self, synthetic: ImageSet) -> list[Fault]:
+        return find_faults(self.rows(synthetic))
+
+    def rows(self, synthetic: ImageSet) -> list[Row]:
+        report = EvaluationReport(provenance={})
+        sets = EvaluationSets(synthetic, self.real, self.train, self.real, self.train, CLASS_NAMES)
+        add_direct_checks(report, sets, repeats=REPEATS)
+        return [Row.from_dict(row.to_dict()) for row in report.rows]  # as read back from evaluation.json
+
+
+def tint(gray: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W) -> (N, H, W, 3), each image with a tint of its own."""
+    gains = 1 + np.random.default_rng(0).normal(0, 0.04, size=(len(gray), 1, 1, 3))
+    return np.clip(np.rint(gray[..., None] * gains), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    parameters = [draw_parameters(seed=7, index=index, difficulty="clear") for index in range(NUM_IMAGES)]
+    pixels = tint(np.stack([render_phantom(one, size_px=SIZE_PX) for one in parameters]))
+    labels, patients = np.array([one.label for one in parameters]), np.array([one.patient for one in parameters])
+    order = np.random.default_rng(0).permutation(np.unique(patients))
+
+    def part(name: str, chosen: np.ndarray) -> ImageSet:
+        rows = np.flatnonzero(np.isin(patients, chosen))
+        groups = [f"patient{patients[row]}" for row in rows]
+        return ImageSet(name, pixels[rows], labels[rows], [f"{name}{row}" for row in rows], groups, [""] * len(rows))
+
+    train, real, good = (part(name, chosen) for name, chosen in zip(("train", "test", "synthetic"), np.array_split(order, 3),
+                                                                    strict=True))
+    return Data(train, real, replace(good, groups=good.ids))
+
+
+def luma_of(pixels: np.ndarray) -> np.ndarray:
+    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels])
+
+
+def test_a_good_generator_has_no_fault_and_all_rows(data: Data) -> None:
+    rows = data.rows(data.good)
+    assert find_faults(rows) == []
+    found = {(row.metric, row.class_name, row.comparison): row for row in rows}
+    for metric in ("grain power[2-4 px]", "grain power[8-16 px]", "brightness mean", "brightness spread", "contrast mean",
+                   "sharpness mean", "tint mean[green to red]", "tint spread", "colour contrast", "effective images"):
+        for class_name in (OVERALL, *CLASS_NAMES):
+            for comparison in ("direct", "direct_real"):
+                row = found[metric, class_name, comparison]
+                assert row.value is not None and row.interval is not None
+                assert row.interval[0] <= row.value <= row.interval[1] or metric == "effective images"
+            p_value = found[f"adjusted p of {metric}", class_name, "direct"].value
+            assert p_value is not None and 0.05 <= p_value <= 1
+    assert {row.n_synthetic for row in rows if row.class_name == OVERALL and row.comparison == "direct"} == {
+        found["effective images", OVERALL, "direct"].n_real}
+
+
+def test_removed_tints_are_named(data: Data) -> None:
+    gray = np.repeat(luma_of(data.good.pixels)[..., None], 3, axis=3)
+    faults = data.check(data.good.with_pixels("synthetic", gray))
+    assert {fault.check for fault in faults} <= {"tint spread", "colour contrast"}
+    (fault,) = [fault for fault in faults if fault.check == "tint spread"]
+    assert (fault.aspect, fault.class_name) == (Aspect.VARIETY, OVERALL)
+    assert fault.text.startswith("Tints vary 0.0") and fault.text.endswith(" times as much between images as in real ones.")
+
+
+def test_removed_fine_grain_is_named(data: Data) -> None:
+    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 0.6) for image in data.good.pixels])
+    first, *others = data.check(data.good.with_pixels("synthetic", smooth))
+    assert (first.aspect, first.check, first.class_name) == (Aspect.FIDELITY, "grain power[2-4 px]", OVERALL)
+    assert first.text.startswith("Grain of 2 to 4 px has 0.") and first.text.endswith(" of its power in real images.")
+    assert {fault.check for fault in others} <= {"grain power[4-8 px]"}
+
+
+def test_another_class_in_place_of_one_is_named(data: Data) -> None:
+    donors = data.train.select(np.flatnonzero(data.train.labels == 0))
+    pixels = data.good.pixels.copy()
+    replaced = np.flatnonzero(data.good.labels == 1)
+    pixels[replaced] = donors.pixels[np.random.default_rng(0).choice(len(donors), size=len(replaced))]
+    faults = data.check(data.good.with_pixels("synthetic", pixels))
+    (fault,) = [fault for fault in faults if fault.class_name == "blastocyst"]
+    assert (fault.aspect, fault.check) == (Aspect.CLASS, "looks like its class")
+    assert "images look like another class, most like arrested; of real ones " in fault.text
+    assert not [fault for fault in faults if fault.class_name == "arrested"]
+
+
+def test_repeated_images_are_named(data: Data) -> None:
+    """Of each class half of the images, twice."""
+    pixels = data.good.pixels.copy()
+    for label in (0, 1):
+        members = np.flatnonzero(data.good.labels == label)
+        pixels[members] = pixels[members[np.arange(len(members)) // 2]]
+    (fault,) = data.check(data.good.with_pixels("synthetic", pixels))
+    assert (fault.aspect, fault.check) == (Aspect.VARIETY, "effective images")
+    assert fault.text.startswith("Images repeat or resemble each other: they hold 0.")
+
+
+def test_empty_images_are_counted_and_do_not_hide_behind_other_faults(data: Data) -> None:
+    pixels = data.good.pixels.copy()
+    pixels[np.flatnonzero(data.good.labels == 1)[:3]] = 128
+    (fault,) = data.check(data.good.with_pixels("synthetic", pixels))
+    assert (fault.aspect, fault.check, fault.class_name) == (Aspect.FIDELITY, "empty images", "blastocyst")
+    assert fault.text.startswith("Class blastocyst: 3 of ") and fault.text.endswith(" images are empty.")
+    pixels[:5] = 255
+    assert data.check(data.good.with_pixels("synthetic", pixels))[0].class_name == OVERALL
+
+
+def test_few_groups_are_measured_without_a_claim(data: Data) -> None:
+    single = replace(data.real, groups=["one"] * len(data.real))
+    rows = replace(data, real=single).rows(data.good.with_pixels("synthetic", data.good.pixels // 10 * 9))
+    assert find_faults(rows) == []
+    assert not [row for row in rows if row.metric == "brightness mean"]
+
+
+def halves(measured: MeasuredImages, rng: np.random.Generator) -> tuple[MeasuredImages, MeasuredImages]:
+    groups = np.asarray(measured.images.groups)
+    names = rng.permutation(np.unique(groups))
+    first = np.isin(groups, names[: len(names) // 2])
+    return measured.select(np.flatnonzero(first)), measured.select(np.flatnonzero(~first))
+
+
+def test_of_real_halves_at_most_five_percent_are_accused_by_any_check(data: Data) -> None:
+    others = data.good.select(np.arange(len(data.good)))
+    both = ImageSet("both", np.concatenate([data.real.pixels, others.pixels]), np.r_[data.real.labels, others.labels],
+                    data.real.ids + others.ids, data.real.groups + others.groups, [""] * (len(data.real) + len(others)))
+    known, measured = measure_sets(data.train, both)
+    rng = np.random.default_rng(0)
+    accused = 0
+    for _ in range(40):
+        one, other = halves(measured, rng)
+        accused += bool(find_faults(make_rows(known, one, other, known, class_names=CLASS_NAMES, repeats=99)))
+    assert binomtest(accused, 40, 0.05, alternative="greater").pvalue > 0.01
