@@ -51,14 +51,14 @@ def cell(text: object, kind: str = "") -> str:
 
 
 def figure(png: bytes, alt: str, caption: str, *, title: str = "", above: str = "") -> str:
-    """A picture inside the page that enlarges when it is selected, with escaped texts. `title` goes above it in bold, with
-    `above`, finished HTML, below that."""
+    """A picture inside the page that enlarges when it is selected, with escaped texts. `title` and the caption go above it
+    where there is a title; `above`, finished HTML, belongs to the picture and enlarges with it."""
     encoded = base64.b64encode(png).decode("ascii")
     head = f"<strong>{escape(title)}</strong>" if title else ""
     words = f"<figcaption>{' '.join(part for part in (head, escape(caption)) if part)}</figcaption>"
     before, after = (words, "") if title else ("", words)
-    return (f"<figure>{before}{above}<details class=\"zoom\" name=\"zoom\"><summary>"
-            f"<span class=\"hint shut\" aria-hidden=\"true\">Close</span>"
+    return (f"<figure>{before}<details class=\"zoom\" name=\"zoom\"><summary>"
+            f"<span class=\"hint shut\" aria-hidden=\"true\"><span>{escape(alt)}</span><span>Close</span></span>{above}"
             f"<img alt=\"{escape(alt)}\" src=\"data:image/png;base64,{encoded}\">"
             f"<span class=\"hint open\" aria-hidden=\"true\">Enlarge</span></summary></details>{after}</figure>")
 

@@ -19,9 +19,9 @@ _SCORES = {"precision": "Precision: look like a real image", "recall": "Recall: 
 _SHORT_SCORES = {"precision": "Precision", "recall": "Recall", "coverage": "Coverage", "two-sample AUC": "Two-sample AUC"}
 _KIND_ORDER = (FeatureKind.PUBLISHED, FeatureKind.UNTRAINED, FeatureKind.IN_DOMAIN)
 _KIND_NOTES = {
-    FeatureKind.PUBLISHED: "published network, trained on other images",
-    FeatureKind.UNTRAINED: "network with seeded random weights",
-    FeatureKind.IN_DOMAIN: "trained on your training images: sees little besides the class, decides nothing",
+    FeatureKind.PUBLISHED: "published network",
+    FeatureKind.UNTRAINED: "seeded random weights",
+    FeatureKind.IN_DOMAIN: "trained on your images; decides nothing",
 }
 _JUDGED = {"held_out": ("held-out real images", Kind.REAL), "round_trip": ("their VAE round trips", Kind.RESTORED),
            "synthetic": ("synthetic images", Kind.MADE)}

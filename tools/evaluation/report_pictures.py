@@ -19,7 +19,7 @@ _ROUND_TRIPS = 6  # of a class
 _FRONT_PAIRS, _FRONT_CONTROLS = 6, 2
 _SMALL_TILE_PX = 64  # of what the front of the page does not show
 _WITHHELD_VALUE = 225
-_DIFFERENCE_GAIN = 2
+_DIFFERENCE_GAIN, _ROUND_TRIP_GAIN = 2, 5
 _SELECT = "Select an image (click, tap or Enter) to enlarge it, and once more to close it."
 
 
@@ -59,7 +59,7 @@ def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, inte
         return note("synthetic: none")
     hidden = 0 if internal else int(withheld.sum())
     shown = _withhold(images, withheld) if hidden else images
-    about = f"{hidden} near-copies of real images withheld" if hidden else "made by the model"
+    about = f"{hidden} withheld, which may be near-copies of real images" if hidden else "made by the model"
     return figure(encode_png(tile_images(shown, num_columns=_GRID_COLUMNS)),
                   f"{_count_images(images)} synthetic images of class {name}"
                   + (f", of which {hidden} are withheld and gray" if hidden else ""), about, title="Synthetic")
@@ -85,12 +85,13 @@ def show_nearest(exhibits: Exhibits, *, internal: bool) -> str:
 def show_round_trips(exhibits: Exhibits) -> str:
     """Real images, the same after the VAE, and the difference."""
     parts = [note("What the VAE loses, no diffusion model on it can restore. Top row: real images. Middle: the same after "
-                  f"the VAE. Bottom: the difference, {_DIFFERENCE_GAIN} times (black: none).")]
+                  f"the VAE. Bottom: the difference, {_ROUND_TRIP_GAIN} times (black: none).")]
     for name, panels in exhibits.grids.items():
         real, restored = (panels[key][:_ROUND_TRIPS] for key in (REAL_SET, RESTORED_SET))
         if not len(real):
             continue
-        picture = encode_png(tile_images(np.concatenate([real, restored, _differ(real, restored)]), num_columns=len(real)))
+        tiles = np.concatenate([real, restored, _differ(real, restored, gain=_ROUND_TRIP_GAIN)])
+        picture = encode_png(tile_images(tiles, num_columns=len(real)))
         about = f"{len(real)} real images of class {name}, below them their VAE round trips and the differences"
         parts.append(f"<div class=\"sharp wide\">{figure(picture, about, '', title=name)}</div>")
     return "".join(parts)
@@ -176,18 +177,18 @@ def _show_pair(pair: Pair, first: str, *, largest_px: int | None = None) -> str:
     tiles = tiles if largest_px is None else shrink(tiles, largest_px)
     flag = ", under tau" if pair.under_tau else ""
     turn = "" if pair.turn == "identity" else f", shown by {pair.turn.replace('_', ' ')}"
-    names = (first, "nearest training image", "nearest of another patient", "difference")
+    names = (first, "nearest training", "of another patient", "difference")
     above = "".join(f"<span>{name}</span>" for name in names)
     about = (f"Four images: {first}, its nearest training image, the nearest of another patient, and the difference of the "
              f"first two; r = {pair.ratio:.3f}{flag}")
     return figure(encode_png(tile_images(tiles, num_columns=4)), about,
                   f"r = {pair.ratio:.3f}{flag}: {pair.image_id}; nearest {pair.nearest_id}{turn}",
-                  above=f"<div class=\"columns\" aria-hidden=\"true\">{above}</div>")
+                  above=f"<span class=\"columns\" aria-hidden=\"true\">{above}</span>")
 
 
-def _differ(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _differ(image: np.ndarray, other: np.ndarray, *, gain: int = _DIFFERENCE_GAIN) -> np.ndarray:
     """The amplified absolute difference of uint8 images."""
-    difference = np.abs(image.astype(np.int16) - other) * _DIFFERENCE_GAIN
+    difference = np.abs(image.astype(np.int16) - other) * gain
     return np.clip(difference, 0, 255).astype(np.uint8)
 
 
