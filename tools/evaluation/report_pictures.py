@@ -50,8 +50,8 @@ def _show_real(name: str, images: np.ndarray) -> str:
     if not len(images):
         return note("real, held out: none")
     return figure(encode_png(tile_images(images, num_columns=_GRID_COLUMNS)),
-                  f"{_count_images(images)} real images of class {name}, held out from training", "held out from training",
-                  title="Real")
+                  f"{len(images)} real images of class {name}, held out from training{_in_rows(images)}",
+                  "held out from training", title="Real")
 
 
 def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, internal: bool) -> str:
@@ -61,8 +61,8 @@ def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, inte
     shown = _withhold(images, withheld) if hidden else images
     about = f"{hidden} withheld, which may be near-copies of real images" if hidden else "made by the model"
     return figure(encode_png(tile_images(shown, num_columns=_GRID_COLUMNS)),
-                  f"{_count_images(images)} synthetic images of class {name}"
-                  + (f", of which {hidden} are withheld and gray" if hidden else ""), about, title="Synthetic")
+                  f"{len(images)} synthetic images of class {name}{_in_rows(images)}"
+                  + (f"; {hidden} of them withheld and gray" if hidden else ""), about, title="Synthetic")
 
 
 def show_nearest(exhibits: Exhibits, *, internal: bool) -> str:
@@ -192,9 +192,9 @@ def _differ(image: np.ndarray, other: np.ndarray, *, gain: int = _DIFFERENCE_GAI
     return np.clip(difference, 0, 255).astype(np.uint8)
 
 
-def _count_images(images: np.ndarray) -> str:
-    """The number of images, and how they are laid out where there is more than a row."""
-    return f"{len(images)}" if len(images) <= _GRID_COLUMNS else f"Rows of {_GRID_COLUMNS}: {len(images)}"
+def _in_rows(images: np.ndarray) -> str:
+    """How images are laid out where there is more than a row."""
+    return f", in rows of {_GRID_COLUMNS}" if len(images) > _GRID_COLUMNS else ""
 
 
 def _withhold(images: np.ndarray, withheld: np.ndarray) -> np.ndarray:
