@@ -16,7 +16,7 @@ from config.paths import as_path
 from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.runtime import study_table, studying
 from tools.runtime.command import run_command
-from tools.runtime.evaluation_weights import require_first_encoder
+from tools.runtime.evaluation_weights import require_first_published
 from tools.runtime.gan_training import network_widths
 from tools.runtime.judges import require_judge
 from tools.runtime.published_weights import fetch_published
@@ -54,7 +54,7 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
             break  # the next arm would wait for the same addresses
     for arm in study.arms:
         config = runs.config_of(arm)
-        require_first_encoder(config)
+        require_first_published(config)
         require_judge(config)
         if arm.generator == "gan":
             network_widths(config)
@@ -98,8 +98,11 @@ def _run_family(study: Study, runs: StudyRuns, family: str) -> dict[str, Any]:
         arm = _choose(study, runs, family, rounds)
     except NoArmLeft as error:
         arm, refusal = None, str(error)
+    last = {score.name: score for score in rounds[-1][1]} if rounds else {}
+    won = None if arm is None else last.get(arm.name)  # none where the arm stood alone
     row: dict[str, Any] = {
         "chosen": None if arm is None else arm.name, "generator": generator, "refusal": refusal,
+        "selection": None if won is None else {"decided_by": won.decided_by, "features": list(won.by_encoder)},
         "rounds": [{"title": title, "score": studying.score_of(generator), "arms": [_as_row(score) for score in scores]}
                    for title, scores in rounds],
     }
@@ -115,7 +118,7 @@ def _run_family(study: Study, runs: StudyRuns, family: str) -> dict[str, Any]:
                 "diverged": study_table.count_diverged(evaluations),
                 "measured_by": study_table.describe_measurement(evaluations)}
     held_against = f", which the rule would pass over: {row['refusal']}" if row.get("refusal") else ""
-    print(f"{family}: {arm.name}{held_against}", flush=True)
+    print(f"{study_table.describe_selection(family, row)}{held_against}", flush=True)
     return row | {"made_from": _identity(study, runs, family)}
 
 
@@ -125,7 +128,9 @@ def _write_results(study: Study, results: Mapping[str, Any]) -> None:
     if shown:
         studying.plot_scores(output / "study.png", shown)
     if study.test:
-        write_text(output / "study.md", study_table.format_table(_test_columns(study, results)))
+        chosen = [study_table.describe_selection(family, results[family]) for family in study.families if family in results]
+        write_text(output / "study.md", study_table.format_table(_test_columns(study, results)) + "\n"
+                   + "".join(f"* {line}.\n" for line in chosen))
     write_json(output / "study.json", {
         "rule": studying.RULE, "seeds": list(study.seeds), "final_minutes": study.final_minutes,
         "families": {family: results[family] for family in study.families if family in results},
@@ -178,8 +183,9 @@ def _steps(runs: StudyRuns, arm: Arm, minutes: float) -> int:
 
 
 def _as_row(score: ArmScore) -> dict[str, Any]:
-    return {"arm": score.name, "distances": list(score.distances), "refusal": score.refusal(),
-            "class_share": score.class_share, "mean": dict(score.curves)}
+    return {"arm": score.name, "distances": list(score.distances), "decided_by": score.decided_by,
+            "by_encoder": {encoder: list(values) for encoder, values in score.by_encoder.items()},
+            "refusal": score.refusal(), "class_share": score.class_share, "mean": dict(score.curves)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.evaluation_weights import require_first_encoder
+from tools.runtime.evaluation_weights import require_first_published
 from tools.runtime.published_weights import fetch_published
 from tools.runtime.run_directory import RunDirectory, owned
 
@@ -56,7 +56,7 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
     for point in points:  # before hours go into the first ones
         load_config(arguments.config, [*arguments.set, *point.overrides()])
     fetch_published(config)
-    require_first_encoder(config)
+    require_first_published(config)
     hashes = {point.checkpoint: hash_file(point.checkpoint) for point in points}
     results = []
     for number, point in enumerate(points, start=1):
@@ -76,7 +76,8 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
                            checkpoint_sha256=hashes[chosen.point.checkpoint], record=record, quoted=output / _TABLE)
     opening = test["provenance"]["test_set_opening"]
     write_json(output / _TABLE, {**record.to_dict(), "test_set_opening": opening})
-    print(f"chosen: {chosen.point.name()}; on the test set (opening {opening} of it): {output / _CHOSEN}")
+    print(f"chosen: {chosen.point.name()}, {record.describe_choice()}; on the test set (opening {opening} of it): "
+          f"{output / _CHOSEN}")
 
 
 def _evaluate_point(

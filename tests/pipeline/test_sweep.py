@@ -57,7 +57,7 @@ def test_what_cannot_be_drawn_or_judged_is_told_before_anything_is_drawn(
     output = ["--output", str(tmp_path / "sweep")]
     with pytest.raises(UserError, match="num_steps 2000 is above"):
         sweep.main([*workspace.arguments(), "--steps", "2", "2000", *output])
-    with pytest.raises(UserError, match=r"the first, inception, is to choose and cannot be had: .*or put another first"):
+    with pytest.raises(UserError, match=r"the first, inception, takes part in the choice .*, or list another encoder first"):
         sweep.main([*workspace.arguments("evaluation_params.encoders=[inception, vae]"), *output])
     assert not (tmp_path / "sweep/points").exists()
 

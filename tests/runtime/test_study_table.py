@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tools.runtime.study_table import format_table, read_metrics
+from tools.runtime.study_table import describe_selection, format_table, read_metrics
 
 FAMILIES = ("FD", "KD", "p of KD", "precision", "recall", "density", "coverage", "two-sample AUC")
 COMPARISONS = ("total", "model_gap", "ceiling", "real_real", "floor", "halves")
@@ -24,8 +24,10 @@ def evaluation(seed: int, *, encoder: str = "squeezenet1_1@435c,min224", officia
         return {"metric": metric, "class": class_name, "comparison": comparison, "value": value, "interval": interval}
 
     def name(family: str, key: str) -> str:
-        return {"FD": "FID", "KD": "KID"}.get(family, f"{family}[{key}]") if official else f"{family}[{key}]"
+        return {"FD": "FID", "KD": "KID", "p of KD": "p of KID"}.get(family, f"{family}[FID features]") if official else (
+            f"{family}[{key}]")
 
+    copied = "inception@6726,tf1" if official else encoder
     with_encoder = [key for key in NUMBERS if key[0] in FAMILIES]
     plain = [key for key in NUMBERS if key[0] not in (*FAMILIES, "near-copies by the encoder")]
     return {"rows": [
@@ -35,7 +37,7 @@ def evaluation(seed: int, *, encoder: str = "squeezenet1_1@435c,min224", officia
         *(row(f"{key[0]}[classifier@12]", key[1], -2.0) for key in with_encoder),
         *(row(key[0], key[1], -3.0, "arrested") for key in plain),
         *(row(key[0] + "[pixels at 16 px]" * (key[0] == "near-copies"), key[1], NUMBERS[key] + seed / 10) for key in plain),
-        *(row(f"near-copies[{encoder}]", comparison, NUMBERS["near-copies by the encoder", comparison] + seed / 10)
+        *(row(f"near-copies[{copied}]", comparison, NUMBERS["near-copies by the encoder", comparison] + seed / 10)
           for comparison in ("copies", "copies_control")),
         row("near-copies[classifier@12]", "copies", -4.0),
     ]}
@@ -93,6 +95,32 @@ def test_a_number_that_the_first_encoder_lacks_is_not_the_seconds() -> None:
         if row["metric"].startswith("KD[squeezenet") and row["comparison"] == "model_gap":
             row["value"] = None
     assert set(WANTED) - set(read_metrics([found])) == {"KD model gap (synthetic, VAE round trip)"}
+
+
+def test_untrained_features_stand_beside_published_ones_and_the_classifiers_are_not_shown() -> None:
+    def rows(encoder: str, value: float) -> list[dict[str, Any]]:
+        return [{"metric": f"KD[{encoder}]", "class": "all", "comparison": comparison, "value": value, "interval": None}
+                for comparison in ("total", "real_real")]
+
+    first, *others = rows("classifier@12", -2.0), rows("squeezenet1_1@435c,p", 7.0), rows("untrained_conv@9,native", 3.0)
+    read = read_metrics([{"rows": [*first, *(row for each in others for row in each)]}])
+    assert read == {"KD total (synthetic, real)": [7.0], "KD real (training, held out)": [7.0],
+                    "KD total (synthetic, real), by untrained_conv features": [3.0],
+                    "KD real (training, held out), by untrained_conv features": [3.0]}
+    assert [line.split("|")[1].strip() for line in format_table({"recipes": read}).splitlines()[2:]] == list(read)
+    assert read_metrics([{"rows": first}])["KD total (synthetic, real)"] == [-2.0]  # an old file that has no others
+
+
+@pytest.mark.parametrize(("row", "said"), [
+    ({"chosen": "a", "selection": {"decided_by": "inception", "features": ["inception", "untrained_conv"]}},
+     "gan: a, by Inception features, the least favourable of 2 kinds (beside untrained_conv features)"),
+    ({"chosen": "a", "selection": {"decided_by": "untrained_conv", "features": ["untrained_conv"]}},
+     "gan: a, by untrained_conv features"),
+    ({"chosen": "a", "selection": None}, "gan: a, which stood alone"),
+    ({"chosen": None, "refusal": "no arm"}, "gan: no arm"),
+])
+def test_the_choice_is_told_with_the_features_that_decided(row: dict[str, Any], said: str) -> None:
+    assert describe_selection("gan", row) == said
 
 
 def test_the_table_shows_mean_least_and_most_with_about_three_digits() -> None:

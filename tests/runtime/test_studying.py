@@ -8,7 +8,18 @@ import yaml
 
 from config.errors import UserError
 from tools.runtime.study_runs import StudyRuns, hash_cost
-from tools.runtime.studying import Arm, ArmScore, Study, keep_best, list_rounds, load_study, score_arm, steps_for
+from tools.runtime.studying import (
+    Arm,
+    ArmScore,
+    NoArmLeft,
+    Study,
+    format_scores,
+    keep_best,
+    list_rounds,
+    load_study,
+    score_arm,
+    steps_for,
+)
 
 ROOT = Path(__file__).parents[2]
 OURS, GAN = Arm("ours", "diffusion", {}), Arm("gan", "gan", {})
@@ -131,7 +142,8 @@ def evaluation(
         return {"metric": metric, "comparison": comparison, "value": value, "class": "all", "interval": interval,
                 "note": note}
 
-    return {"rows": [row("KD[classifier]", "model_gap", distance), row("KD[classifier]", "total", 9.0),
+    return {"rows": [row("KD[classifier]", "model_gap", -1.0), row("KD[classifier]", "total", -1.0),
+                     row("KD[untrained_conv]", "model_gap", distance), row("KD[untrained_conv]", "total", 9.0),
                      row("class AUC", "synthetic", made), row("class AUC", "held_out", 0.8),
                      row("near-copies[pixels]", "copies", 0.0, copies)]}
 
@@ -142,11 +154,40 @@ def test_an_arm_is_read_as_the_mean_of_its_seeds_and_a_copy_in_one_of_them_count
     assert read.class_share == pytest.approx(0.875) and read.curves["class AUC"] == pytest.approx(0.7)
     assert score_arm(OURS, [evaluation(0.2, made=0.3, visible=False)]).refusal() is None  # no class to be kept
     assert score_arm(OURS, [evaluation(0.2), evaluation(0.4, copies="copying found: 3")]).copying
-    assert score_arm(OURS, [evaluation(0.2), evaluation(None)]).refusal() == "no kernel distance"
+    assert score_arm(OURS, [evaluation(0.2), evaluation(None)]).refusal() == (
+        "no kernel distance by published or untrained features")
 
 
 def test_images_that_never_passed_the_vae_are_ranked_by_their_distance_to_the_images_themselves() -> None:
     assert score_arm(GAN, [evaluation(0.2)]).distances == (9.0,)
+
+
+def by_features(**distances: float) -> dict[str, Any]:
+    """An evaluation of a total of these, where real images are 1 apart (0.5 to 1.5) by all features."""
+    def row(encoder: str, comparison: str, value: float) -> dict[str, Any]:
+        return {"metric": f"KD[{encoder}@1,p]", "comparison": comparison, "value": value, "class": "all",
+                "interval": [value - 0.5, value + 0.5], "note": ""}
+
+    return {"rows": [row(name, comparison, value if comparison == "total" else 1.0) for name, value in distances.items()
+                     for comparison in ("total", "real_real")]}
+
+
+def test_the_classifier_prefers_one_arm_and_the_least_favourable_features_choose_the_other() -> None:
+    blind = score_arm(Arm("blind", "gan", {}), [by_features(classifier=1.0, squeezenet1_1=3.0, untrained_conv=9.0 + seed)
+                                                for seed in (0, 2)])
+    sound = score_arm(Arm("sound", "gan", {}), [by_features(classifier=8.0, squeezenet1_1=5.0 - seed, untrained_conv=2.0)
+                                                for seed in (0, 2)])
+    assert (blind.decided_by, blind.distances) == ("untrained_conv", (8.0, 10.0))  # less the distance of real images
+    assert (sound.decided_by, sound.distances) == ("squeezenet1_1", (4.0, 2.0))  # the mean over the seeds decides
+    assert sound.by_encoder == {"squeezenet1_1": (4.0, 2.0), "untrained_conv": (1.0, 1.0)}
+    assert keep_best([blind, sound], 1) == ["sound"]
+    assert "by untrained_conv features" in format_scores("round", [blind, sound])
+    narrow = score_arm(Arm("narrow", "gan", {}), [by_features(classifier=1.0)])
+    with pytest.raises(NoArmLeft, match="narrow: no kernel distance by published or untrained features"):
+        keep_best([narrow], 1)
+    unlike = score_arm(Arm("unlike", "gan", {}), [by_features(squeezenet1_1=1.0)])
+    with pytest.raises(UserError, match="found squeezenet1_1 for unlike and squeezenet1_1, untrained_conv for sound"):
+        keep_best([unlike, sound], 1)
 
 
 def test_arms_of_equal_network_and_batch_share_a_speed_and_others_do_not(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ import pytest
 from config.errors import UserError
 from config.load import load_config
 from tools.runtime.openings import record_opening
-from tools.runtime.sweeping import PointResult, SweepPoint, choose, count_evaluations, list_points, read_result
+from tools.runtime.sweeping import (
+    PointResult,
+    SweepPoint,
+    choose,
+    count_evaluations,
+    list_points,
+    make_record,
+    read_result,
+)
 
 CONFIG = load_config("config/demo.yaml")
 
@@ -73,12 +81,47 @@ def test_results_are_read_from_the_rows_of_the_first_encoder() -> None:
             row("KD[b@2,p]", "model_gap", 7.0), row("class AUC", "synthetic", 0.8), row("class AUC", "held_out", 0.9),
             row("near-copies[pixels]", "copies", 0.1, note="copying found; p"), row("FID", "total", None)]
     read = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": rows}, CONFIG)
-    assert (read.distance, read.interval, read.copying) == (2.0, (1.0, 3.0), True)
+    # No interval of real with real: the first features decide alone, by the distance itself.
+    assert (read.distance, read.interval, read.copying, read.decided_by) == (2.0, (1.0, 3.0), True, "a")
     assert read.class_share == pytest.approx(0.8 / 0.9) and read.curves["near-copies"] == 0.1
+    assert read.curves["KD model gap"] == 2.0
     less = [row("KD[a@1,p]", "total", 4.0), row("KD[a@1,p]", "model_gap", None), row("KD[b@2,p]", "model_gap", 7.0)]
-    assert read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": less}, CONFIG).distance is None  # another scale
+    found = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": less}, CONFIG)
+    assert found.decided_by == "b" and "KD model gap" not in found.curves  # a curve is never of another scale
     official = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": [row("KID", "model_gap", 3.0)]}, CONFIG)
-    assert official.distance == 3.0
+    assert (official.distance, official.decided_by) == (3.0, "inception")
+
+
+def test_the_least_favourable_features_choose_and_the_classifier_has_no_say() -> None:
+    """Two points: by the classifier and by SqueezeNet the guided one is nearer, by untrained features it is far."""
+    def rows(**distances: float) -> list[dict]:
+        def row(encoder: str, comparison: str, value: float, half: float) -> dict:
+            return {"metric": f"KD[{encoder}@1,p]", "class": "all", "comparison": comparison, "value": value,
+                    "interval": [value - half, value + half], "note": ""}
+
+        scale = {"classifier": 0.01, "squeezenet1_1": 5.0, "untrained_conv": 0.2}  # half of the interval of real with real
+        return [made for encoder, value in distances.items() for made in (
+            row(encoder, "model_gap", value, scale[encoder] / 10), row(encoder, "floor", 0.0, 0.0),
+            row(encoder, "real_real", 0.1, scale[encoder]))]
+
+    plain = SweepPoint(Path("best.safetensors"), "ddim", 20, 1.0)
+    guided = SweepPoint(Path("best.safetensors"), "ddim", 20, 2.0)
+    results = [read_result(plain, {"rows": rows(classifier=5.0, squeezenet1_1=20.0, untrained_conv=0.4)}, CONFIG),
+               read_result(guided, {"rows": rows(classifier=0.1, squeezenet1_1=10.0, untrained_conv=4.0)}, CONFIG)]
+    assert [result.distance for result in results] == pytest.approx([2.0, 10.0])  # 20 of 10 widths, 4 of 0.4
+    assert [result.decided_by for result in results] == ["squeezenet1_1", "untrained_conv"]
+    assert results[1].interval == pytest.approx((10 - 0.05, 10 + 0.05))
+    chosen = choose(results)
+    assert chosen.point is plain
+    record = make_record(results, chosen, {plain.checkpoint: "ab"})
+    assert record.to_dict()["selection"] == {"decided_by": "squeezenet1_1", "features": ["squeezenet1_1", "untrained_conv"]}
+    assert record.describe_choice() == ("by SqueezeNet features, the least favourable of 2 kinds (beside untrained_conv "
+                                        "features)")
+    narrow = read_result(plain, {"rows": rows(classifier=0.1)}, CONFIG)
+    assert narrow.refusal() == "no kernel distance by published or untrained features"
+    fewer = read_result(guided, {"rows": rows(squeezenet1_1=1.0)}, CONFIG)
+    with pytest.raises(UserError, match=r"found squeezenet1_1, untrained_conv for .* and squeezenet1_1 for"):
+        choose([results[0], fewer])
 
 
 def test_openings_count_different_images_once(tmp_path: Path) -> None:

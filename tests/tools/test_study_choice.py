@@ -45,8 +45,10 @@ class RecordedRuns:
         distance = 100.0 + run.seed if split == "test" else self.distances[run.arm.name][run.steps, run.seed]
         copies = "copying found: 3" if run.arm.name in self.copying else "none found"
         compared = "model_gap" if run.arm.generator == "diffusion" else "total"
-        rows = [("KD[vae]", compared, distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
-        provenance = {"encoders": {"vae": {"weights_sha256": "0f"}}, "num_images": {split: 7}}
+        rows = [("KD[vae]", compared, -distance, ""),  # these features like best what is worst
+                ("KD[untrained_conv]", compared, distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
+        provenance = {"encoders": {"vae": {"weights_sha256": "0e"}, "untrained_conv": {"weights_sha256": "0f"}},
+                      "num_images": {split: 7}}
         return {"provenance": provenance, "rows": [{
             "metric": metric, "comparison": comparison, "class": "all", "value": value, "interval": None,
                           "note": note} for metric, comparison, value, note in rows]}
@@ -95,6 +97,9 @@ def test_rounds_halve_at_doubled_minutes_and_the_final_is_won_by_the_mean_over_t
         ("recipes, 10 min, 2 seeds", {"a": [0.05, 0.50], "c": [0.20, 0.22]}),
     ]
     assert [row["refusal"] for row in family["rounds"][0]["arms"]] == [None, None, None, "copying found", None]
+    assert family["selection"] == {"decided_by": "untrained_conv", "features": ["untrained_conv"]}
+    assert family["rounds"][2]["arms"][1]["by_encoder"] == {"untrained_conv": [0.20, 0.22]}
+    assert "\n* recipes: c, by untrained_conv features.\n" in (tmp_path / "study/study.md").read_text(encoding="utf-8")
 
 
 def test_a_baseline_of_refused_arms_is_chosen_from_as_it_is_and_recipes_are_not(tmp_path: Path) -> None:
@@ -118,7 +123,7 @@ def test_a_baseline_of_refused_arms_is_chosen_from_as_it_is_and_recipes_are_not(
         "recipes": "only", "gan": "gan-3", "augmented": "far"}
     assert {name: family["refusal"] for name, family in families_of(study).items()} == {
         "recipes": None, "gan": "copying found", "augmented": None}
-    assert [each["score"] for each in families_of(study)["gan"]["rounds"]] == ["KD total"] * 2
+    assert [each["score"] for each in families_of(study)["gan"]["rounds"]] == ["KD above real, total"] * 2
 
     recipes = declare(tmp_path, recipes=["gan-1", "gan-2", "gan-3"], gan=["near"])
     with pytest.raises(UserError, match=r"no arm of the study can be kept \(gan-1: copying found; gan-2: "):
@@ -152,7 +157,8 @@ def test_a_training_that_diverged_is_a_result(tmp_path: Path) -> None:
     assert found["gan"]["test"]["KD total (synthetic, real)"] == [102.0]  # of the seed that there is
     table = (Path(study.output) / "study.md").read_text(encoding="utf-8")
     assert table.startswith("| | recipes | gan (1 of 2 seeds diverged) |\n")
-    assert found["recipes"]["measured_by"] == {"encoder": ["vae", {"weights_sha256": "0f"}], "num_images": {"test": 7}}
+    assert found["recipes"]["measured_by"] == {"encoder": ["untrained_conv", {"weights_sha256": "0f"}],
+                                               "num_images": {"test": 7}}
     assert found["recipes"]["seconds_per_step"] == 0.5
 
 

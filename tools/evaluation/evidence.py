@@ -64,7 +64,7 @@ class EncoderRows:
     def title(self) -> str:
         """The features in plain words: `Inception features`, `untrained_x features`."""
         encoder = "inception" if self.kernel == "KID" else self.kernel.removeprefix("KD[").split("@")[0].removesuffix("]")
-        return f"{_NAMES.get(encoder, encoder)} features"
+        return name_features(encoder)
 
     def score(self, name: str) -> str:
         """What a neighbour score or the two-sample test of these features is called."""
@@ -140,6 +140,11 @@ class Evidence:
         if metric is None or made is None or real is None or made.interval is None or real.interval is None:
             return None
         return Comparison(metric.split("[")[0], made, real, more_is_worse)
+
+
+def name_features(encoder: str) -> str:
+    """The features of an encoder in plain words."""
+    return f"{_NAMES.get(encoder, encoder)} features"
 
 
 def _value(row: Row) -> float:

@@ -134,8 +134,10 @@ def _clean_sweep(sweep: SweepRecord | None, clean: Callable[[str], str]) -> Swee
     if sweep is None:
         return None
     points = [replace(point, name=clean(point.name), checkpoint=clean(point.checkpoint), sampler=clean(point.sampler),
-                      refusal=None if point.refusal is None else clean(point.refusal)) for point in sweep.points]
-    return SweepRecord(rule=clean(sweep.rule), chosen=clean(sweep.chosen), points=tuple(points))
+                      refusal=None if point.refusal is None else clean(point.refusal),
+                      decided_by=None if point.decided_by is None else clean(point.decided_by)) for point in sweep.points]
+    return replace(sweep, rule=clean(sweep.rule), chosen=clean(sweep.chosen), points=tuple(points),
+                   features=tuple(map(clean, sweep.features)))
 
 
 def _clean_values(value: Any, clean: Callable[[str], str]) -> Any:

@@ -45,7 +45,8 @@ def show_sweep(record: SweepRecord) -> str:
                   *(cell(_three(point, name), "number") for name in CURVES),
                   cell("chosen" if point.name == record.chosen else point.refusal or "", "text"))
              for point in record.points]
-    return (f"<div class=\"scroll broad\">{picture}</div>{note(record.rule)}"
+    decided = f"{record.chosen} was chosen {record.describe_choice()}. " if record.decided_by else ""
+    return (f"<div class=\"scroll broad\">{picture}</div>{note(decided + record.rule)}"
             + table(("Point", "Passes", *CURVES, ""), lines, numbers=("Passes", *CURVES)))
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.evaluation.aspects import Tone
+from tools.evaluation.feature_kinds import FeatureKind, encoder_of, kind_of
 
 OVERALL = "all"
 # How rows about the class and further conditions are called; those of a condition end in its name in brackets.
@@ -127,23 +128,32 @@ class EvaluationReport:
                      == (metric, comparison, class_name)), None)
 
 
-def find_headline(rows: Sequence[Mapping[str, Any]], family: str, comparison: str) -> Mapping[str, Any] | None:
-    """The overall row of a metric, by the first encoder whose weights were there, among the rows of an evaluation.json.
+def list_encoders(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The encoders that have a kernel distance among the rows of an evaluation.json, in their order, those that were trained
+    on the user's own images last."""
+    names = [encoder_of(row["metric"]) for row in rows if row["value"] is not None
+             and row["metric"].split("[")[0] in ("KD", "KID")]
+    return sorted(dict.fromkeys(name for name in names if name), key=lambda name: kind_of(name) is FeatureKind.IN_DOMAIN)
+
+
+def find_headline(
+    rows: Sequence[Mapping[str, Any]], family: str, comparison: str, *, encoder: str | None = None
+) -> Mapping[str, Any] | None:
+    """The overall row of a metric among the rows of an evaluation.json, by this encoder or the first of `list_encoders`.
 
     None where that encoder has no value for this comparison: another one's is on another scale.
 
     Args:
         family: the metric's name without its encoder, `FD` and `KD` also for FID and KID; `near-copies[pixels` for copies by
-            pixels, `near-copies[` by the first encoder.
+            pixels, `near-copies[` by the encoder.
     """
+    wanted = encoder or next(iter(list_encoders(rows)), None)
     names = (family, {"FD": "FID", "KD": "KID"}.get(family, family))
 
     def is_meant(metric: str) -> bool:
         if "[" in family:
-            return metric.startswith(family) and ("pixels" in metric) == ("pixels" in family)
-        return metric.split("[")[0] in names
+            return metric.startswith(family) and ("pixels" in family or encoder_of(metric) == wanted)
+        return metric.split("[")[0] in names and encoder_of(metric) in (None, wanted)
 
-    valued = [row for row in rows if row["value"] is not None]
-    metric = next((row["metric"] for row in valued if is_meant(row["metric"])), None)
-    return next((row for row in valued if row["metric"] == metric and row["class"] == OVERALL
-                 and row["comparison"] == comparison), None)
+    return next((row for row in rows if row["value"] is not None and row["class"] == OVERALL
+                 and row["comparison"] == comparison and is_meant(row["metric"])), None)

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from config.errors import UserError
 from dataset.storage import read_json
+from tools.evaluation.selection import ABOVE_REAL, describe_choice
 
-CURVES = ("KD model gap", "KD total", "precision", "recall", "coverage", "class AUC", "near-copies")
+CURVES = (ABOVE_REAL["model_gap"], "KD model gap", "KD total", "precision", "recall", "coverage", "class AUC",
+          "near-copies")
 _MOST_COLUMNS = 4
 _PANEL_INCHES, _DPI = (3.6, 2.9), 120
 
@@ -21,7 +23,8 @@ _PANEL_INCHES, _DPI = (3.6, 2.9), 120
 class SweptPoint:
     """One way of drawing and what was measured of it on validation images.
 
-    `curves` holds numbers by the names in CURVES, `refusal` why the rule passes the point over, if it does.
+    `curves` holds numbers by the names in CURVES, `refusal` why the rule passes the point over, if it does. `decided_by` is
+    the encoder whose features are the least favourable, and `interval` that of KD above real.
     """
 
     name: str
@@ -34,22 +37,35 @@ class SweptPoint:
     refusal: str | None
     interval: tuple[float, float] | None
     curves: Mapping[str, float]
+    decided_by: str | None = None
 
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """All points of a sweep, the rule, and the name of the point that it chose."""
+    """All points of a sweep, the rule, the name of the point that it chose, and the encoders whose features were compared
+    (none in a file of an older version, which chose by the first encoder alone)."""
 
     rule: str
     chosen: str
     points: tuple[SweptPoint, ...]
+    features: tuple[str, ...] = ()
+
+    @property
+    def decided_by(self) -> str | None:
+        """The encoder that decided about the chosen point."""
+        return next((point.decided_by for point in self.points if point.name == self.chosen), None)
+
+    def describe_choice(self) -> str:
+        """Which features decided, as a clause; empty where the file does not say."""
+        return "" if self.decided_by is None else describe_choice(self.decided_by, self.features)
 
     def to_dict(self) -> dict[str, Any]:
         """The record under the keys of sweep.json."""
         points = [asdict(point) for point in self.points]
         for point in points:
             point.update(point.pop("curves"))
-        return {"rule": self.rule, "chosen": self.chosen, "points": points}
+        return {"rule": self.rule, "chosen": self.chosen,
+                "selection": {"decided_by": self.decided_by, "features": list(self.features)}, "points": points}
 
 
 def read_sweep(path: Path) -> SweepRecord:
@@ -61,7 +77,8 @@ def read_sweep(path: Path) -> SweepRecord:
     stored = read_json(path)
     try:
         return SweepRecord(rule=str(stored["rule"]), chosen=str(stored["chosen"]),
-                           points=tuple(_read_point(point) for point in stored["points"]))
+                           points=tuple(_read_point(point) for point in stored["points"]),
+                           features=tuple(map(str, stored.get("selection", {}).get("features", ()))))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected the sweep.json of a sweep, found another file or one of an older version "
                         f"({error!r}); give that file, or run the sweep again, which writes it anew") from error
@@ -106,6 +123,7 @@ def _read_point(stored: Mapping[str, Any]) -> SweptPoint:
         refusal=None if stored["refusal"] is None else str(stored["refusal"]),
         interval=None if interval is None else (float(interval[0]), float(interval[1])),
         curves={name: float(stored[name]) for name in CURVES if name in stored},
+        decided_by=None if stored.get("decided_by") is None else str(stored["decided_by"]),
     )
 
 

@@ -10,6 +10,7 @@ from config.schema import Config
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.untrained import DEFINITIONS, UNTRAINED
 from tools.runtime.data import find_autoencoder
 from tools.runtime.judges import find_condition_judge
@@ -56,18 +57,21 @@ def open_encoder(config: Config, name: str, *, vae_folder: Path, device: torch.d
     return load_encoder(name, weights_path=paths.get(name), preset=presets.get(name), device=device)
 
 
-def require_first_encoder(config: Config) -> None:
-    """See to it that a choice is made by the encoder that was asked for, and not by the next one that can be had.
+def require_first_published(config: Config) -> None:
+    """See to it that published features that the config puts first take part in a choice, and untrained ones do not decide
+    alone because a file is missing.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the first encoder is a published one and cannot be opened.
     """
     name = config.evaluation_params.encoders[0]
+    if kind_of(name) is FeatureKind.IN_DOMAIN:  # it has no say in a choice
+        return
     try:
         open_encoder(config, name, vae_folder=find_autoencoder(config))
     except UserError as error:
-        raise UserError(f"evaluation_params.encoders: the first, {name}, is to choose and cannot be had: {error}; mend "
-                        "that, or put another first") from error
+        raise UserError(f"evaluation_params.encoders: the first, {name}, takes part in the choice and cannot be opened: "
+                        f"{error}. Fix this, or list another encoder first") from error
 
 
 def _list_files(path: Path) -> Iterator[Path]:

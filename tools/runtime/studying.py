@@ -6,7 +6,7 @@ Training, drawing and evaluating an arm is the business of study_runs.py.
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from config.load import settle_keys
 from config.paths import expand_path
 from config.words import UniqueKeyLoader
 from dataset.storage import atomic_path
+from tools.evaluation.evidence import name_features
+from tools.evaluation.selection import ABOVE_REAL, MEANING, least_favourable, require_same_features
 from tools.runtime.sweeping import LEAST_CLASS_SHARE, read_curves, refuse
 
 DIVERGED = "diverged"  # the only key of what stands for the evaluation of a training that did
@@ -29,13 +31,13 @@ THROUGH_VAE = "diffusion"  # the generator whose images are decoded latents
 GENERATORS = (THROUGH_VAE, "gan", "augment_real")
 RULE = (
     "Chosen on validation images, within the recipes and within each baseline: each round keeps the better half of the arms "
-    "by the least kernel distance of the first encoder (to the VAE's round trips, the model gap, where images passed the "
-    "VAE, and to the images themselves where they did not); of several finalists, the least mean over the seeds. Passed "
+    "by the least KD above real (to the VAE's round trips, the model gap, where images passed the VAE, and to the images "
+    "themselves, the total, where they did not); of several finalists, the least mean over the seeds. Passed "
     "over are arms with copying found in any seed, or whose mean class AUC, where the class is visible in held-out real "
     f"images, is below {LEAST_CLASS_SHARE:g} of that on them, or of which a training diverged, unless a baseline has no "
     "other. A single finalist is not "
     "weighed again: what the rule says of its final images stands beside them. All arms of a round have the same time, "
-    "turned into steps by a speed that is measured once for each size of network and batch."
+    f"turned into steps by a speed that is measured once for each size of network and batch. {MEANING}"
 )
 _WIDE_RANGE = 10.0  # most over least, from which on an axis is logarithmic
 RECIPES = "recipes"  # the family of arms and grid; the others are baselines
@@ -80,7 +82,11 @@ class Study:
 
 @dataclass(frozen=True)
 class ArmScore:
-    """What the evaluations of an arm say, a value a seed; no distances where one of them has none."""
+    """What the evaluations of an arm say, a value a seed; no distances where one of them has none.
+
+    `by_encoder` holds KD above real by the features of every encoder that may decide; `distances` are those of the encoder
+    `decided_by`, whose mean is the largest.
+    """
 
     name: str
     distances: tuple[float, ...]
@@ -88,6 +94,8 @@ class ArmScore:
     copying: bool
     class_share: float | None
     num_diverged: int = 0
+    by_encoder: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    decided_by: str | None = None
 
     @property
     def mean(self) -> float:
@@ -111,7 +119,7 @@ def load_study(path: Path) -> Study:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: expected a study in YAML, which cannot be read ({reason})") from error
-    known = {field.name for field in fields(Study)} - {"families"} | {"arms", "grid", "baselines"}
+    known = {one.name for one in fields(Study)} - {"families"} | {"arms", "grid", "baselines"}
     if not isinstance(raw, dict) or set(raw) - known:
         found = sorted(map(str, set(raw) - known)) if isinstance(raw, dict) else repr(raw)[:60]
         raise UserError(f"{path}: expected the keys {', '.join(sorted(known))}, found {found}")
@@ -186,20 +194,24 @@ def steps_for(minutes: float, seconds_per_step: float) -> int:
 
 def score_of(generator: str) -> str:
     """The curve of `read_curves` by which images of this generator are ranked."""
-    return "KD model gap" if generator == THROUGH_VAE else "KD total"
+    return ABOVE_REAL[_compared(generator)]
 
 
 def score_arm(arm: Arm, evaluations: Sequence[Mapping[str, Any]]) -> ArmScore:
     """Read an arm's evaluations, one a seed."""
-    score = score_of(arm.generator)
     read = [read_curves(evaluation) for evaluation in evaluations if DIVERGED not in evaluation]
+    excess = [one.excess[_compared(arm.generator)] for one in read]
+    shared = [encoder for encoder in (excess[0] if excess else ()) if all(encoder in one for one in excess)]
+    by_encoder = {encoder: tuple(one[encoder].value for one in excess) for encoder in shared}
+    decided_by = least_favourable(by_encoder) if by_encoder else None
     curves = {key: statistics.fmean(one.curves[key] for one in read) for key in (read[0].curves if read else ())
               if all(key in one.curves for one in read)}
-    distances = tuple(one.curves[score] for one in read if score in one.curves)
+    distances = () if decided_by is None else by_encoder[decided_by]
+    curves |= {score_of(arm.generator): statistics.fmean(distances)} if distances else {}
     shares = [one.class_share for one in read if one.class_share is not None]
     return ArmScore(arm.name, distances if len(distances) == len(evaluations) else (), curves,
                     any(one.copying for one in read), statistics.fmean(shares) if shares else None,
-                    len(evaluations) - len(read))
+                    len(evaluations) - len(read), by_encoder, decided_by)
 
 
 def keep_best(scores: Sequence[ArmScore], count: int, *, of_baseline: bool = False) -> list[str]:
@@ -207,6 +219,7 @@ def keep_best(scores: Sequence[ArmScore], count: int, *, of_baseline: bool = Fal
 
     Raises:
         NoArmLeft: it passes all of them over, saying why; those of a baseline are then taken as they are.
+        UserError: arms were measured by different features.
     """
     eligible = sorted((score for score in scores if score.refusal() is None), key=lambda score: score.mean)
     if not eligible and of_baseline:
@@ -214,6 +227,7 @@ def keep_best(scores: Sequence[ArmScore], count: int, *, of_baseline: bool = Fal
     if not eligible:
         reasons = "; ".join(f"{score.name}: {score.refusal()}" for score in scores)
         raise NoArmLeft(f"no arm of the study can be kept ({reasons}); give more minutes, or other arms")
+    require_same_features({score.name: tuple(score.by_encoder) for score in eligible if score.distances})
     return [score.name for score in eligible[:count]]
 
 
@@ -221,11 +235,14 @@ def format_scores(title: str, scores: Sequence[ArmScore]) -> str:
     """The table of a round for the screen, best first."""
     names = list(dict.fromkeys(name for score in scores for name in score.curves))
     width = max(24, *(len(score.name) + 2 for score in scores))
-    lines = [title, f"{'arm':<{width}}{'least':>12}{'most':>12}" + "".join(f"{name:>15}" for name in names)]
+    widths = {name: max(15, len(name) + 2) for name in names}
+    lines = [title, f"{'arm':<{width}}{'least':>12}{'most':>12}" + "".join(f"{name:>{of}}" for name, of in widths.items())]
     for score in sorted(scores, key=lambda score: score.mean):
         spread = f"{min(score.distances):>12.4g}{max(score.distances):>12.4g}" if score.distances else f"{'-':>12}{'-':>12}"
-        cells = "".join(f"{score.curves[name]:>15.4g}" if name in score.curves else f"{'-':>15}" for name in names)
-        lines.append(f"{score.name:<{width}}{spread}{cells}  {score.refusal() or ''}".rstrip())
+        cells = "".join(f"{score.curves[name]:>{of}.4g}" if name in score.curves else f"{'-':>{of}}"
+                        for name, of in widths.items())
+        by = "" if score.decided_by is None else f"  by {name_features(score.decided_by)}"
+        lines.append(f"{score.name:<{width}}{spread}{cells}{by}  {score.refusal() or ''}".rstrip())
     return "\n".join(lines)
 
 
@@ -255,10 +272,15 @@ def plot_scores(path: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
         panel.set_axisbelow(True)
         panel.set_ylim(-0.7, len(ranked) - 0.3)
         panel.set_title(shown["title"], fontsize=10)
-        panel.set_xlabel(f"{shown['score']}, validation")
+        panel.set_xlabel(f"{shown['score']} (validation)")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def _compared(generator: str) -> str:
+    """The comparison by which images of this generator are ranked."""
+    return "model_gap" if generator == THROUGH_VAE else "total"
 
 
 def _make_arm(name: str, keys: Mapping[str, Any]) -> Arm:

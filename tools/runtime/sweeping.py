@@ -13,8 +13,17 @@ from config.errors import UserError
 from config.schema import Config
 from dataset.storage import hash_json
 from tools.evaluation.aspects import Tone
+from tools.evaluation.evidence import name_features
 from tools.evaluation.memorisation import COPYING_FOUND
 from tools.evaluation.rows import OVERALL, find_headline, read_outcome
+from tools.evaluation.selection import (
+    ABOVE_REAL,
+    MEANING,
+    Excess,
+    least_favourable,
+    measure_excess,
+    require_same_features,
+)
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint
 from tools.runtime import estimate
 from tools.runtime.data import latents_identity, open_images
@@ -24,9 +33,9 @@ from tools.runtime.run_directory import keys_of_results
 LEAST_CLASS_SHARE = 0.9  # of the class AUC on held-out real images that a chosen point's images must keep
 RULE = (
     "Chosen on validation images: among the points without copying found and whose class AUC, where the class is visible in "
-    f"held-out real images, is at least {LEAST_CLASS_SHARE:g} of that on them, the one of least kernel distance (model "
-    "gap). Of all points whose interval reaches down to that value the one with fewest network evaluations an image, then "
-    "the least guidance."
+    f"held-out real images, is at least {LEAST_CLASS_SHARE:g} of that on them, the one of least KD above real (model gap). "
+    "Of all points whose interval reaches down to that value the one with fewest network evaluations an image, then the "
+    f"least guidance. {MEANING}"
 )
 WITHOUT_JUDGE = ("no judge is named (evaluation_params.judge_path), so whether images still show their class is not weighed "
                  "and a generator that ignores the label can be chosen")
@@ -60,7 +69,8 @@ class SweepPoint:
 class PointResult:
     """What an evaluation says of a point; None where it was not computed.
 
-    `distance` and `interval` are the headline encoder's kernel distance of the model gap, `curves` the numbers plotted.
+    `distance` and `interval` are KD above real (model gap), by the features of the encoder `decided_by`: the least
+    favourable of the `features` that were compared. `curves` holds the numbers plotted.
     """
 
     point: SweepPoint
@@ -70,6 +80,8 @@ class PointResult:
     copying: bool
     class_share: float | None
     curves: Mapping[str, float]
+    decided_by: str | None = None
+    features: tuple[str, ...] = ()
 
     def refusal(self) -> str | None:
         """Why the rule passes this point over, if it does."""
@@ -78,10 +90,11 @@ class PointResult:
 
 @dataclass(frozen=True)
 class EvaluationCurves:
-    """What a choice reads of an evaluation: the numbers plotted, the headline distance's interval, copying, class signal."""
+    """What a choice reads of an evaluation: the numbers plotted, KD above real by comparison and encoder, copying, class
+    signal."""
 
     curves: Mapping[str, float]
-    interval: tuple[float, float] | None
+    excess: Mapping[str, Mapping[str, Excess]]
     copying: bool
     class_share: float | None
 
@@ -89,7 +102,7 @@ class EvaluationCurves:
 def refuse(*, has_distance: bool, copying: bool, class_share: float | None) -> str | None:
     """Why images are passed over whatever their distance, if they are; `class_share` None where the class is not seen."""
     if not has_distance:
-        return "no kernel distance"
+        return "no kernel distance by published or untrained features"
     if copying:
         return COPYING_FOUND
     if class_share is not None and class_share < LEAST_CLASS_SHARE:
@@ -121,18 +134,22 @@ def count_evaluations(point: SweepPoint, config: Config) -> int:
 
 
 def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
-    """Read an evaluation.json; the first encoder's rows are the headline."""
+    """Read an evaluation.json. KD above real is by the least favourable features, all other curves are by the first encoder
+    that was not trained on these images."""
     rows = [row for row in evaluation["rows"] if row["class"] == OVERALL]
     wanted = {"KD model gap": ("KD", "model_gap"), "KD total": ("KD", "total"), "precision": ("precision", "total"),
               "recall": ("recall", "total"), "coverage": ("coverage", "total"), "class AUC": ("class AUC", "synthetic"),
               "near-copies": ("near-copies[pixels", "copies")}
     found = {name: find_headline(rows, *key) for name, key in wanted.items()}
-    gap, made, real = found["KD model gap"], found["class AUC"], find_headline(rows, "class AUC", "held_out")
+    excess = {comparison: measure_excess(rows, comparison) for comparison in ABOVE_REAL}
+    worst = {ABOVE_REAL[comparison]: max(one.value for one in by_encoder.values())
+             for comparison, by_encoder in excess.items() if by_encoder}
+    made, real = found["class AUC"], find_headline(rows, "class AUC", "held_out")
     visible = real is not None and real["interval"] is not None and real["interval"][0] > 0.5  # else the share is noise
     copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
     return EvaluationCurves(
-        curves={name: row["value"] for name, row in found.items() if row is not None},
-        interval=None if gap is None or gap["interval"] is None else (gap["interval"][0], gap["interval"][1]),
+        curves={**worst, **{name: row["value"] for name, row in found.items() if row is not None}},
+        excess=excess,
         copying=any(read_outcome(row) is Tone.FAILS for row in copies),
         class_share=made["value"] / real["value"] if made is not None and real is not None and visible else None,
     )
@@ -141,9 +158,13 @@ def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
 def read_result(point: SweepPoint, evaluation: Mapping[str, Any], config: Config) -> PointResult:
     """What the rule and the curves need from a point's evaluation.json."""
     read = read_curves(evaluation)
+    excess = read.excess["model_gap"]
+    ends = [one.interval for one in excess.values() if one.interval is not None]
     return PointResult(
-        point=point, num_evaluations=count_evaluations(point, config), distance=read.curves.get("KD model gap"),
-        interval=read.interval, copying=read.copying, class_share=read.class_share, curves=read.curves,
+        point=point, num_evaluations=count_evaluations(point, config), distance=read.curves.get(ABOVE_REAL["model_gap"]),
+        interval=(max(low for low, _ in ends), max(high for _, high in ends)) if len(ends) == len(excess) > 0 else None,
+        copying=read.copying, class_share=read.class_share, curves=read.curves, features=tuple(excess),
+        decided_by=least_favourable({encoder: [one.value] for encoder, one in excess.items()}) if excess else None,
     )
 
 
@@ -151,12 +172,13 @@ def choose(results: Sequence[PointResult]) -> PointResult:
     """The point that RULE names.
 
     Raises:
-        UserError: it passes every point over, saying why.
+        UserError: it passes every point over, saying why, or points were measured by different features.
     """
     eligible = [result for result in results if result.refusal() is None]
     if not eligible:
         reasons = "; ".join(f"{result.point.name()}: {result.refusal()}" for result in results)
         raise UserError(f"no point of the sweep can be chosen ({reasons}); widen the sweep, or train longer")
+    require_same_features({result.point.name(): result.features for result in eligible})
     best = min(eligible, key=lambda result: result.distance)
     tied = [result for result in eligible
             if result is best or (result.interval is not None and result.interval[0] <= best.distance)]
@@ -173,17 +195,22 @@ def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
 
 def format_results(results: Sequence[PointResult]) -> str:
     """The table for the screen, with the reason where the rule passes a point over."""
-    lines = [f"{'point':<52}{'passes':>8}" + "".join(f"{name:>14}" for name in CURVES)]
+    widths = {name: max(14, len(name) + 2) for name in CURVES}
+    lines = [f"{'point':<52}{'passes':>8}" + "".join(f"{name:>{width}}" for name, width in widths.items())]
     for result in results:
-        cells = "".join(f"{result.curves[name]:>14.4g}" if name in result.curves else f"{'-':>14}" for name in CURVES)
-        lines.append(f"{result.point.name():<52}{result.num_evaluations:>8.0f}{cells}  {result.refusal() or ''}".rstrip())
+        cells = "".join(f"{result.curves[name]:>{width}.4g}" if name in result.curves else f"{'-':>{width}}"
+                        for name, width in widths.items())
+        by = "" if result.decided_by is None else f"  by {name_features(result.decided_by)}"
+        said = "" if result.refusal() is None else f"  {result.refusal()}"
+        lines.append(f"{result.point.name():<52}{result.num_evaluations:>8.0f}{cells}{by}{said}".rstrip())
     return "\n".join(lines)
 
 
 def make_record(results: Sequence[PointResult], chosen: PointResult, hashes: Mapping[Path, str]) -> SweepRecord:
     """The sweep as its file and the reports hold it; `hashes` are those of the checkpoints."""
-    return SweepRecord(rule=RULE, chosen=chosen.point.name(), points=tuple(
+    return SweepRecord(rule=RULE, chosen=chosen.point.name(), features=chosen.features, points=tuple(
         SweptPoint(name=result.point.name(), checkpoint=result.point.checkpoint.stem,
                    network_evaluations=result.num_evaluations, refusal=result.refusal(), interval=result.interval,
-                   curves=result.curves, **result.point.settings(hashes[result.point.checkpoint]))
+                   curves=result.curves, decided_by=result.decided_by,
+                   **result.point.settings(hashes[result.point.checkpoint]))
         for result in results))
