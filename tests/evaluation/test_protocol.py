@@ -120,6 +120,19 @@ def test_authenticity_stands_beside_held_out_images_and_is_lowered_by_copies(
     assert row.value is None and row.note.startswith("not computed: expected training images of at least 2 groups")
 
 
+def test_what_is_missed_is_shown_by_features_that_did_not_learn_the_class(
+    sets: EvaluationSets, encoder: Encoder, tmp_path: Path
+) -> None:
+    published = copy.copy(encoder)
+    published.name = "squeezenet1_1"
+    report = EvaluationReport(provenance={})
+    settings = EvaluationSettings(feature_folder=tmp_path, transform_hash="a", round_trip_hash="b", batch_size=64,
+                                  max_pairs=40, frechet_repeats=3, bootstrap_repeats=10)
+    protocol.evaluate(sets, encoders=[encoder, published], perceptual=None, judge=None, settings=settings, report=report,
+                      say=lambda _: None)
+    assert [one.encoder for one in report.details["exhibits"].features] == ["squeezenet1_1", "classifier"]
+
+
 def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
     pixels = sets.synthetic.pixels
     noise = np.random.default_rng(0).normal(0, 25, size=pixels.shape)

@@ -15,6 +15,7 @@ from dataset.order import generator
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
+from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.features import Features
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.image_set import ImageSet
@@ -116,10 +117,15 @@ def add_feature_exhibit(report: EvaluationReport, encoder: str, frechet_name: st
     ))
 
 
+def _narrow_last(one: FeatureExhibit) -> tuple[bool, int]:
+    """Features of networks that were trained on these images last; of the others first those that miss most."""
+    return kind_of(one.encoder) is FeatureKind.IN_DOMAIN, -len(one.missed)
+
+
 def add_exhibits(report: EvaluationReport, sets: EvaluationSets) -> None:
     """Take the images to show and keep everything as details["exhibits"], an `Exhibits`."""
     audits: list[CopyAudit] = report.details.get("copies", [])
-    features: list[FeatureExhibit] = report.details.get("features", [])
+    features: list[FeatureExhibit] = sorted(report.details.get("features", []), key=_narrow_last)
     flagged = audits[0].flagged if audits else np.zeros(len(sets.synthetic), dtype=bool)
     grids, withheld = {}, {}
     for label, name in list(enumerate(sets.class_names))[:_MOST_GRID_CLASSES]:

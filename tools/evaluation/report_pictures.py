@@ -156,7 +156,7 @@ def show_features(exhibits: Exhibits) -> str:
 
 
 def show_missed(exhibits: Exhibits, *, internal: bool) -> str:
-    """How many real images have no synthetic one near them, by the first encoder, and which."""
+    """How many real images have no synthetic one near them, by the features that miss most, and which."""
     first = exhibits.features[0]
     parts = [f"<p>{len(first.missed)} of {first.num_real} held-out real images have no synthetic image in their "
              f"neighbourhood (encoder {escape(first.encoder)}). Training images leave some out, too: compare the numbers of "
