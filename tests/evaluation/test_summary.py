@@ -45,6 +45,20 @@ def test_a_study_answers_for_use_in_its_first_sentence() -> None:
         Aspect.UTILITY, Tone.STUDIED, "It did not help.")
 
 
+def test_a_line_names_the_faults_that_direct_checks_found() -> None:
+    def fault(octave: str) -> list[Row]:
+        check = f"grain power[{octave} px]"
+        return [row(check, "direct", 0.4, 0.3, 0.5), row(f"adjusted p of {check}", "direct", 0.001, 0.001, 0.001)]
+
+    line = summarise([*ROWS, *fault("2-4")])[0]
+    assert line.tone is Tone.FAILS and "by untrained_a features" in line.text
+    assert line.text.endswith("; grain of 2 to 4 px has 0.4 of its power in real images.")
+    many = [one for octave in ("2-4", "4-8", "8-16", "16-32", "32-64") for one in fault(octave)]
+    assert summarise([*ROWS, *many])[0].text.endswith("grain of 8 to 16 px has 0.4 of its power in real images; and 2 more.")
+    assert summarise(fault("2-4"))[0] == SummaryLine(
+        Aspect.FIDELITY, Tone.CAUTION, "Grain of 2 to 4 px has 0.4 of its power in real images.")
+
+
 def test_all_files_and_the_screen_have_the_same_words(tmp_path: Path) -> None:
     evaluation = EvaluationReport(provenance={}, rows=list(ROWS), details={"study": ["It did not help."]})
     lines = summarise_report(evaluation)

@@ -224,6 +224,25 @@ def test_lpips_goes_before_ssim_and_points_the_other_way() -> None:
     assert list(says(changed(*more), VARIETY)) == [HOLDS]
 
 
+# Direct checks
+
+
+def fault(check: str, value: float, class_name: str = OVERALL) -> list[Row]:
+    """Rows by which a direct check finds a fault."""
+    rows = [row(check, "direct", value, 0.9 * value, 1.1 * value), row(f"adjusted p of {check}", "direct", 0.001),
+            row(check, "direct_real", 1.0, 0.95, 1.05)]
+    return [replace(one, class_name=class_name) for one in rows]
+
+
+def test_a_fault_is_named_under_its_aspect_which_does_not_hold() -> None:
+    grain, tints = fault("grain power[2-4 px]", 0.4), fault("tint spread", 0.5)
+    assert says([*GOOD_ROWS, *grain], FIDELITY) == {CAUTION: "Grain of 2 to 4 px has 0.4 of its power in real images."}
+    assert list(says([*GOOD_ROWS, *grain], VARIETY)) == [HOLDS]
+    assert says([*GOOD_ROWS, *tints], VARIETY) == {CAUTION: "Tints vary half as much between images as in real ones."}
+    both = says([*UNTRAINED, *grain, *tints], FIDELITY)
+    assert FAILS in both and both[CAUTION] == "Grain of 2 to 4 px has 0.4 of its power in real images."
+
+
 # The class
 
 

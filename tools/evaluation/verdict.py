@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tools.evaluation.aspects import Aspect, Tone
+from tools.evaluation.direct_checks import find_faults
 from tools.evaluation.evidence import Comparison, EncoderRows, Evidence
 from tools.evaluation.rows import OVERALL, Row, format_value
 
@@ -63,7 +64,7 @@ def least_favourable(known: Evidence) -> EncoderRows | None:
 def _judge_fidelity(known: Evidence) -> list[Sentence]:
     """Holds where no encoder's distance, separation or precision is worse than real images', no pair is unlike and no direct
     check found a fault."""
-    found = [*_judge_distance(known), *_judge_pairs(known), *_judge_realism(known)]
+    found = [*_judge_distance(known), *_judge_pairs(known), *_judge_realism(known), *_name_faults(known, Aspect.FIDELITY)]
     return found or [_hold_or_not_tested(
         known, Aspect.FIDELITY, "No difference from real images was found", lambda one: one.distance)]
 
@@ -146,7 +147,7 @@ def _judge_realism(known: Evidence) -> list[Sentence]:
 def _judge_variety(known: Evidence) -> list[Sentence]:
     """Holds where no encoder's coverage or recall is under real images', no pair is too alike and no direct check found a
     fault."""
-    found = _judge_missing(known)
+    found = [*_judge_missing(known), *_name_faults(known, Aspect.VARIETY)]
     return found or [_hold_or_not_tested(known, Aspect.VARIETY, "No lack of variety was found", _lowest_variety)]
 
 
@@ -178,6 +179,12 @@ def _judge_missing(known: Evidence) -> list[Sentence]:
 def _lowest_variety(one: EncoderRows) -> Comparison | None:
     scores = [score for score in (one.coverage, one.recall) if score is not None]
     return min(scores, key=lambda score: score.share) if scores else None
+
+
+def _name_faults(known: Evidence, aspect: Aspect) -> list[Sentence]:
+    """What the direct checks found."""
+    return [Sentence(aspect, Tone.CAUTION, fault.text, is_fault=True) for fault in find_faults(known.all)
+            if fault.aspect is aspect]
 
 
 def _hold_or_not_tested(
@@ -279,6 +286,10 @@ def _describe_accuracy(known: Evidence) -> str:
     return f" and balanced accuracy {format_value(judge)}{beside}"
 
 
+def _judge_class_faults(known: Evidence) -> list[Sentence]:
+    return _name_faults(known, Aspect.CLASS)
+
+
 # Privacy and use
 
 
@@ -298,7 +309,8 @@ def _judge_copies(known: Evidence) -> list[Sentence]:
 
 
 _RULES: tuple[Callable[[Evidence], list[Sentence]], ...] = (
-    _judge_fidelity, _judge_variety, _judge_missing_classes, _judge_class, _judge_copies,
+    _judge_fidelity, _judge_variety, _judge_missing_classes, _judge_class, _judge_class_faults,
+    _judge_copies,
 )
 _NOT_STUDIED = Sentence(Aspect.UTILITY, Tone.UNKNOWN, "Not studied: whether these images help a classifier takes an "
                         "augmentation study against real images alone and against classical augmentation.")
