@@ -15,10 +15,15 @@ from typing import Any
 import pytest
 
 from config.errors import UserError
+from dataset.decoding import read_png_text
+from dataset.storage import hash_json
 from tools import compare as command
+from tools.evaluation.check_kinds import ADJUSTED_P, EMPTY
 from tools.evaluation.comparison import REAL, System, SystemComparison, compare
-from tools.evaluation.comparison_page import describe_differences, format_cell, format_table
+from tools.evaluation.comparison_figure import MARK
+from tools.evaluation.comparison_page import describe_differences, format_cell, format_table, render_page
 from tools.evaluation.differences import Outcome
+from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL
 from tools.evaluation.memorisation import PIXEL_SPACE
 from tools.evaluation.rows import OVERALL, Row
 from tools.runtime.evaluation_files import locate, read_system
@@ -212,6 +217,17 @@ def test_differences_have_their_sign_and_only_planted_ones_are_called_worse(comp
     assert "12 differences from ours" in describe_differences(comparison)
 
 
+def test_what_direct_checks_accuse_a_system_of_is_in_its_column() -> None:
+    empty = [Row(EMPTY, OVERALL, DIRECT, 0.5, None, 60, 60), Row(EMPTY, OVERALL, DIRECT_REAL, 0.0, None, 60, 60),
+             Row(f"{ADJUSTED_P}{EMPTY}", OVERALL, DIRECT, 0.001, None, 60, 60)]
+    compared = compare([make_system("one", 0.5), make_system("other", 0.5, rows=[*make_rows(0.5), *empty])])
+    assert {name: [fault.text for fault in faults] for name, faults in compared.faults.items()} == {
+        "one": [], "other": ["30 of 60 images are empty."]}
+    assert format_table(compared).splitlines()[-1] == "| faults named by direct checks | 0 | 1 | |"
+    assert "<td class=\"text\">1<span class=\"note\">30 of 60 images are empty.</span></td>" in render_page(compared, b"")
+    assert compared.to_dict()["faults"]["other"][0]["check"] == EMPTY
+
+
 def test_the_others_can_be_subtracted_from_any_column(comparison: SystemComparison) -> None:
     far = compare(comparison.systems, against="far")
     line = next(one for one in far.subtracted if one.line.title == "Kernel distance")
@@ -352,6 +368,7 @@ def test_json_and_csv_hold_every_number_of_the_table(pages: Path) -> None:
     for line in stored["lines"]:
         for name, row in (*line["systems"].items(), (REAL, line["real"])):
             assert float(cells["value", line["title"], name]["value"]) == row["value"]
+    assert read_png_text(pages / "page.png")[MARK] == hash_json(stored)
     count = 0
     for line in stored["differences"]:
         for name, difference in line["systems"].items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from config.errors import UserError, nearest_name
 from tools.evaluation.differences import Better, Difference, Outcome, can_subtract, subtract
+from tools.evaluation.direct_checks import Fault, find_faults
 from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.memorisation import PIXEL_SPACE
 from tools.evaluation.rows import OVERALL, Row
@@ -108,11 +109,12 @@ class SubtractedLine:
 
 @dataclass(frozen=True)
 class SystemComparison:
-    """Everything that the page, the table and the JSON show. `summaries` has the five lines of each system, `left_out` says
-    what is not compared and why."""
+    """Everything that the page, the table and the JSON show. `summaries` has the five lines of each system, `faults` what
+    direct checks accuse it of; `left_out` says what is not compared and why."""
 
     systems: Sequence[System]
     summaries: Mapping[str, Sequence[SummaryLine]]
+    faults: Mapping[str, Sequence[Fault]]
     against: str
     lines: Sequence[Line]
     subtracted: Sequence[SubtractedLine]
@@ -131,6 +133,8 @@ class SystemComparison:
                      "class_names": first.provenance["class_names"],
                      "counts": {name: list(pair) for name, pair in sorted(first.counts.items())}},
             "summary": {name: [one.to_dict() for one in lines] for name, lines in self.summaries.items()},
+            "faults": {name: [{**asdict(fault), "aspect": fault.aspect.value} for fault in faults]
+                       for name, faults in self.faults.items()},
             "lines": [line.to_dict() for line in self.lines],
             "against": self.against, "num_comparisons": self.num_comparisons,
             "differences": [one.to_dict() for one in self.subtracted], "left_out": list(self.left_out),
@@ -155,7 +159,8 @@ def compare(systems: Sequence[System], *, against: str | None = None) -> SystemC
     lines = [*_feature_lines(systems, features, left_out), *_class_lines(systems, left_out),
              *_copy_lines(systems, features, left_out)]
     summaries = {system.name: summarise(system.rows, study=system.study) for system in systems}
-    return SystemComparison(systems, summaries, against, lines, _subtract_all(lines, against), left_out)
+    faults = {system.name: find_faults(system.rows) for system in systems}
+    return SystemComparison(systems, summaries, faults, against, lines, _subtract_all(lines, against), left_out)
 
 
 # What can be compared

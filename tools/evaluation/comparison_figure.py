@@ -8,10 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from dataset.storage import hash_json
 from tools.evaluation.comparison import REAL, Line, SystemComparison
 from tools.evaluation.plots import INK
 from tools.evaluation.rows import Row
 
+MARK = "Comparison"
 _PANELS = {  # the title of the lines that a panel shows: its own title
     "Fréchet distance": "Fréchet distance,\ntimes that of real images",
     "Precision": "Precision", "Recall": "Recall", "Coverage": "Coverage", "Two-sample AUC": "Two-sample AUC",
@@ -25,7 +27,7 @@ _SPREAD = 0.5  # of a row's height, over which its features are spread
 
 
 def draw_comparison(comparison: SystemComparison) -> bytes:
-    """PNG bytes; equal comparisons give equal bytes."""
+    """PNG bytes; equal comparisons give equal bytes. The file names the hash of the comparison under MARK."""
     panels = {title: lines for prefix, title in _PANELS.items() if (lines := _lines_of(comparison, prefix))}
     names = [*(system.name for system in comparison.systems), REAL]
     features = list(dict.fromkeys(_feature_of(line) for lines in panels.values() for line in lines))
@@ -48,7 +50,7 @@ def draw_comparison(comparison: SystemComparison) -> bytes:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9,
                   frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None, MARK: hash_json(comparison.to_dict())})
     return buffer.getvalue()
 
 

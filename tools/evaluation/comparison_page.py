@@ -8,6 +8,7 @@ from tools.evaluation.aspects import Aspect
 from tools.evaluation.comparison import REAL, Line, SubtractedLine, SystemComparison
 from tools.evaluation.comparison_figure import describe_figure
 from tools.evaluation.differences import LEVEL, Difference, Outcome
+from tools.evaluation.direct_checks import Fault
 from tools.evaluation.markup import capitalise, cell, document, figure, line, note, show_tone, table
 from tools.evaluation.rows import OVERALL, Row
 
@@ -51,7 +52,8 @@ def format_table(comparison: SystemComparison) -> str:
         lines.append(f"| **{section}** |" + " |" * len(names))
         lines += [f"| {one.title} | {' | '.join(format_cell(row) for row in (*one.cells.values(), one.real))} |"
                   for one in comparison.lines if one.section == section]
-    return "\n".join(lines)
+    counts = [str(len(faults)) for faults in comparison.faults.values()]
+    return "\n".join([*lines, f"| faults named by direct checks | {' | '.join(counts)} | |"])
 
 
 def format_cell(row: Row | None) -> str:
@@ -119,6 +121,8 @@ def _show_table(comparison: SystemComparison) -> str:
         lines.append(_section(section, len(names) + 2))
         lines += [line(one.title, *map(_value_cell, one.cells.values()), _value_cell(one.real))
                   for one in comparison.lines if one.section == section]
+    lines.append(_section("Direct checks", len(names) + 2))
+    lines.append(line("Faults named", *(_fault_cell(comparison.faults[name]) for name in names), cell("")))
     about = ("Below each number its 95% interval; that of a Fréchet distance is a range over subsamples at 0.8 n. Lower is "
              "better for distances and the two-sample AUC, higher for precision, recall and coverage.")
     return note(about) + table(("", *names, REAL), lines, kind="systems", name="table of all systems")
@@ -136,6 +140,10 @@ def _show_differences(comparison: SystemComparison) -> str:
                   for one in comparison.subtracted if one.line.section == section]
     how = note(f"Each system minus {comparison.against}, with the 95% interval for this difference alone.")
     return about + how + table(("", *names), lines, kind="systems", name=f"table of differences from {comparison.against}")
+
+
+def _fault_cell(faults: Sequence[Fault]) -> str:
+    return f"<td class=\"text\">{len(faults)}{''.join(_small(fault.text) for fault in faults)}</td>"
 
 
 def _difference_cell(one: SubtractedLine, name: str) -> str:
