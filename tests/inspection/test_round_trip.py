@@ -103,6 +103,10 @@ def test_of_good_vaes_the_one_whose_images_lie_nearest_as_a_set_is_chosen() -> N
     exact = dataclasses.replace(measure(images, images, "exact"), ceiling=far)
     other = dataclasses.replace(measure(images, blur(images, 0.5), "other"), ceiling=near)
     assert choose([exact, other]) is other
+    seen = dataclasses.replace(other, distances={"squeezenet1_1": 1.5, "untrained_conv": 9.0})
+    even = dataclasses.replace(exact, distances={"squeezenet1_1": 3.0, "untrained_conv": 2.0})
+    assert choose([seen, even]) is even  # the least favourable features decide, not the first
+    assert "exact: FD 3.0 (by SqueezeNet features), 2.0 (by untrained_conv features) times" in format_table([even])
     cost = VaeCost(num_parameters=650_000, latent_shape=(8, 16, 16), milliseconds=4.2, training_seconds=90)
     exact = dataclasses.replace(exact, cost=cost)
     header, row, costless = format_table([exact, other]).splitlines()[:3]

@@ -5,14 +5,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from workspace import Workspace, save_autoencoder, save_tiny_autoencoder
 
 from config.errors import UserError
 from dataset.image_bank import ImageBank
+from dataset.images import to_uint8
 from models.autoencoder import load_codec
 from tools import check_confounders, check_symmetries, check_vae, train_vae
+from tools.evaluation.encoders import load_encoder
+from tools.evaluation.frechet import frechet_distance
 from tools.runtime.data import open_images
 
 
@@ -88,6 +93,30 @@ def test_the_vae_that_is_fine_tuned_need_not_have_the_configs_latents(
     command = next(line for line in capsys.readouterr().out.splitlines() if "tools.train_vae" in line)
     assert f"--set autoencoder_params.pretrained={tmp_path / 'tiny'} --set dataset_params.z_channels=16 --set" in command
     assert "latent_size" not in command and "subfolder" not in command
+
+
+def test_untrained_features_compare_vaes_where_no_weights_are_given(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_autoencoder(tmp_path / "other", seed=1)
+    folders = [workspace.root / "vae", tmp_path / "other"]
+    split = ("dataset_params.params.split_column=null",
+             "dataset_params.params.split_fractions={train: 0.5, val: 0.4, test: 0.1}")
+    check_vae.main([*workspace.arguments(*split), *(word for folder in folders for word in ("--vae", str(folder))),
+                    "--output", str(tmp_path)])
+    found = [vae["distances"]["untrained_conv"] for vae in
+             json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]]
+    held = open_images(workspace.config(*split), "val")
+    images = ImageBank(held).batch(range(len(held.records)))
+    encoder = load_encoder("untrained_conv", weights_path=None)
+
+    def encode(batch: torch.Tensor) -> np.ndarray:
+        return encoder.encode(to_uint8(batch.numpy()).transpose(0, 2, 3, 1))
+
+    distances = [frechet_distance(encode(images), encode(load_codec(folder, im_channels=1).round_trip(images)))
+                 for folder in folders]
+    assert found[0] / found[1] == pytest.approx(distances[0] / distances[1], rel=0.01)  # both over the training images'
+    assert min(found) > 2 and "(by untrained_conv features) times that of as many training images" in capsys.readouterr().out
 
 
 def test_test_images_choose_a_vae_only_where_there_are_none_of_val(

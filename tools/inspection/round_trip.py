@@ -4,11 +4,12 @@ Owns the measures and the rule; which VAEs are looked at, and on which images, i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tools.evaluation.evidence import name_features
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.neighbours import neighbour_scores
 from tools.inspection.readout import GroupedLabels, Interval, summarise
@@ -60,8 +61,9 @@ class VaeMeasurement:
     """One VAE on held-out images. `spectrum` maps "4-8 px" to the power of the round trip over that of the images.
 
     `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read,
-    `ceiling` where there is no encoder, `cost` where it was not asked for. `problems` is what the rule holds against the
-    VAE, empty where it is good enough.
+    `ceiling` where there is no encoder, `cost` where it was not asked for. `distances` holds the Fréchet distance of the
+    round trips over that of as many training images, by encoder. `problems` is what the rule holds against the VAE, empty
+    where it is good enough.
     """
 
     name: str
@@ -74,6 +76,7 @@ class VaeMeasurement:
     problems: tuple[str, ...]
     ceiling: Ceiling | None = None
     cost: VaeCost | None = None
+    distances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def worst_octave(self) -> float:
@@ -139,9 +142,12 @@ def octave_ratios(real: np.ndarray, restored: np.ndarray) -> dict[str, float]:
 
 
 def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
-    """The VAE with the fewest problems; of several such the least Fréchet distance, or where none was measured the one that
-    changes its worst octave least."""
+    """The VAE with the fewest problems; of several such the one that is best by its least favourable features (the largest
+    of `distances`), without these the least Fréchet distance, and where none was measured the one that changes its worst
+    octave least."""
     def badness(vae: VaeMeasurement) -> float:
+        if vae.distances:
+            return max(vae.distances.values())
         return vae.worst_octave if vae.ceiling is None else vae.ceiling.frechet_distance
 
     return min(measured, key=lambda vae: (len(vae.problems), badness(vae)))
@@ -168,7 +174,9 @@ def format_table(measured: Sequence[VaeMeasurement]) -> str:
         if vae.auc_real is not None:
             area = f"{vae.auc_real.value:.3f}, {vae.auc_restored.value:.3f}, {vae.auc_loss.format()}"
         lines.append(f"{name:<{width}}" + "".join(f"{vae.spectrum[band]:>10.2f}" for band in bands) + f"  {area}")
-    lines += ["", *(f"{name}: {problem}" for name, vae in zip(names, measured, strict=True) for problem in vae.problems)]
+    lines += ["", *(f"{name}: FD {_describe_distances(vae)} times that of as many training images"
+                    for name, vae in zip(names, measured, strict=True) if vae.distances)]
+    lines += [f"{name}: {problem}" for name, vae in zip(names, measured, strict=True) for problem in vae.problems]
     lines.append(f"rule: {RULE}")
     return "\n".join(lines)
 
@@ -181,6 +189,12 @@ def shorten_names(names: Sequence[str]) -> list[str]:
         if len(set(ends)) == len(ends):
             return ends
     return list(names)
+
+
+def _describe_distances(vae: VaeMeasurement) -> str:
+    """The largest first, which decides between VAEs."""
+    ranked = sorted(vae.distances.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{value:.1f} (by {name_features(encoder)})" for encoder, value in ranked)
 
 
 def _is_judged(band: str) -> bool:

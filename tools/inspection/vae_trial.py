@@ -16,7 +16,10 @@ from models.autoencoder import TRAINING_RECORD, load_codec, resolve_autoencoder
 from models.classifier import Classifier
 from tools.evaluation.descriptors import describe_image
 from tools.evaluation.distances import SMALLEST_FRECHET_SET
+from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.untrained import UNTRAINED
 from tools.inspection.class_scores import judge_scores, network_features
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, fit_and_score
@@ -71,6 +74,7 @@ class VaeTrial:
         except UserError as error:
             self.notes.append(f"LPIPS was not measured: {explain_missing(error, failures)}")
         self._held_features: np.ndarray | None = None
+        self._compared = self._prepare_distances()
         if config.evaluation_params.squeezenet_path is None:
             self.notes.append("FD, precision and recall were not measured: name evaluation_params.squeezenet_path")
         elif len(self._held) < SMALLEST_FRECHET_SET:
@@ -105,7 +109,7 @@ class VaeTrial:
         measured = measure_round_trip(folder, self._held, restored, grouped=self._grouped,
                                       scores=self._read_class(restored), lpips=self._mean_lpips(restored),
                                       ceiling=self._measure_ceiling(restored))
-        return replace(measured, cost=cost)
+        return replace(measured, cost=cost, distances=self._measure_distances(restored))
 
     def _resolve(self, folder: str) -> Path:
         own = self.config.autoencoder_params
@@ -120,10 +124,39 @@ class VaeTrial:
 
     def measure_training_images(self) -> Ceiling | None:
         """As many training images in place of round trips: the scale to read a VAE's ceiling by."""
+        training = self._draw_training_images()
+        return None if training is None else self._measure_ceiling(training)
+
+    def _draw_training_images(self) -> np.ndarray | None:
+        """As many as there are held-out images, where there are so many."""
         if len(self._train) < len(self._held):
             return None
         chosen = generator(0, "training images beside round trips").permutation(len(self._train))[:len(self._held)]
-        return self._measure_ceiling(self._train[chosen])
+        return self._train[chosen]
+
+    def _prepare_distances(self) -> list[tuple[Encoder, np.ndarray, float]]:
+        """Published and untrained encoders, each with its features of the held-out images and the Fréchet distance of as
+        many training images; none where there are too few images for one."""
+        training = self._draw_training_images()
+        if training is None or len(self._held) < SMALLEST_FRECHET_SET:
+            return []
+        params = self.config.evaluation_params
+        encoders = [load_encoder(name, weights_path=None, device=self.device) for name in UNTRAINED]
+        if params.squeezenet_path is not None:
+            encoders.insert(0, load_encoder("squeezenet1_1", weights_path=params.squeezenet_path, device=self.device,
+                                            preset=params.squeezenet_preset))
+        compared = []
+        for encoder in encoders:
+            held, others = (encoder.encode(to_uint8(images).transpose(0, 2, 3, 1), batch_size=params.batch_size)
+                            for images in (self._held, training))
+            compared.append((encoder, held, frechet_distance(held, others)))
+        return compared
+
+    def _measure_distances(self, restored: np.ndarray) -> dict[str, float]:
+        """Of the round trips, over that of training images, by encoder."""
+        pixels, size = to_uint8(restored).transpose(0, 2, 3, 1), self.config.evaluation_params.batch_size
+        return {encoder.name: frechet_distance(held, encoder.encode(pixels, batch_size=size)) / real
+                for encoder, held, real in self._compared if real > 0}
 
     def _measure_ceiling(self, others: np.ndarray) -> Ceiling | None:
         if self._held_features is None:
