@@ -319,7 +319,7 @@ class EvaluationParams:
     encoders: tuple[str, ...] = _key(
         ("inception",),
         doc="feature encoders beside the untrained ones, which are always added; the verdict goes by the least favourable",
-        choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv"),
+        choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv", "untrained_texture"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", is_path=True)

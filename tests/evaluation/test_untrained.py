@@ -11,13 +11,16 @@ from scipy.ndimage import correlate
 from config.errors import UserError
 from config.load import load_config
 from config.schema import EvaluationParams
-from tools.evaluation.encoders import ENCODERS, load_encoder
-from tools.evaluation.untrained import DEFINITIONS, UNTRAINED, UntrainedNetwork
+from tools.evaluation.encoders import ENCODERS, load_encoder, make_untrained
+from tools.evaluation.untrained import DEFINITIONS, UNTRAINED, UntrainedDefinition, build_untrained
 from tools.runtime.evaluation_weights import hash_evaluation_weights, list_encoders, open_encoder
 
 DEMO = Path(__file__).parents[2] / "config/demo.yaml"
 # Features 0, 1, a third, two thirds and the last of the image of `formula_image`, and their root mean square.
-STORED = {"untrained_conv": (0.9101686, 0.7693929, 0.1875041, 0.1700393, 0.194689, 0.7275414)}
+STORED = {
+    "untrained_conv": (0.6732367, 0.5769712, 0.0092689, 0.6183792, 0.1781874, 0.4463841),
+    "untrained_texture": (4.0622067, 3.7519412, 0.3958024, -0.516006, -0.0773256, 1.387517),
+}
 
 
 def formula_image() -> np.ndarray:
@@ -41,27 +44,51 @@ def test_features_are_the_stored_numbers_whatever_torchs_generator_says(name: st
     assert torch.equal(torch.get_rng_state(), state)  # loading and encoding drew nothing
 
 
-@pytest.mark.parametrize("name", UNTRAINED)
-def test_the_first_stage_is_mean_and_spread_of_plain_correlations(name: str) -> None:
-    definition = DEFINITIONS[name]
-    first = UntrainedNetwork(definition).stages[0]
+def mean_and_spread(weight: np.ndarray) -> np.ndarray:
+    """Of plain correlations of the formula's image with each filter, in float64."""
     maps = (formula_image()[0].transpose(2, 0, 1) / 255.0 - 0.5) / 0.25
-    for weight in first:
-        maps = np.stack([np.maximum(sum(correlate(of, kernel, mode="mirror") for of, kernel in
-                                        zip(maps, kernels, strict=True)), 0.0) for kernels in weight.numpy()])
-    expected = np.concatenate([maps.mean(axis=(1, 2)), maps.std(axis=(1, 2))])
-    features = load_encoder(name, weights_path=None).encode(formula_image())[0]
-    assert features[: len(expected)] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    answers = [np.maximum(sum(correlate(of, kernel, mode="mirror") for of, kernel in zip(maps, kernels, strict=True)), 0.0)
+               for kernels in weight]
+    return np.array([*(answer.mean() for answer in answers), *(answer.std() for answer in answers)])
+
+
+@pytest.mark.parametrize("texture", [False, True])
+def test_features_of_one_stage_are_what_plain_correlations_give(texture: bool) -> None:
+    definition = UntrainedDefinition((8,), texture=texture)
+    [[weight]] = build_untrained(definition).stages
+    expected = mean_and_spread(weight.numpy())
+    if texture:
+        logarithms = np.log(expected + 1e-3)
+        red, green, blue = ((formula_image()[0] / 255.0 - 0.5) / 0.25).mean(axis=(0, 1))
+        overall = [logarithms.mean(), 0.3 * (red + green + blue) / 3, 3 * (red - green), 3 * (blue - green)]
+        expected = np.concatenate([logarithms - logarithms.mean(), 0.3 * 4 * np.array(overall)])  # 4 = sqrt(16 features)
+    [features] = make_untrained("untrained_test", definition).encode(formula_image())
+    assert features == pytest.approx(expected, rel=1e-4, abs=1e-4) and len(features) == definition.dimension
+
+
+def test_texture_is_apart_from_brightness_and_contrast() -> None:
+    encoder = load_encoder("untrained_texture", weights_path=None)
+    noise = np.random.default_rng(0).integers(-40, 41, (1, 64, 64, 1))
+    made = [(values + 128).astype(np.uint8) for values in (noise, noise + 30, 2 * noise)]
+    plain, brighter, stronger = (encoder.encode(images)[0] for images in made)
+    assert brighter[:-4] == pytest.approx(plain[:-4], abs=1e-3) and brighter[-3] > plain[-3] + 0.1
+    assert stronger[:-4] == pytest.approx(plain[:-4], abs=0.1)
+    alike = (encoder.dimension - 4) / 4
+    assert stronger[-4] - plain[-4] == pytest.approx(0.3 * np.sqrt(alike) * np.log(2), rel=0.05)
+    smooth = np.repeat(np.repeat(noise[:, ::2, ::2], 2, axis=1), 2, axis=2)
+    assert np.abs(encoder.encode((smooth + 128).astype(np.uint8))[0] - plain)[:-4].max() > 0.5
 
 
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_weights_keep_the_scale_of_what_passes(name: str) -> None:
-    """Normal with variance 2 / fan-in: what a stage puts out is neither lost nor blown up in the next."""
-    for stage in UntrainedNetwork(DEFINITIONS[name]).stages:
+    """Variance 2 / fan-in: what a stage puts out is neither lost nor blown up in the next."""
+    for stage in build_untrained(DEFINITIONS[name]).stages:
         for weight in stage:
             fan_in = weight[0].numel()
             assert float(weight.mean()) == pytest.approx(0.0, abs=4 * np.sqrt(2 / fan_in / weight.numel()))
             assert float(weight.var()) == pytest.approx(2 / fan_in, rel=0.15)
+            sums = float(weight.sum(dim=(2, 3)).abs().max())
+            assert sums < 1e-5 if DEFINITIONS[name].texture else sums > 0.1
 
 
 @pytest.mark.parametrize("name", UNTRAINED)

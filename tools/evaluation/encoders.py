@@ -19,7 +19,7 @@ from models.classifier import WEIGHTS_FILE, Classifier
 from tools.evaluation import dinov2, inception
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
 from tools.evaluation.trunks import build_trunk, find_trunk
-from tools.evaluation.untrained import DEFINITIONS, UNTRAINED, UntrainedNetwork
+from tools.evaluation.untrained import DEFINITIONS, UNTRAINED, UntrainedDefinition, build_untrained
 
 ENCODERS = ("inception", "squeezenet1_1", "classifier", "dinov2", "vae", *UNTRAINED)
 Family = Literal["FD", "KD"]
@@ -242,13 +242,19 @@ def _load_vae(path: Path | None, preset: str | None, device: torch.device | str)
 
 def _load_untrained(name: str, _path: Path | None, preset: str | None, device: torch.device | str) -> Encoder:
     definition = DEFINITIONS[name]
+    _choose(preset, (definition.preset,), name)
+    return make_untrained(name, definition, device=device)
+
+
+def make_untrained(name: str, definition: UntrainedDefinition, *, device: torch.device | str = "cpu") -> Encoder:
+    """The encoder of any definition, under a name that starts with `untrained`."""
     return _NetworkEncoder(
         name=name,
-        preset=_choose(preset, ("native",), name),
+        preset=definition.preset,
         weights_sha256=definition.sha256(),
         literature_comparable=False,
         dimension=definition.dimension,
-        network=UntrainedNetwork(definition),
+        network=build_untrained(definition),
         prepare=lambda images, where: to_tensor(to_rgb(images), where),
         device=device,
     )

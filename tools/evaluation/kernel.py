@@ -100,24 +100,40 @@ def kernel_permutation_test(
     """
     x, y = as_feature_pair(x, y)
     x, numbers_x, names_x = _capped(x, groups_x, limit, seed)
-    y, numbers_y, names_y = _capped(y, groups_y, limit, seed)
-    count_x, count = len(names_x), len(names_x) + len(names_y)
+    y, numbers_y, _ = _capped(y, groups_y, limit, seed)
+    count_x = len(names_x)
     pooled, numbers = np.concatenate([x, y]), np.concatenate([numbers_x, numbers_y + count_x])
-    sizes = np.bincount(numbers).astype(np.float64)
-    means = _group_sums(pooled, pooled, numbers, numbers, (count, count)) / np.outer(sizes, sizes)
-    np.fill_diagonal(means, 0.0)
+    return permutation_p_value(mean_kernels(pooled, numbers), count_x, permutations=permutations, seed=seed)
 
+
+def mean_kernels(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Mean kernel between the images of each pair of groups, float64 (G, G), of features (N, D) and groups' numbers (N,)."""
+    return mean_kernels_across(values, values, numbers, numbers)
+
+
+def mean_kernels_across(x: np.ndarray, y: np.ndarray, numbers_x: np.ndarray, numbers_y: np.ndarray) -> np.ndarray:
+    """The same between groups of `x` and groups of `y`: (G, H)."""
+    sizes_x, sizes_y = np.bincount(numbers_x), np.bincount(numbers_y)
+    sums = _group_sums(x, y, numbers_x, numbers_y, (len(sizes_x), len(sizes_y)))
+    return sums / np.outer(sizes_x, sizes_y).astype(np.float64)
+
+
+def permutation_p_value(means: np.ndarray, count_x: int, *, permutations: int, seed: int) -> float:
+    """The test of `kernel_permutation_test` on mean kernels (G, G) between groups, of which the first `count_x` are one
+    side."""
+    means, count = means.copy(), len(means)
+    np.fill_diagonal(means, 0.0)
     rng = np.random.default_rng(seed)
     sides = np.zeros((permutations + 1, count))
     sides[0, :count_x] = 1.0
     for row in range(1, permutations + 1):
         sides[row, rng.permutation(count)[:count_x]] = 1.0
-    others = 1.0 - sides
     n, m = count_x, count - count_x
     towards = sides @ means
-    values = ((towards * sides).sum(axis=1) / (n * (n - 1)) + ((others @ means) * others).sum(axis=1) / (m * (m - 1))
-              - 2.0 * (towards * others).sum(axis=1) / (n * m))
-    tolerance = 1e-12 * np.abs(values[0])
+    within, touching, total = (towards * sides).sum(axis=1), towards.sum(axis=1), means.sum()
+    across = touching - within
+    values = within / (n * (n - 1)) + (total - touching - across) / (m * (m - 1)) - 2.0 * across / (n * m)
+    tolerance = 1e-12 * np.abs(means).mean()  # equal splits differ by rounding
     return float((1 + np.sum(values[1:] >= values[0] - tolerance)) / (1 + permutations))
 
 
