@@ -1,9 +1,10 @@
 """Measures of single images against closed forms."""
 
+import cv2
 import numpy as np
 import pytest
 
-from tools.evaluation.image_measures import SHORTEST_OCTAVE, measure_images, octave_powers
+from tools.evaluation.image_measures import SHORTEST_OCTAVE, edge_disorder, measure_images, octave_powers
 from tools.evaluation.references import blur
 
 
@@ -55,6 +56,20 @@ def test_brightness_contrast_and_tint_are_those_of_known_images() -> None:
     red[..., 0] = 255
     assert [values[0] for values in measure_images(red).colour.values()] == pytest.approx([80.1, 67.2, 0], abs=0.1)
     assert measure_images(red[..., :1]).colour == {}
+
+
+def test_straight_edges_are_in_order_and_noise_is_not() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 200, 64, dtype=np.float32), (64, 64)).copy()
+    noise = np.random.default_rng(0).normal(0, 30, size=(64, 64)).astype(np.float32)
+    y, x = np.mgrid[:64, :64] - 31.5
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    disc, dented = (100 * (radius < edge).astype(np.float32) for edge in (20.0, 20 + 2.5 * np.sin(9 * angle)))
+    disorder = [edge_disorder(image) for image in (ramp, disc, dented, noise)]
+    assert disorder[0] < 1e-3 and disorder == sorted(disorder)
+    assert disorder[2] > 1.5 * disorder[1] and disorder[3] > 0.4
+    larger = cv2.resize(disc, (256, 256), interpolation=cv2.INTER_NEAREST)
+    assert edge_disorder(larger) == pytest.approx(disorder[1], rel=1e-5)
+    assert edge_disorder(np.full((16, 16), 5, dtype=np.float32)) == 0
 
 
 def test_a_flat_image_has_no_power_and_no_focus() -> None:

@@ -90,7 +90,7 @@ def _counted(value: float) -> str:
     raise AssertionError(f"sentences of fractions need counts, found the value {value} alone")
 
 
-BRIGHTNESS, CONTRAST, SHARPNESS = "brightness mean", "contrast mean", "sharpness mean"
+BRIGHTNESS, CONTRAST, SHARPNESS, ROUGHNESS = "brightness mean", "contrast mean", "sharpness mean", "outline roughness"
 BRIGHTNESS_SPREAD, CONTRAST_SPREAD, SHARPNESS_SPREAD = "brightness spread", "contrast spread", "sharpness spread"
 GREENNESS, BLUENESS, TINT_SPREAD, COLOURS = ("tint mean[green to red]", "tint mean[blue to yellow]", "tint spread",
                                              "colour contrast")
@@ -111,6 +111,9 @@ _KINDS = {kind.name: kind for kind in (
               lambda value: f"Sharpness is {share_of(value)} that of real images"),
     CheckKind(SHARPNESS_SPREAD, Aspect.VARIETY, Scale.RATIO, 1.25, "deviation of its logarithm",
               _spread("Sharpness varies")),
+    CheckKind(ROUGHNESS, Aspect.FIDELITY, Scale.RATIO, 1.1, "mean disorder of neighbouring edges",
+              lambda value: f"Outlines are {'rougher' if value > 1 else 'smoother'}: neighbouring edges differ in direction "
+              f"{_as_much(value)} as in real images"),
     CheckKind(GREENNESS, Aspect.FIDELITY, Scale.DIFFERENCE, 2.3, "CIELAB units", _towards("greener", "redder")),
     CheckKind(BLUENESS, Aspect.FIDELITY, Scale.DIFFERENCE, 2.3, "CIELAB units", _towards("bluer", "yellower")),
     CheckKind(TINT_SPREAD, Aspect.VARIETY, Scale.RATIO, 1.25, "deviation in CIELAB units", _spread("Tints vary")),

@@ -20,6 +20,7 @@ from tools.evaluation.check_kinds import (
     LOOKS,
     OFF_RANGE,
     OTHER_CLASS,
+    ROUGHNESS,
     SHARPNESS,
     SHARPNESS_SPREAD,
     SPREADS,
@@ -105,10 +106,13 @@ def find_faults(rows: Sequence[Row]) -> list[Fault]:
     """The faults that rows of direct checks name, also rows read back from a file.
 
     A fault has an adjusted p value under 0.05, a size worth a sentence, and a larger one than training images beside the
-    same held-out images. What another fault implies is left out. Of a class: what all classes show, everything once it looks
-    like another class, and everything where images repeat. Then an octave's power that contrast explains, or contrast that
-    an octave explains; sharpness beside the shortest octave; spreads that repeats narrow; and the look of classes where an
-    octave's power is half or twice that of real images.
+    same held-out images. What another fault implies is left out:
+
+    - of a class, what all classes show, everything once it looks like another class, and everything where images repeat;
+    - power of an octave that contrast explains, and contrast that an octave explains;
+    - sharpness beside the shortest octave, and outlines beside any octave that changed alike;
+    - spreads that repeats narrow;
+    - the look of classes where an octave's power is half or twice that of real images.
     """
     found = {(row.metric, row.class_name, row.comparison): row for row in rows
              if row.comparison in (DIRECT, DIRECT_REAL) and row.value is not None}
@@ -167,7 +171,11 @@ def _is_explained(kind: CheckKind, row: Row, accused: Sequence[tuple[CheckKind, 
         return any(_is_beyond_contrast(octave, row) for octave in octaves)
     if octave_words(kind.name) is not None:
         contrasts = [one for one in beside(CONTRAST) if not any(_is_beyond_contrast(octave, one) for octave in octaves)]
-        return any(not kind.is_large(_value(row) / _value(contrast) ** 2) for contrast in contrasts)
+        overall = [octave for octave in octaves if octave.class_name == OVERALL and row.class_name != OVERALL]
+        return (any(kind.is_low(_value(octave)) == kind.is_low(_value(row)) for octave in overall)
+                or any(not kind.is_large(_value(row) / _value(contrast) ** 2) for contrast in contrasts))
+    if kind.name == ROUGHNESS:
+        return any(kind.is_low(_value(octave)) == kind.is_low(_value(row)) for octave in octaves)
     if kind.name in (SHARPNESS, SHARPNESS_SPREAD):
         return bool(beside(grain_name(SHORTEST_OCTAVE))) or (kind.name == SHARPNESS_SPREAD and bool(beside(SHARPNESS)))
     if kind.name in SPREADS:

@@ -15,6 +15,7 @@ from tools.evaluation.check_kinds import (
     EFFECTIVE,
     GREENNESS,
     LOOKS,
+    ROUGHNESS,
     SHARPNESS,
     SHARPNESS_SPREAD,
     TINT_SPREAD,
@@ -33,7 +34,7 @@ from tools.evaluation.rows import OVERALL
 SMALLEST_SIDE = 10  # intact images a side under which a check is left out
 _SMALL_LOG, _SMALL_FRACTION = 0.01, 0.02  # differences of logarithms and fractions that count as none
 _SMALL_LEVELS, _SMALL_LAB = 0.1, 0.05
-_SOFT_FOCUS, _SOFT_SCATTER = 1e-4, 0.1  # added before a logarithm; the latter in CIELAB units
+_SOFT_FOCUS, _SOFT_DISORDER, _SOFT_SCATTER = 1e-4, 1e-2, 0.1  # added before a logarithm; the last in CIELAB units
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def _items_of(
     for name, of_spread in ((CONTRAST, CONTRAST_SPREAD), (SHARPNESS, SHARPNESS_SPREAD)):
         yield mean(name, values[name], _SMALL_LOG)
         yield spread(of_spread, values[name][None], _SMALL_LOG)
+    yield mean(ROUGHNESS, values[ROUGHNESS], _SMALL_LOG)
     for name in values:
         if octave_words(name) is not None:
             yield mean(name, values[name], _SMALL_LOG)
@@ -113,7 +115,7 @@ def _numbers(measured: MeasuredImages) -> dict[str, np.ndarray]:
     """One number an image by the check that averages it: gray levels, CIELAB units or logarithms."""
     measures = measured.measures
     numbers = {BRIGHTNESS: measures.brightness, CONTRAST: np.log(measures.contrast + ROUNDING_POWER**0.5),
-               SHARPNESS: np.log(measures.focus + _SOFT_FOCUS)}
+               SHARPNESS: np.log(measures.focus + _SOFT_FOCUS), ROUGHNESS: np.log(measures.roughness + _SOFT_DISORDER)}
     numbers |= {grain_name(octave): np.log(power + ROUNDING_POWER) for octave, power in measures.grain.items()}
     if measures.colour:
         numbers |= {GREENNESS: measures.colour[GREEN_RED], BLUENESS: measures.colour[BLUE_YELLOW],
