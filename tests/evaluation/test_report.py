@@ -79,6 +79,15 @@ def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> Non
     assert ratio == "ratio of condition balanced accuracy[PLANE]: 0.667 (0.600 to 0.700)"
 
 
+def test_the_table_has_a_line_for_each_direct_check_of_all_classes() -> None:
+    rows = [Row("tint spread", OVERALL, "direct", 0.5), Row("tint spread", "a", "direct", 0.25),
+            Row("adjusted p of tint spread", OVERALL, "direct", 0.001), Row("adjusted p of tint spread", "a", "direct", 1.0),
+            Row("tint spread", OVERALL, "direct_real", 0.9)]
+    title, line = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()[6:]
+    assert title.split() == ["direct", "checks", "direct", "direct_real", "adjusted", "p"]
+    assert line.split() == ["tint", "spread", "0.5", "0.9", "0.001"]
+
+
 def test_scalars_are_the_numbers_that_there_are(evaluation: EvaluationReport) -> None:
     assert report.scalars(evaluation) == {
         "KD[e@01234567,p]/all/total": 0.125, f"KD[e@01234567,p]/{HOSTILE}/total": -1e-5, "SSIM/all/cross": 0.5,

@@ -7,6 +7,8 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json
 from dataset.tables import append_cells
+from tools.evaluation.check_kinds import ADJUSTED_P
+from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL
 from tools.evaluation.rows import COMPARISONS, CONDITION_CONFUSION, OVERALL, RATIO, EvaluationReport, Row, format_value
 from tools.evaluation.summary import SummaryLine, format_summary, summarise_report
 
@@ -74,6 +76,10 @@ def format_table(report: EvaluationReport) -> str:
         lines += ["", *_format_block("fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
         lines += [f"{row.metric}: {format_value(row)}" for row in report.rows
                   if row.metric.startswith(RATIO) and row.value is not None]
+    direct = [row for row in report.rows if row.comparison == DIRECT and row.class_name == OVERALL
+              and row.metric.startswith(ADJUSTED_P)]
+    if direct:
+        lines += ["", *_format_checks([row.metric.removeprefix(ADJUSTED_P) for row in direct], report)]
     copies = [row for row in report.rows if row.comparison == "copies" and row.value is not None]
     lines += ["", *[f"{row.metric}: {row.note}" for row in copies]] if copies else []
     missing = [row for row in report.rows if row.value is None and row.class_name == OVERALL and row.comparison == "total"]
@@ -102,6 +108,16 @@ def _format_block(title: str, metrics: list[str], report: EvaluationReport, comp
             found = [report.find(metric, comparison, class_name) for comparison in comparisons]
             if any(row is not None for row in found):
                 lines.append(f"{metric:<{width}}{class_name:<{class_width}}" + "".join(_format_cell(row) for row in found))
+    return lines
+
+
+def _format_checks(names: list[str], report: EvaluationReport) -> list[str]:
+    """The direct checks of all classes together, a line each."""
+    width = max(len("direct checks"), *(len(name) for name in names)) + 2
+    lines = [f"{'direct checks':<{width}}{DIRECT:>16}{DIRECT_REAL:>16}{'adjusted p':>16}"]
+    for name in names:
+        rows = (report.find(name, DIRECT), report.find(name, DIRECT_REAL), report.find(f"{ADJUSTED_P}{name}", DIRECT))
+        lines.append(f"{name:<{width}}" + "".join(_format_cell(row) for row in rows))
     return lines
 
 
