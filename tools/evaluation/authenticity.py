@@ -66,7 +66,7 @@ def find_authentic(images: np.ndarray, training: TrainingNeighbours) -> np.ndarr
     Raises:
         UserError: NaN or infinite features, no image, or another number of columns than the training images have.
 
-    Source: Alaa et al. 2022, arXiv 2102.08921, section 4.2. The condition is on the synthetic image, as in the text and in
+    Source: Alaa et al. 2022, arXiv 2102.08921. The condition is on the synthetic image, as in the paper's text and in
     dgm-eval's `compute_authpct`. The authors' `compute_alpha_precision` starts from each training image and looks up its
     reference distance at the position of the nearest synthetic one; its value changes with the order of the images.
     """

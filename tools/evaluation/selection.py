@@ -20,7 +20,7 @@ ABOVE_REAL = {"model_gap": "KD above real, model gap", "total": "KD above real, 
 MEANING = (
     "KD above real: the kernel distance of synthetic images minus that of real images with each other, in widths of the 95% "
     "interval of the latter. It is taken by each kind of published and untrained features, and the largest counts. Features "
-    "of networks that were trained on these images have no say. Where real images have no such interval (fewer than 5 "
+    "of networks that were trained on these images have no say in it. Where real images have no such interval (fewer than 5 "
     "patients or embryos), the first of these features decide alone, by the difference itself."
 )
 
