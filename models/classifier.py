@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -18,13 +18,22 @@ from config.errors import UserError
 
 CONFIG_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
-_FORMAT = 1
-_TRUNK_SIZE_PX = 16  # side of the maps that enter the first residual stage
+_FORMAT = 2  # format 1 lacks the keys whose defaults are what it had: norm, pooling, trunk_size, stem_width
+_SMALLEST_SIZE_PX = 32
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Shape of a `Classifier`. `widths` are the channels of the residual stages, each at half the side of the last."""
+    """Shape of a `Classifier`.
+
+    Attributes:
+        widths: channels of the residual stages, each at half the side of the last.
+        norm: "group", or "batch", which learns faster from batches in which classes are equally frequent.
+        pooling: "mean" of the last maps, or "attention", a mean with learned weights for images of small things.
+        trunk_size: about the side in px of the maps that enter the first residual stage.
+        stem_width: channels of the stem before its last convolution, each normalised; 0: half as many with every
+            halving back from the last, without normalisation.
+    """
 
     im_channels: int
     num_classes: int
@@ -32,6 +41,10 @@ class ClassifierConfig:
     widths: tuple[int, ...] = (32, 64, 128)
     norm_groups: int = 8
     dropout: float = 0.1
+    norm: Literal["group", "batch"] = "group"
+    pooling: Literal["mean", "attention"] = "mean"
+    trunk_size: int = 16
+    stem_width: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -39,8 +52,11 @@ class ClassifierConfig:
             raise UserError(f"classifier: expected im_channels of 1 or 3, found {self.im_channels}")
         if self.num_classes < 2:
             raise UserError(f"classifier: expected at least 2 classes, found {self.num_classes}")
-        if self.image_size < 2 * _TRUNK_SIZE_PX:
+        if self.image_size < _SMALLEST_SIZE_PX:
             raise UserError(f"classifier: expected image_size of at least 32 px, found {self.image_size}")
+        if self.norm not in ("group", "batch") or self.pooling not in ("mean", "attention"):
+            raise UserError("classifier: expected norm of group or batch and pooling of mean or attention, found "
+                            f"{self.norm!r} and {self.pooling!r}")
         if not self.widths or any(width < 1 or width % self.norm_groups for width in self.widths):
             raise UserError(f"classifier: expected widths in multiples of {self.norm_groups}, found {self.widths}")
         if not 0.0 <= self.dropout < 1.0:
@@ -50,8 +66,8 @@ class ClassifierConfig:
 class Classifier(nn.Module):
     """Convolutional classifier: images (B, C, H, W) float in [-1, 1] -> logits (B, num_classes).
 
-    Normalisation is by group, so an image's output does not depend on its batch. Sides are halved with kernels wider
-    than the stride or after a mean, so that fine texture is not folded over.
+    In eval mode an image's output does not depend on its batch. Sides are halved with kernels wider than the stride or
+    after a mean, so that fine texture is not folded over.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -61,10 +77,13 @@ class Classifier(nn.Module):
         stages: list[nn.Module] = []
         width = config.widths[0]
         for index, next_width in enumerate(config.widths):
-            stages.append(_ResidualBlock(width, next_width, config.norm_groups, halve=index > 0))
+            stages.append(_ResidualBlock(width, next_width, config, halve=index > 0))
             width = next_width
         self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(config.norm_groups, width)
+        self.norm = _normalise(config, width)
+        self.attention = nn.Conv2d(width, 1, kernel_size=1) if config.pooling == "attention" else None
+        if self.attention is not None:
+            nn.init.zeros_(self.attention.weight)  # the mean, to begin with
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, config.num_classes)
         self.to(memory_format=torch.channels_last)  # half as fast again on a CPU
@@ -75,9 +94,12 @@ class Classifier(nn.Module):
         return self.config.widths[-1]
 
     def features(self, x: Tensor) -> Tensor:
-        """Penultimate features (B, D): the spatial mean of the last stage's activations."""
+        """Penultimate features (B, D): the spatial mean of the last stage's activations, weighted by attention if any."""
         x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))  # (B, D, h, w)
-        return F.silu(self.norm(x)).mean(dim=(2, 3))
+        x = F.silu(self.norm(x))
+        if self.attention is None:
+            return x.mean(dim=(2, 3))
+        return (x.flatten(2) * self.attention(x).flatten(2).softmax(dim=2)).sum(dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes)."""
@@ -116,14 +138,14 @@ class Classifier(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each after GroupNorm and SiLU, beside a skip; with `halve` behind a 2 x 2 mean."""
+    """Two 3 x 3 convolutions, each after a normalisation and SiLU, beside a skip; with `halve` behind a 2 x 2 mean."""
 
-    def __init__(self, width_in: int, width_out: int, groups: int, *, halve: bool) -> None:
+    def __init__(self, width_in: int, width_out: int, config: ClassifierConfig, *, halve: bool) -> None:
         super().__init__()
         self.halve = halve
-        self.norm1 = nn.GroupNorm(groups, width_in)
+        self.norm1 = _normalise(config, width_in)
         self.conv1 = nn.Conv2d(width_in, width_out, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, width_out)
+        self.norm2 = _normalise(config, width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, kernel_size=3, padding=1, bias=False)
         self.skip = nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1, bias=False)
 
@@ -136,17 +158,23 @@ class _ResidualBlock(nn.Module):
 
 
 def _build_stem(config: ClassifierConfig) -> nn.Sequential:
-    """Convolutions of kernel 4, stride 2, down to maps of about 16 px; the widths double up to the first stage's."""
-    halvings = max(1, round(math.log2(config.image_size / _TRUNK_SIZE_PX)))
+    """Convolutions of kernel 4, stride 2, down to maps of about `trunk_size`, as wide as the first stage."""
+    halvings = max(1, round(math.log2(config.image_size / config.trunk_size)))
     layers: list[nn.Module] = []
     channels = config.im_channels
     for step in range(halvings):
-        width = max(config.norm_groups, config.widths[0] >> (halvings - 1 - step))
+        last = step == halvings - 1
+        width = config.widths[0] if last else config.stem_width or max(
+            config.norm_groups, config.widths[0] >> (halvings - 1 - step))
         layers.append(nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1))
-        if step < halvings - 1:
-            layers.append(nn.SiLU())
+        if not last:
+            layers += [_normalise(config, width), nn.SiLU()] if config.stem_width else [nn.SiLU()]
         channels = width
     return nn.Sequential(*layers)
+
+
+def _normalise(config: ClassifierConfig, width: int) -> nn.Module:
+    return nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(config.norm_groups, width)
 
 
 def _read_config(path: Path) -> ClassifierConfig:
@@ -154,8 +182,9 @@ def _read_config(path: Path) -> ClassifierConfig:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); train the classifier anew") from error
-    if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
-        raise UserError(f"{path}: expected a classifier of format {_FORMAT}; train it anew with this version")
+    if not isinstance(values, Mapping) or values.get("format") not in range(1, _FORMAT + 1):
+        raise UserError(f"{path}: expected a classifier of format {_FORMAT} or an earlier one; train it anew with this "
+                        "version")
     fields = {key: value for key, value in values.items() if key != "format"}
     try:
         return ClassifierConfig(**fields)

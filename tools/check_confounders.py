@@ -20,7 +20,7 @@ from tools.inspection.readout import GroupedLabels, Interval, summarise
 from tools.inspection.symmetry_sample import UNGROUPED
 from tools.runtime.command import run_command
 from tools.runtime.data import open_images
-from tools.runtime.judges import load_judge
+from tools.runtime.judges import load_judge, was_chosen_on
 from tools.runtime.machine import choose_device
 
 
@@ -58,9 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _judge(
     config: Config, records: Sequence[ImageRecord], pixels: np.ndarray, device: torch.device
 ) -> Interval | None:
-    """The judge's AUC on the images outside the training split, where there is a judge and both classes are there."""
+    """The judge's AUC on images that it neither learned from nor was chosen on, where there are both classes of them.
+
+    Without a test split it is the val images, on which it was chosen.
+    """
     judge = load_judge(config)
-    held = np.array([record.split != "train" for record in records])
+    splits = np.array([record.split for record in records])
+    held = splits != "train"
+    if was_chosen_on(config.evaluation_params.judge_path, "val") and (splits == "test").any():
+        held = splits == "test"
     if judge is None or not held.any():
         return None
     labels = np.array([record.label for record in records])[held]

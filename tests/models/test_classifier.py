@@ -84,7 +84,7 @@ def test_refuses_what_is_not_its_file(tmp_path):
     with pytest.raises(UserError, match="keys of a classifier's config"):
         Classifier.from_folder(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(config | {"format": 99}))
-    with pytest.raises(UserError, match="of format 1"):
+    with pytest.raises(UserError, match="of format 2 or an earlier one"):
         Classifier.from_folder(tmp_path)
     (tmp_path / CONFIG_FILE).write_text("{")
     with pytest.raises(UserError, match="not readable as JSON"):
@@ -95,9 +95,51 @@ def test_refuses_what_is_not_its_file(tmp_path):
         Classifier.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("size", [32, 64, 96, 128, 256])
+def test_normalised_and_attentive_classifiers_come_back_too(size, tmp_path):
+    model = _model(image_size=size, norm="batch", pooling="attention", trunk_size=32, stem_width=16, widths=(16, 32)).eval()
+    x = torch.rand(2, 1, size, size) * 2 - 1
+    maps = model.stem(x)
+    assert maps.shape[1] == 16 and maps.shape[2] in (16, 24, 32) and model.features(x).shape == (2, 32)
+    _write(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(Classifier.from_folder(tmp_path)(x), model(x))
+
+
+def test_attention_begins_as_the_mean_and_can_single_out_one_place():
+    model, x = _model(norm="batch", pooling="attention").eval(), torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        maps = F.silu(model.norm(model.stages(model.stem(x))))
+        assert torch.allclose(model.features(x), maps.mean(dim=(2, 3)), atol=1e-6)
+        model.attention.weight[0, 5] = 1e6
+        place = maps[0, 5].flatten().argmax()
+        assert torch.allclose(model.features(x)[0], maps[0].flatten(1)[:, place], atol=1e-4)
+
+
+def test_classifiers_of_the_first_format_are_still_read(tmp_path):
+    """Their config lacks the later keys, and their weights have these names."""
+    model = _model(widths=(16, 32)).eval()
+    _write(model, tmp_path)
+    config = json.loads((tmp_path / CONFIG_FILE).read_text())
+    first = {key: config[key] for key in ("im_channels", "num_classes", "image_size", "widths", "norm_groups", "dropout")}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"format": 1, **first}))
+    loaded, x = Classifier.from_folder(tmp_path), torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+    assert [name for name, _ in loaded.named_parameters()] == [
+        "stem.0.weight", "stem.0.bias", "stem.2.weight", "stem.2.bias",
+        *(f"stages.0.{name}" for name in ("norm1.weight", "norm1.bias", "conv1.weight", "norm2.weight", "norm2.bias",
+                                          "conv2.weight")),
+        *(f"stages.1.{name}" for name in ("norm1.weight", "norm1.bias", "conv1.weight", "norm2.weight", "norm2.bias",
+                                          "conv2.weight", "skip.weight")),
+        "norm.weight", "norm.bias", "head.weight", "head.bias"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"norm": "layer"}, "norm of group or batch"),
+        ({"pooling": "max"}, "pooling of mean or attention"),
         ({"im_channels": 2}, "im_channels of 1 or 3"),
         ({"num_classes": 1}, "at least 2 classes"),
         ({"image_size": 16}, "at least 32 px"),

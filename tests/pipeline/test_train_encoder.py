@@ -16,8 +16,9 @@ from workspace import Workspace
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
 from tools import train_encoder
-from tools.runtime import classifier_training
+from tools.runtime import learned_classifier
 from tools.runtime.command import run_command
+from tools.runtime.judges import was_chosen_on
 from tools.runtime.run_directory import owned
 
 
@@ -82,7 +83,7 @@ def train_until_signal(arguments: list[str], state: Path) -> int:
 def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_training, "_SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(learned_classifier, "_SECONDS_BETWEEN_STATES", 0.0)
     output = tmp_path / "encoder"
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={output}"), "--epochs", "12"]
     state = output / "training_state"
@@ -107,7 +108,7 @@ def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
 def test_the_state_of_another_training_is_discarded_and_one_line_says_so(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_training, "_SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(learned_classifier, "_SECONDS_BETWEEN_STATES", 0.0)
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs"]
     state = tmp_path / "training_state"
     assert train_until_signal([*arguments, "12"], state) == 130
@@ -119,11 +120,37 @@ def test_the_state_of_another_training_is_discarded_and_one_line_says_so(
                         "discarded and this one starts anew\n", said.err)
 
 
+def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_ended_the_training(
+    classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never the images that the config evaluates on."""
+    judge = tmp_path / "judge"
+    arguments = [*classifiers.arguments(f"evaluation_params.judge_path={judge}"), "--role", "judge", "--epochs", "1"]
+    train_encoder.main(arguments)
+    said, record = capsys.readouterr(), read_record(judge)
+    assert re.search(r"judge: ended after 4 steps \(1 epochs\), because the largest number of epochs was reached; it has "
+                     r"the weights of step 4, chosen on val \(\d+ images\)", said.out)
+    assert (record["chosen_on"], record["ended_by"], record["steps"], record["chosen_step"]) == ("val", "steps", 4, 4)
+    assert was_chosen_on(judge, "val") and not was_chosen_on(judge, "test") and not was_chosen_on(tmp_path / "none", "val")
+    plain = record["scores"]["val"]["baseline_balanced_accuracy"]
+    assert 0.4 < plain <= 1
+    assert f"; a plain baseline on untrained features: balanced accuracy {plain:.3f}" in said.out
+    assert ("has not learned what a plain baseline reads" in said.err) == (
+        plain > record["scores"]["val"]["balanced_accuracy"])
+    train_encoder.main([*arguments, "--set", "evaluation_params.real_split=val", "--max-minutes", "1e-9"])
+    said, record = capsys.readouterr(), read_record(judge)
+    assert "chosen on a sixth of the training groups (" in said.out and not was_chosen_on(judge, "val")
+    assert (record["ended_by"], record["steps"], record["training_images"]) == ("minutes", 1, 138)
+    assert "warning: --max-minutes 1e-09 ended the training before it had settled: another machine gives other" in said.err
+
+
 def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation_params\.judge_path: give the folder that the judge is written to"):
         train_encoder.main([*workspace.arguments("evaluation_params.judge_path=null"), "--role", "judge"])
     with pytest.raises(UserError, match="--epochs: expected 1 or more, found 0"):
         train_encoder.main([*workspace.arguments(), "--epochs", "0"])
+    with pytest.raises(UserError, match="--max-minutes: expected a number above 0, found 0"):
+        train_encoder.main([*workspace.arguments(), "--max-minutes", "0"])
     with pytest.raises(UserError, match="image_size of at least 32 px, found 16"):
         train_encoder.main(workspace.arguments("dataset_params.params.image_size=16", "dataset_params.latent_size=4",
                                                f"evaluation_params.classifier_path={tmp_path / 'small'}"))

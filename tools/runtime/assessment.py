@@ -37,6 +37,7 @@ from tools.runtime.judges import (
     find_condition_judge,
     load_condition_judges,
     require_judge,
+    was_chosen_on,
     with_levels,
 )
 from tools.runtime.openings import open_test_set
@@ -273,6 +274,9 @@ def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
     if config.evaluation_params.judge_path is None:
         result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
                     "and give evaluation_params.judge_path")
+    if was_chosen_on(config.evaluation_params.judge_path, config.evaluation_params.real_split):
+        result.warn(f"the judge's weights were chosen on the {config.evaluation_params.real_split} images, which it reads a "
+                    "little better than others: its numbers on them are a little too good")
     return require_judge(config)
 
 

@@ -1,12 +1,8 @@
-"""Training the small classifier on pixels, and reading class probabilities from it. Which images it sees, from which
-split and with which labels is decided by whoever calls; no file is written here but the state of an unfinished training."""
+"""Training the small classifier on pixels by a fixed recipe, which all arms of a study share, and reading class
+probabilities. Which images it sees, and with which labels, is for the caller; no file is written here."""
 
-import shutil
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +10,9 @@ import torch.nn.functional as F
 
 from config.schema import Config
 from dataset.order import SampleOrder, generator
-from dataset.patient_note import write_patient_note
 from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
-from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, deferred_signals
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
@@ -32,7 +26,6 @@ _LABEL_SMOOTHING = 0.05
 _LARGEST_SHIFT = 1 / 16  # of the side: oocytes are never exactly in the middle
 _BRIGHTNESS_STD, _CONTRAST_STD = 0.1, 0.1  # exposure differs between microscopes
 _PREDICTED_AT_ONCE = 256
-_SECONDS_BETWEEN_STATES = 30.0
 
 ReadPixels = Callable[[np.ndarray], torch.Tensor]
 
@@ -49,14 +42,6 @@ class ClassifierRecipe:
     augment: bool = True
 
 
-@dataclass(frozen=True)
-class UnfinishedTraining:
-    """Where the state of an unfinished training lies, and the hash of all that the training depends on."""
-
-    folder: Path
-    identity: str
-
-
 def classifier_shape(config: Config) -> ClassifierConfig:
     """The classifier of the config's images and classes."""
     table = config.dataset_params.params
@@ -70,18 +55,16 @@ def count_classifier_steps(epochs: int, num_images: int) -> int:
 
 def train_classifier(
     shape: ClassifierConfig, read_pixels: ReadPixels, labels: np.ndarray, recipe: ClassifierRecipe, *, title: str,
-    show_progress: bool, state: UnfinishedTraining | None = None,
+    show_progress: bool,
 ) -> Classifier:
     """The averaged weights after the recipe's steps, on the CPU in eval mode.
-
-    With `state` the training is saved on the way and goes on from the newest state of its identity, to equal weights.
 
     Args:
         read_pixels: positions int64 (B,) into `labels` -> images float32 (B, C, H, W) in [-1, 1].
         labels: int64 (N,).
 
     Raises:
-        Interrupted: a signal asked for a stop; without `state` nothing is kept.
+        Interrupted: a signal asked for a stop; nothing is kept.
     """
     device = choose_device(precision="float32")
     torch.manual_seed(recipe.seed)  # initial weights and dropout
@@ -89,10 +72,8 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY, fused=True)
     ema = ExponentialMovingAverage(network, _EMA_DECAY)
     order, steps = SampleOrder(labels, seed=recipe.seed, balance=recipe.balance), recipe.num_steps
-    first = 0 if state is None else _resume(state, network, ema, optimizer)
-    last_saved = time.monotonic()
-    with deferred_signals() as stop, Progress(title, steps, unit="steps", initial=first, enabled=show_progress) as bar:
-        for step in range(first, steps):
+    with deferred_signals() as stop, Progress(title, steps, unit="steps", enabled=show_progress) as bar:
+        for step in range(steps):
             positions = order.positions(step * BATCH_SIZE, BATCH_SIZE)
             pixels = read_pixels(positions)
             if recipe.augment:
@@ -105,54 +86,10 @@ def train_classifier(
             optimizer.step()
             ema.update(network)
             bar.update(step + 1, f"loss {loss.item():.3f}")
-            if state is not None and (stop or time.monotonic() - last_saved > _SECONDS_BETWEEN_STATES):
-                last_saved = time.monotonic()
-                _save(state, step + 1, network, ema, optimizer)
             if stop:
-                hint = "stopped" if state is None else f"saved at step {step + 1}"
-                raise Interrupted(stop.signal_number or 15, f"{hint}; run the same command to go on")
+                raise Interrupted(stop.signal_number or 15, "stopped; run the same command to go on")
     network.load_state_dict(ema.state_dict(), strict=False)
     return network.cpu().eval()
-
-
-def _save(
-    state: UnfinishedTraining, step: int, network: Classifier, ema: ExponentialMovingAverage,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    write_patient_note(state.folder, "The weights in this folder")
-    tensors = checkpoints.prefix_tensors(network.state_dict(), "network")
-    tensors |= checkpoints.prefix_tensors(ema.state_dict(), "ema") | checkpoints.pack_optimizer(optimizer)
-    tensors["random.cpu"] = torch.get_rng_state()  # dropout draws from the library's own streams
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    values = {"identity": state.identity, "step": step, "num_updates": ema.num_updates}
-    checkpoints.write_checkpoint(checkpoints.resume_path(state.folder, step), tensors, values)
-    checkpoints.prune_resume_checkpoints(state.folder, keep=1)
-
-
-def _resume(
-    state: UnfinishedTraining, network: Classifier, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer
-) -> int:
-    """Steps done by an interrupted training of the same identity; 0 where there is none, or of another."""
-    found = checkpoints.read_newest_checkpoint(state.folder)
-    if found is None:
-        return 0
-    tensors, values, warnings = found
-    if values["identity"] != state.identity:
-        print(f"warning: {state.folder} held {values['step']} steps of a training on other images or with other settings; "
-              "they are discarded and this one starts anew", file=sys.stderr)
-        shutil.rmtree(state.folder, ignore_errors=True)  # its later steps would pass for newer ones
-        return 0
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    network.load_state_dict(checkpoints.select_tensors(tensors, "network"))
-    ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
-    checkpoints.unpack_optimizer(optimizer, tensors)
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    print(f"going on at step {values['step']}")
-    return int(values["step"])
 
 
 @torch.inference_mode()

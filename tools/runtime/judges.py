@@ -20,6 +20,7 @@ from tools.runtime.conditions import condition_levels
 from tools.runtime.samples import MANIFEST_NAME
 
 CLASSIFIER_RECORD = "training.json"  # of how a classifier was trained, written last
+CHOSEN_KEY = "chosen_on"  # in the record: the images that the weights were chosen on
 
 
 def load_judge(config: Config) -> Classifier | None:
@@ -55,6 +56,12 @@ def require_judge(config: Config) -> Classifier | None:
         raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train "
                         "it (python -m tools.train_encoder --role judge), or give null to evaluate without")
     return judge
+
+
+def was_chosen_on(folder: Path | str | None, split: str) -> bool:
+    """Whether a classifier's weights were chosen on the images of this split, which it then reads a little too well."""
+    record = None if folder is None else Path(folder) / CLASSIFIER_RECORD
+    return record is not None and record.is_file() and read_json(record).get(CHOSEN_KEY) == split
 
 
 def find_condition_judge(config: Config, condition: str) -> Path | None:
