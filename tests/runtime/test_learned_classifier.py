@@ -82,11 +82,11 @@ def test_it_ends_where_there_is_nothing_to_learn_and_gives_the_weights_of_the_le
 def test_a_gain_that_is_too_small_keeps_the_weights_and_not_the_patience() -> None:
     best = learned_classifier._Best({})
     best.offer(100, 1.0, {"w": torch.zeros(1)})
-    best.offer(200, 0.995, {"w": torch.ones(1)})
+    best.offer(200, 0.998, {"w": torch.ones(1)})
     assert (best.step, best.gain_step) == (200, 100) and best.weights["w"] == 1
-    assert not best.has_settled(399) and best.has_settled(400)
-    best.offer(1000, 0.5, {"w": torch.ones(1)})
-    assert not best.has_settled(1499) and best.has_settled(1500)  # a slow learner is waited for longer
+    assert not best.has_settled(699) and best.has_settled(700)
+    best.offer(2000, 0.5, {"w": torch.ones(1)})
+    assert not best.has_settled(2999) and best.has_settled(3000)  # a slow learner is waited for longer
 
 
 @pytest.mark.parametrize(("max_steps", "max_minutes", "ending", "steps"), [

@@ -37,8 +37,8 @@ _LARGEST_SHIFT, _LARGEST_STRONG_SHIFT = 1 / 16, 1 / 10  # of the side: oocytes a
 _LARGEST_ZOOM = 0.2  # of the logarithm
 _BRIGHTNESS_STD, _CONTRAST_STD = 0.1, 0.15  # exposure differs between microscopes
 _FEWEST_STEPS_BETWEEN, _IMAGES_PER_STEP = 50, 32  # of evaluations; many held-out images are read less often
-_LEAST_GAIN = 0.01  # nats; a smaller gain is no reason to go on
-_PATIENCE_STEPS, _PATIENCE_SHARE = 300, 0.5  # steps without a gain, and as a share of the steps at the last gain
+_LEAST_GAIN = 0.003  # nats; a smaller gain is no reason to go on
+_PATIENCE_STEPS, _PATIENCE_SHARE = 600, 0.5  # steps without a gain, and as a share of the steps at the last gain
 _CALIBRATED_ON, _PREDICTED_AT_ONCE = 256, 256  # images
 _SECONDS_BETWEEN_STATES = 30.0
 
