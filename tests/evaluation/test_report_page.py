@@ -20,7 +20,7 @@ from tools.evaluation import protocol
 from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders import load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
-from tools.evaluation.exhibits import Exhibits, make_salt
+from tools.evaluation.exhibits import REAL_SET, RESTORED_SET, SYNTHETIC_SET, Exhibits, make_salt
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.plots import draw_interval, encode_png
 from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, render_page, write_pages
@@ -259,6 +259,23 @@ def test_few_pictures_whatever_the_number_of_images(report: EvaluationReport) ->
     for panels in exhibits.grids.values():
         assert {len(images) for images in panels.values()} == {12}
     assert len(exhibits.pairs) == 24 and len(exhibits.missed) <= 24
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(2, 12), (5, 8), (12, 4)])
+def test_pages_stay_small_and_show_fewer_images_of_more_classes(
+    report: EvaluationReport, num_classes: int, shown: int
+) -> None:
+    """Noise is what compresses worst; the images of 128 px are gray."""
+    exhibits: Exhibits = report.details["exhibits"]
+    noise = np.random.default_rng(0).integers(0, 256, size=(12, 128, 128, 1), dtype=np.uint8)
+    names = [f"class {label}" for label in range(num_classes)]
+    pairs = [replace(pair, image=noise[0], nearest=noise[1], second=noise[2]) for pair in exhibits.pairs]
+    large = replace(exhibits, class_names=names, pairs=pairs, controls=pairs[:6], missed=noise.repeat(2, axis=0), grids={
+        name: dict.fromkeys((REAL_SET, RESTORED_SET, SYNTHETIC_SET), noise) for name in names},
+        withheld=dict.fromkeys(names, np.zeros(12, dtype=bool)))
+    page = render_page(EvaluationReport({}, details={**report.details, "exhibits": large}), internal=True)
+    assert len(page) < 6e6
+    assert page.count(f"{shown} synthetic images of class") == 2 * num_classes  # said of the image and when it is enlarged
 
 
 def test_an_interval_bar_puts_values_in_their_order() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tools.evaluation.check_kinds import Scale, kind_of_check
 from tools.evaluation.exhibits import Exhibits
 from tools.evaluation.headlines import Headline, choose_headlines
 from tools.evaluation.image_set import ImageSet
@@ -35,7 +36,7 @@ from tools.evaluation.verdict import QUESTIONS, write_verdict
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _BESIDE = {"real_real": ("total", "ceiling", "balanced", "blurred", "noised"), "floor": ("model_gap",),
            "real_pairs": ("cross", "diversity"), "real_nearest": ("nearest",), "held_out": ("synthetic", "round_trip"),
-           "copies_control": ("copies",)}
+           "copies_control": ("copies",), "authentic_real": ("authentic",), "direct_real": ("direct",)}
 _FAMILIES = {
     "FID": "Fréchet distance of Inception features. 0 for equal sets; depends on n.",
     "FD[": "Fréchet distance of an encoder's features. 0 for equal sets; depends on n, so compare within this table only.",
@@ -53,8 +54,12 @@ _FAMILIES = {
     "condition": "What a classifier that was trained on the levels of this condition reads from images it has not seen.",
     "ratio of": "1: as well read from synthetic images as from held-out real ones.",
     "judged": "Confusion matrix: share of a class that is judged as another.",
+    "authenticity": "Share of images farther from the nearest training image than that image is from its own neighbour.",
+    "adjusted p of": "Of a direct check, adjusted for all direct checks together: under 0.05 it is no chance.",
     "near-copies": "Share of images under the threshold tau of the ratio r; the control should equal its level.",
 }
+_SCALES = {Scale.RATIO: "as a ratio to real images", Scale.DIFFERENCE: "as a difference from real images",
+           Scale.FRACTION: "as a fraction of the images"}
 
 
 def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -135,7 +140,9 @@ def _show_metrics(report: EvaluationReport) -> str:
         lines = [line(row.class_name, cell(row.comparison.replace("_", " ")), cell(format_value(row), "number"),
                       _bar(row, _find_beside(report, row), limits), cell(_count(row.n_real), "number"),
                       cell(_count(row.n_synthetic), "number"), cell(row.note, "text")) for row in rows]
-        meaning = next((text for prefix, text in _FAMILIES.items() if metric.startswith(prefix)), "")
+        kind = kind_of_check(metric)
+        meaning = next((text for prefix, text in _FAMILIES.items() if metric.startswith(prefix)), "") if kind is None else (
+            f"A direct check, {_SCALES[kind.scale]}. Measure: {kind.measure}.")
         badge = " Comparable with published numbers." if any(row.literature_comparable for row in rows) else ""
         parts += [heading(metric), note(meaning + badge),
                   table(("Class", "Comparison", "Value", "Interval", "n real", "n synthetic", "Note"), lines,

@@ -4,10 +4,13 @@ the direct checks. All numbers are in the details; which ones the summary goes b
 from collections.abc import Sequence
 from html import escape
 
+from tools.evaluation.aspects import Aspect
+from tools.evaluation.check_kinds import ADJUSTED_P, CheckKind, Scale, kind_of_check, octave_words
+from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL, find_faults
 from tools.evaluation.evidence import EncoderRows, Evidence
 from tools.evaluation.feature_kinds import FeatureKind
 from tools.evaluation.line_plot import Kind, Mark, PlotLine, draw_lines
-from tools.evaluation.markup import cell, heading, line, note, table
+from tools.evaluation.markup import capitalise, cell, heading, line, note, table
 from tools.evaluation.rows import OVERALL, Row, format_value
 
 _GAPS = {"total": "Total: synthetic with real", "ceiling": "VAE: its round trip with real",
@@ -33,7 +36,7 @@ def show_numbers(rows: Sequence[Row], *, num_classes: int) -> str:
     known = Evidence(rows)
     encoders = sorted(known.encoders, key=lambda one: _KIND_ORDER.index(one.kind))
     parts = [_show_gaps(known, encoders), _show_scores(known, encoders), _show_class(known, num_classes),
-             _show_copies(known)]
+             _show_copies(known), _show_checks(rows)]
     return "".join(parts) or note("There are no numbers: no features, judge or test for copies could be used.")
 
 
@@ -125,7 +128,8 @@ def _show_copies(known: Evidence) -> str:
                "Share of images that are nearer to one training image than held-out images are. Held-out real images, the "
                "control, cannot be copies."),
               ("authentic", "authentic_real", "authenticity", "Authenticity",
-               "Share of images that are no nearer to a training image than training images are to each other."))
+               "Share of images farther from the nearest training image than that image is from its own neighbour. A share "
+               "under that of held-out real images means copies, or a narrower choice of images."))
     plots, lines = [], []
     for of_made, of_real, prefix, title, about in groups:
         metrics = [row.metric for row in known.all if row.comparison == of_made and row.class_name == OVERALL
@@ -152,11 +156,67 @@ def _show_copies(known: Evidence) -> str:
             + table(("Test", "Compared by", "Synthetic", "Held-out real"), lines, numbers=("Synthetic", "Held-out real"),
                     kind="narrow", name="tests for copies"))
 
+def _show_checks(rows: Sequence[Row]) -> str:
+    """Every direct check over all classes: ratios as plots, all of them in a table; and the faults that were found."""
+    found = {(row.metric, row.comparison): row for row in rows
+             if row.class_name == OVERALL and row.comparison in (DIRECT, DIRECT_REAL) and row.value is not None}
+    kinds = [kind for metric, comparison in found if comparison == DIRECT and (kind := kind_of_check(metric)) is not None]
+    if not kinds:
+        return ""
+    plots = []
+    for aspect in Aspect:
+        ratios = [kind for kind in kinds if kind.aspect is aspect and kind.scale is Scale.RATIO]
+        if not ratios:
+            continue
+        made = {_title(kind): found[kind.name, DIRECT] for kind in ratios}
+        real = {_title(kind): found.get((kind.name, DIRECT_REAL)) for kind in ratios}
+        drawn = [PlotLine(name, f"{row.value:.2f}", [
+            _mark(row, Kind.MADE), *([] if (beside := real[name]) is None else [_mark(beside, Kind.REAL)])])
+            for name, row in made.items()]
+        texts = made | {f"{name} of training images": row for name, row in real.items()}
+        plots.append("<figure>" + draw_lines(
+            drawn, title=f"Direct checks of {aspect.value}", description=_describe(texts), log=True,
+            limits=_ratio_limits([row for row in texts.values() if row is not None]),
+            reference=Mark(1.0, Kind.RESTORED)) + f"<figcaption>{capitalise(aspect.value)}</figcaption></figure>")
+    lines = [line(_title(kind), cell(kind.scale.value), cell(format_value(found[kind.name, DIRECT]), "number"),
+                  cell(_text(found.get((kind.name, DIRECT_REAL))), "number"),
+                  cell(_text(found.get((f"{ADJUSTED_P}{kind.name}", DIRECT))), "number")) for kind in kinds]
+    return (heading("What differs, measured directly")
+            + note("Dot: synthetic over held-out real images. Dashed line: 1, no difference. Diamond: training images over "
+                   "held-out ones, which tells how much real images differ. Line: 95% interval.")
+            + _show_faults(rows) + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + table(("Check", "Value is a", "Synthetic", "Training images", "Adjusted p"), lines,
+                    numbers=("Synthetic", "Training images", "Adjusted p"), name="direct checks",
+                    caption="Ratio: synthetic over real. Difference: synthetic minus real. Fraction: of the synthetic "
+                    "images. The details have each class."))
+
+
+def _show_faults(rows: Sequence[Row]) -> str:
+    faults = find_faults(rows)
+    if not faults:
+        return note("No check found a fault.")
+    return f"<ul class=\"warnings\">{''.join(f'<li>{escape(fault.text)}</li>' for fault in faults)}</ul>"
+
+
+def _title(kind: CheckKind) -> str:
+    octave = octave_words(kind.name)
+    return f"Power of grain of {octave}" if octave else capitalise(kind.name)
+
+
+def _text(row: Row | None) -> str:
+    return "" if row is None else format_value(row)
+
+
+def _ratio_limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """A scale for logarithms with 1 in the middle; at least half to twice."""
+    numbers = [number for row in rows for number in (row.value or 0.0, *(row.interval or ()))]
+    reach = max([2.0, *(max(number, 1 / number) for number in numbers if number > 0)])
+    return 1 / reach, reach
+
 
 def _panel(one: EncoderRows, plot: str) -> str:
     """A plot of one encoder, with what its network has seen."""
-    title = escape(one.title[:1].upper() + one.title[1:])
-    return f"<figure><figcaption><strong>{title}</strong> {_KIND_NOTES[one.kind]}</figcaption>{plot}</figure>"
+    return f"<figure><figcaption><strong>{escape(one.title)}</strong> {_KIND_NOTES[one.kind]}</figcaption>{plot}</figure>"
 
 
 def _beside(made: Row | None, real: Row | None) -> str:

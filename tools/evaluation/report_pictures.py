@@ -15,7 +15,7 @@ from tools.evaluation.plots import draw_curves, draw_ratios, draw_scatter, encod
 _GRID_COLUMNS, _MISSED_COLUMNS = 4, 8
 _IMAGES_OF_MANY_CLASSES = ((3, 12), (6, 8))  # up to so many classes, so many images of each; of more classes four
 _FEWEST_IMAGES = 4
-_ROUND_TRIPS = 6  # of a class
+_ROUND_TRIPS, _FEWEST_ROUND_TRIPS = 12, 2  # of all classes together, and of a class
 _FRONT_PAIRS, _FRONT_CONTROLS = 6, 2
 _SMALL_TILE_PX = 64  # of what the front of the page does not show
 _WITHHELD_VALUE = 225
@@ -86,8 +86,9 @@ def show_round_trips(exhibits: Exhibits) -> str:
     """Real images, the same after the VAE, and the difference."""
     parts = [note("What the VAE loses, no diffusion model on it can restore. Top row: real images. Middle: the same after "
                   f"the VAE. Bottom: the difference, {_ROUND_TRIP_GAIN} times (black: none).")]
+    count = max(_FEWEST_ROUND_TRIPS, _ROUND_TRIPS // max(1, len(exhibits.grids)))
     for name, panels in exhibits.grids.items():
-        real, restored = (panels[key][:_ROUND_TRIPS] for key in (REAL_SET, RESTORED_SET))
+        real, restored = (panels[key][:count] for key in (REAL_SET, RESTORED_SET))
         if not len(real):
             continue
         tiles = np.concatenate([real, restored, _differ(real, restored, gain=_ROUND_TRIP_GAIN)])
