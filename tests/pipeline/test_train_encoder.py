@@ -16,7 +16,8 @@ from workspace import Workspace
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
 from tools import train_encoder
-from tools.runtime import learned_classifier
+from tools.evaluation.rows import EvaluationReport
+from tools.runtime import assessment, learned_classifier
 from tools.runtime.command import run_command
 from tools.runtime.judges import was_chosen_on
 from tools.runtime.run_directory import owned
@@ -137,6 +138,11 @@ def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_
     assert f"; a plain baseline on untrained features: balanced accuracy {plain:.3f}" in said.out
     assert ("has not learned what a plain baseline reads" in said.err) == (
         plain > record["scores"]["val"]["balanced_accuracy"])
+    for split, warned in (("val", True), ("test", False)):
+        report = EvaluationReport(provenance={})
+        overrides = (f"evaluation_params.judge_path={judge}", f"evaluation_params.real_split={split}")
+        assessment._load_judge(classifiers.config(*overrides), report)
+        assert any("weights were chosen on the val images" in text for text in report.warnings) == warned
     train_encoder.main([*arguments, "--set", "evaluation_params.real_split=val", "--max-minutes", "1e-9"])
     said, record = capsys.readouterr(), read_record(judge)
     assert "chosen on a sixth of the training groups (" in said.out and not was_chosen_on(judge, "val")
