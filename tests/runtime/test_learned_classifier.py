@@ -11,7 +11,7 @@ import torch
 
 from models.classifier import Classifier, ClassifierConfig
 from tools.runtime import learned_classifier
-from tools.runtime.command import Interrupted
+from tools.runtime.command import Diverged, Interrupted
 from tools.runtime.learned_classifier import (
     Ending,
     LabelledPixels,
@@ -96,6 +96,13 @@ def test_the_bounds_end_it_with_weights_that_were_evaluated(
 ) -> None:
     learned = learn(make_images(40, seed=1), make_images(20, seed=2), max_steps=max_steps, max_minutes=max_minutes)
     assert (learned.ending, learned.steps, learned.chosen_step) == (ending, steps, steps)
+
+
+def test_a_loss_that_is_not_finite_ends_it_in_one_line() -> None:
+    images = make_images(40, seed=1)
+    broken = LabelledPixels(lambda positions: images.read(positions) * float("nan"), images.labels)
+    with pytest.raises(Diverged, match="test: expected a finite loss at step 1, found nan"):
+        learn(broken, images, max_steps=5)
 
 
 def signal_at(images: LabelledPixels, batch: int) -> LabelledPixels:

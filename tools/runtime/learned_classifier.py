@@ -23,7 +23,7 @@ from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints
 from tools.runtime.classifier_training import ReadPixels
-from tools.runtime.command import Interrupted, deferred_signals
+from tools.runtime.command import Diverged, Interrupted, deferred_signals
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 
@@ -120,6 +120,7 @@ def learn_classifier(
 
     Raises:
         Interrupted: a signal asked for a stop; without `state` nothing is kept.
+        Diverged: the loss is no longer finite.
     """
     run = _Run(shape, recipe)
     order = SampleOrder(images.labels, seed=recipe.seed, balance=1.0)
@@ -132,6 +133,9 @@ def learn_classifier(
         while ending is None:
             loss = run.take_step(images, order, step)
             step += 1
+            if not math.isfinite(loss):
+                raise Diverged(f"{title}: expected a finite loss at step {step}, found {loss}; look at the images with "
+                               "tools.check_dataset, or choose another train_params.seed")
             late = time.monotonic() - started > 60 * recipe.max_minutes
             if step % between == 0 or step == recipe.max_steps or late:
                 run.evaluate(images, order, held_out, step)
