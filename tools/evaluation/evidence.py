@@ -3,6 +3,7 @@
 Rows in, comparisons out. No sentence is written here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +15,29 @@ from tools.evaluation.rows import OVERALL, Row
 
 FALSE_ALARMS = 0.025  # share of innocent sets that all comparisons together may accuse; the direct checks have as much
 _INTERVAL_ERRORS = 2 * 1.96  # standard errors that a 95% interval is wide
+_NO_SEPARATION = 0.5  # AUC of equal sets; cross-validation puts real images under it by chance
+# The intervals of neighbour scores resample the images that are counted and hold those fixed that they are counted against,
+# which vary as much: twice the variance.
+_BOTH_SIDES = math.sqrt(2.0)
 _KERNEL_NAMES = ("KID", "KD[")
 _NAMES = {"inception": "Inception", "squeezenet1_1": "SqueezeNet", "dinov2": "DINOv2"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of synthetic images and the same of real images, both with intervals."""
+    """A number of synthetic images and the same of real images, both with intervals.
+
+    Attributes:
+        least_real: what the number of real images counts as at least.
+        widening: how many times wider intervals would be that resample both sets.
+    """
 
     name: str
     made: Row
     real: Row
     more_is_worse: bool
+    least_real: float = -math.inf
+    widening: float = 1.0
 
     @property
     def excess(self) -> float:
@@ -34,10 +46,10 @@ class Comparison:
         The number of real images is measured on the same held-out images, and what both share is not subtracted: too few
         are accused rather than too many.
         """
-        gap = _value(self.made) - _value(self.real)
-        error = (_error(self.made) ** 2 + _error(self.real) ** 2) ** 0.5
+        gap = _value(self.made) - max(_value(self.real), self.least_real)
+        error = self.widening * math.hypot(_error(self.made), _error(self.real))
         worse = gap if self.more_is_worse else -gap
-        return worse / error if error else float("inf") * worse if worse else 0.0
+        return worse / error if error else math.copysign(math.inf, worse) if worse else 0.0
 
     @property
     def share(self) -> float:
@@ -130,16 +142,19 @@ class Evidence:
         bare = EncoderRows(kernel, None, None, None, None, None)
         return EncoderRows(
             kernel, distance=self._compare(kernel, more_is_worse=True),
-            separation=self._compare(bare.score("two-sample AUC"), more_is_worse=True),
-            precision=self._compare(bare.score("precision")), coverage=self._compare(bare.score("coverage")),
-            recall=self._compare(bare.score("recall")))
+            separation=self._compare(bare.score("two-sample AUC"), more_is_worse=True, least_real=_NO_SEPARATION),
+            precision=self._compare(bare.score("precision"), widening=_BOTH_SIDES),
+            coverage=self._compare(bare.score("coverage"), widening=_BOTH_SIDES),
+            recall=self._compare(bare.score("recall"), widening=_BOTH_SIDES))
 
-    def _compare(self, metric: str | None, of_made: str = "total", of_real: str = "real_real", *,
-                 more_is_worse: bool = False) -> Comparison | None:
+    def _compare(
+        self, metric: str | None, of_made: str = "total", of_real: str = "real_real", *, more_is_worse: bool = False,
+        least_real: float = -math.inf, widening: float = 1.0,
+    ) -> Comparison | None:
         made, real = self.find(metric, of_made), self.find(metric, of_real)
         if metric is None or made is None or real is None or made.interval is None or real.interval is None:
             return None
-        return Comparison(metric.split("[")[0], made, real, more_is_worse)
+        return Comparison(metric.split("[")[0], made, real, more_is_worse, least_real, widening)
 
 
 def name_features(encoder: str) -> str:
