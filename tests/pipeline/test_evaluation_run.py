@@ -65,9 +65,12 @@ def test_unknown_patients_are_a_limit_of_every_number(samples: Path, workspace: 
 
 def test_the_schema_of_the_json(samples: Path) -> None:
     evaluation = read_evaluation(samples)
-    assert list(evaluation) == ["provenance", "rows", "warnings"]
+    assert list(evaluation) == ["summary", "provenance", "rows", "warnings"]
+    assert [line["aspect"] for line in evaluation["summary"]] == ["fidelity", "variety", "class", "privacy", "utility"]
+    assert "classifier" not in " ".join(line["text"] for line in evaluation["summary"][:2])  # which decides neither
     for row in evaluation["rows"]:
-        assert list(row) == ROW_KEYS
+        tested = row["comparison"] == "copies" and row["value"] is not None
+        assert list(row) == [*ROW_KEYS, *(["outcome"] if tested else [])]
         assert row["comparison"] in COMPARISONS
         assert row["class"] in ("all", *CLASS_NAMES)
         assert row["value"] is None or isinstance(row["value"], float)
@@ -156,7 +159,7 @@ def test_a_class_name_that_looks_like_a_formula_is_text_in_the_workbook(
         synthetic = [row["synthetic"] for row in csv.DictReader(file)]
     assert synthetic and all(name.startswith(("'=1+1/", "'@blastocyst/")) for name in synthetic)
     book = load_workbook(tmp_path / "out/evaluation.xlsx")
-    assert book.sheetnames == ["metrics", "comparisons", "warnings", "provenance"]
+    assert book.sheetnames == ["summary", "metrics", "comparisons", "warnings", "provenance"]
     cells = [cell for cell in book["metrics"]["B"] if str(cell.value).startswith("=")]
     assert cells and all(cell.data_type == "s" and cell.value == "=1+1" for cell in cells)
     assert all(cell.data_type != "f" for sheet in book for line in sheet.iter_rows() for cell in line)
