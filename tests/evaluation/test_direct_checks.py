@@ -189,6 +189,14 @@ def test_what_a_fault_implies_is_left_out(cause: tuple[str, float], implied: tup
     assert [fault.check for fault in find_faults(rows[3:])] == [implied[0]]
 
 
+def test_images_out_of_range_are_told_where_not_all_are_darker() -> None:
+    out_of_range = fault_rows("off-range images", 0.9, real=0.0)
+    (fault,) = find_faults(out_of_range)
+    assert fault.text == "27 of 30 images are far darker, brighter or more saturated than real ones."
+    assert [fault.check for fault in find_faults([*out_of_range, *fault_rows("brightness mean", -60.0, real=0.0)])] == [
+        "brightness mean"]
+
+
 def test_the_same_fault_of_all_classes_and_of_one_is_told_once() -> None:
     rows = [*fault_rows("brightness mean", -20.0, real=0.0), *fault_rows("brightness mean", -25.0, real=0.0, class_name="B"),
             *fault_rows("brightness mean", 9.0, real=0.0, class_name="C")]

@@ -13,6 +13,7 @@ from scipy import stats
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.check_kinds import (
     ADJUSTED_P,
+    BRIGHTNESS,
     CONTRAST,
     EFFECTIVE,
     EMPTY,
@@ -111,7 +112,7 @@ def find_faults(rows: Sequence[Row]) -> list[Fault]:
     - of a class, what all classes show, everything once it looks like another class, and everything where images repeat;
     - power of an octave that contrast explains, and contrast that an octave explains;
     - sharpness beside the shortest octave, and outlines beside any octave that changed alike;
-    - spreads that repeats narrow;
+    - spreads that repeats narrow, and images out of range where all are brighter or darker;
     - the look of classes where an octave's power is half or twice that of real images.
     """
     found = {(row.metric, row.class_name, row.comparison): row for row in rows
@@ -155,7 +156,7 @@ def _is_explained(kind: CheckKind, row: Row, accused: Sequence[tuple[CheckKind, 
                 if (name, place) in others]
 
     if kind.name in (EMPTY, OFF_RANGE):
-        return _is_told_elsewhere(row, others)
+        return _is_told_elsewhere(row, others) or (kind.name == OFF_RANGE and bool(beside(BRIGHTNESS)))
     if row.class_name != OVERALL:
         broader = others.get((row.metric, OVERALL))
         if broader is not None and kind.is_low(_value(broader)) == kind.is_low(_value(row)):

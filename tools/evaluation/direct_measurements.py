@@ -11,9 +11,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dataset.images import from_uint8
 from tools.evaluation.descriptors import describe_image
+from tools.evaluation.evaluation_sets import SEED
 from tools.evaluation.image_measures import ImageMeasures, measure_images
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.memorisation import pixel_vectors
+from tools.evaluation.resampling import cap_by_group
 
 _FAR = 2.0  # an image is broken this many times as far from the median as all but 1% of the training images
 TAIL_RATE = 1e-4  # of intact images beyond one such limit: 0.01 squared, where tails fall exponentially or faster
@@ -22,6 +24,7 @@ _LEAST_BRIGHTNESS, _LEAST_SATURATED = 10.0, 0.05  # least distances from the med
 _LEAST_LOG_CONTRAST = float(np.log(4.0))
 _SOFT_CONTRAST = 0.5  # gray levels added before a logarithm: the rounding of a flat image
 _LIKENESS = 0.1  # expected squared likeness of a training image to all others of a set
+_MAX_LIKENESS_IMAGES = 1000
 _MOST_BROKEN = 0.5
 _FEWEST_OF_CLASS = 5
 
@@ -125,8 +128,11 @@ def fit_likeness(train: MeasuredImages, num_images: int) -> float:
     So narrow a likeness sees repeats: each image twice is 11 standard deviations from 100 real images of three data sets,
     with a scale that counts them as half only 3 to 6.
     """
-    vectors, groups = train.thumbnails[train.intact], np.asarray(train.images.groups)[train.intact]
-    squared = _squared_distances(vectors)[groups[:, None] != groups[None, :]]
+    rows = np.flatnonzero(train.intact)
+    groups = np.asarray(train.images.groups)[rows]
+    kept = cap_by_group(groups, limit=_MAX_LIKENESS_IMAGES, seed=SEED)
+    rows, groups = rows[kept], groups[kept]
+    squared = _squared_distances(train.thumbnails[rows])[groups[:, None] != groups[None, :]]
     if not len(squared):
         return 1.0
     low, high = 1e-3, 10.0
