@@ -33,10 +33,10 @@ from tools.evaluation.check_kinds import (
 )
 from tools.evaluation.direct_measurements import (
     NUM_OFF_RANGE_LIMITS,
-    TAIL_RATE,
     MeasuredImages,
     fit_likeness,
     measure_sets,
+    tail_rate,
 )
 from tools.evaluation.direct_statistics import SMALLEST_SIDE, Item, make_items, name_classes
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets
@@ -274,8 +274,8 @@ def _broken_rows(
 ) -> list[Row]:
     """Fractions of empty and of off-range images, and p values that more are broken than of training and held-out images.
 
-    Where none of those is, the chance of one is that of the limits' tails, by which the number is binomial; else Fisher's
-    exact test compares the numbers. Both are adjusted for the checks and the classes by Bonferroni.
+    Groups with such an image are counted. Where no real one has any, the number is binomial by the chance of the limits'
+    tails; else Fisher's exact test compares the numbers. Both are adjusted for the checks and the classes by Bonferroni.
     """
     num_tests = len((EMPTY, OFF_RANGE)) * (1 + len(class_names))
     found: list[Row] = []
@@ -287,13 +287,20 @@ def _broken_rows(
                 continue
             found += [_fraction_row(name, class_name, comparison, one, rows, flags, repeats)
                       for comparison, (one, rows, flags) in zip((DIRECT, DIRECT_REAL), sides, strict=False) if len(rows)]
-            (made, num_made), *others = ((int(flags[rows].sum()), len(rows)) for _, rows, flags in sides)
+            (made, num_made), *others = (_count_groups(one, rows, flags) for one, rows, flags in sides)
             broken, num_others = np.sum(others, axis=0)
+            rate = min(1.0, num_limits * tail_rate(len(set(known.images.groups))))
             p_value = float(stats.fisher_exact([[made, num_made - made], [broken, num_others - broken]], "greater").pvalue
-                            if broken else stats.binom.sf(made - 1, num_made, num_limits * TAIL_RATE))
+                            if broken else stats.binom.sf(made - 1, num_made, rate))
             found.append(Row(f"{ADJUSTED_P}{name}", class_name, DIRECT, min(1.0, p_value * num_tests / _BROKEN_SHARE),
-                             n_real=len(sides[1][1]), n_synthetic=num_made, note="more than of real images, by chance"))
+                             n_real=len(sides[1][1]), n_synthetic=len(sides[0][1]), note="more than real ones, by chance"))
     return found
+
+
+def _count_groups(measured: MeasuredImages, rows: np.ndarray, flags: np.ndarray) -> tuple[int, int]:
+    """How many groups have a flagged image among `rows`, and how many there are."""
+    groups = np.asarray(measured.images.groups)
+    return len(np.unique(groups[rows[flags[rows]]])), len(np.unique(groups[rows]))
 
 
 def _fraction_row(

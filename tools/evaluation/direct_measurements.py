@@ -18,7 +18,7 @@ from tools.evaluation.memorisation import pixel_vectors
 from tools.evaluation.resampling import cap_by_group
 
 _FAR = 2.0  # an image is broken this many times as far from the median as all but 1% of the training images
-TAIL_RATE = 1e-4  # of intact images beyond one such limit: 0.01 squared, where tails fall exponentially or faster
+_TAIL = 0.01
 NUM_OFF_RANGE_LIMITS = 3
 _LEAST_BRIGHTNESS, _LEAST_SATURATED = 10.0, 0.05  # least distances from the median: gray levels, fraction
 _LEAST_LOG_CONTRAST = float(np.log(4.0))
@@ -120,6 +120,15 @@ def _read_classes(train: ImageSet, descriptions: Sequence[np.ndarray]) -> list[n
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(num_classes, 1 / num_classes))
     model.fit(scaled[0], train.labels)
     return [model.predict(each).astype(np.int64) for each in scaled]
+
+
+def tail_rate(num_groups: int) -> float:
+    """The fraction of intact groups beyond one limit of broken images that was set by `num_groups` training groups.
+
+    All but 1%, or one group of fewer than 100, are within half the distance: beyond it is the square of that fraction where
+    tails fall exponentially, and less where they fall faster.
+    """
+    return max(_TAIL, 1.0 / num_groups) ** 2
 
 
 def fit_likeness(train: MeasuredImages, num_images: int) -> float:
