@@ -104,10 +104,9 @@ def _show_class(known: Evidence, num_classes: int) -> str:
         if not shown:
             continue
         drawn = [PlotLine(name[:1].upper() + name[1:], f"{row.value:.2f}", [_mark(row, kind)]) for name, kind, row in shown]
-        plots.append("<figure>" + draw_lines(
-            drawn, title=f"{title} of the class", limits=(0.0, 1.0), reference=Mark(chance, Kind.RESTORED),
-            description=_describe({name: row for name, _, row in shown} | {"chance": None}))
-            + f"<figcaption>{title}; dashed line: chance, {chance:.2g}.</figcaption></figure>")
+        plot = draw_lines(drawn, title=f"{title} of the class", limits=(0.0, 1.0), reference=Mark(chance, Kind.RESTORED),
+                          description=_describe({name: row for name, _, row in shown}))
+        plots.append(_captioned(title, f"dashed line: chance, {chance:.2g}", plot))
         lines += [line(title, cell(name), cell(format_value(row), "number")) for name, _, row in shown]
     if not plots:
         return ""
@@ -144,8 +143,7 @@ def _show_copies(known: Evidence) -> str:
         limits = (0.0, 1.0) if prefix == "authenticity" else _limits(shown)
         texts = {space: made for space, made, _ in pairs}
         texts |= {f"{space}, held-out real images": real for space, _, real in pairs}
-        plots.append(f"<figure>{draw_lines(drawn, title=title, description=_describe(texts), limits=limits)}"
-                     f"<figcaption><strong>{title}</strong> {about}</figcaption></figure>")
+        plots.append(_captioned(title, about, draw_lines(drawn, title=title, description=_describe(texts), limits=limits)))
         lines += [line(title, cell(space), cell("" if made is None else format_value(made), "number"),
                        cell("" if real is None else format_value(real), "number")) for space, made, real in pairs]
     if not plots:
@@ -174,10 +172,10 @@ def _show_checks(rows: Sequence[Row]) -> str:
             _mark(row, Kind.MADE), *([] if (beside := real[name]) is None else [_mark(beside, Kind.REAL)])])
             for name, row in made.items()]
         texts = made | {f"{name} of training images": row for name, row in real.items()}
-        plots.append("<figure>" + draw_lines(
-            drawn, title=f"Direct checks of {aspect.value}", description=_describe(texts), log=True,
-            limits=_ratio_limits([row for row in texts.values() if row is not None]),
-            reference=Mark(1.0, Kind.RESTORED)) + f"<figcaption>{capitalise(aspect.value)}</figcaption></figure>")
+        plot = draw_lines(drawn, title=f"Direct checks of {aspect.value}", description=_describe(texts), log=True,
+                          limits=_ratio_limits([row for row in texts.values() if row is not None]),
+                          reference=Mark(1.0, Kind.RESTORED))
+        plots.append(_captioned(capitalise(aspect.value), "ratio of synthetic to real images", plot))
     lines = [line(_title(kind), cell(kind.scale.value), cell(format_value(found[kind.name, DIRECT]), "number"),
                   cell(_text(found.get((kind.name, DIRECT_REAL))), "number"),
                   cell(_text(found.get((f"{ADJUSTED_P}{kind.name}", DIRECT))), "number")) for kind in kinds]
@@ -216,7 +214,11 @@ def _ratio_limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 def _panel(one: EncoderRows, plot: str) -> str:
     """A plot of one encoder, with what its network has seen."""
-    return f"<figure><figcaption><strong>{escape(one.title)}</strong> {_KIND_NOTES[one.kind]}</figcaption>{plot}</figure>"
+    return _captioned(one.title, _KIND_NOTES[one.kind], plot)
+
+
+def _captioned(title: str, about: str, plot: str) -> str:
+    return f"<figure><figcaption><strong>{escape(title)}</strong> {escape(about)}</figcaption>{plot}</figure>"
 
 
 def _beside(made: Row | None, real: Row | None) -> str:
