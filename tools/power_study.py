@@ -28,7 +28,7 @@ from tools.evaluation.degradations import PIXEL_FAULTS, ROUND_TRIP_FRACTIONS, mi
 from tools.evaluation.encoders import Encoder, make_untrained
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import ImageSet
-from tools.evaluation.power import Fault, ImagePool, PowerSettings, measure_power
+from tools.evaluation.power import Fault, ImagePool, PowerSettings, format_table, measure_power
 from tools.evaluation.resampling import cap_by_group
 from tools.evaluation.untrained import DEFINITIONS, UntrainedDefinition
 from tools.runtime.command import run_command
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = study(config, {**encoders, **_open_references(config)}, early, vaes, arguments.output)
     path = arguments.table or arguments.output / "power.json"
     write_json(path, {**(read_json(path) if path.is_file() else {}), arguments.name: found})
-    print(f"written to {path}: {arguments.name}, {len(found['encoders'])} kinds of features")
+    print(f"{format_table(found)}\nwritten to {path}: {arguments.name}, {len(found['encoders'])} kinds of features")
 
 
 def study(
@@ -82,7 +82,7 @@ def study(
     variants += [("early stop", "steps", float(steps), images) for steps, images in generated.items()]
     result: dict[str, Any] = {
         "settings": asdict(settings), "images": len(real), "groups": len(set(real.groups)), "side_px": real.pixels.shape[1],
-        "faults": {}, "encoders": {},
+        "numbers": numbers, "faults": {}, "encoders": {},
     }
     for name, encoder in encoders.items():
         started = time.monotonic()
@@ -94,10 +94,12 @@ def study(
             features = _encode(config, encoder, images, f"{fault}_{strength}".replace(" ", "_"), output)
             faults.setdefault(fault, Fault(unit)).sets.append((strength, features, images.groups))
         power = measure_power(pool, faults, numbers, settings)
-        result["faults"] = {fault: {"unit": unit, "strengths": of} for fault, (unit, of) in power.strengths.items()}
+        result["faults"] |= {fault: {"unit": unit, "strengths": of} for fault, (unit, of) in power.strengths.items()}
         result["encoders"][name] = {
             "weights_sha256": encoder.weights_sha256, "preset": encoder.preset, "dimension": encoder.dimension,
-            "seconds_per_1000": _time(encoder, real), "false_alarms": power.false_alarms, "shares_found": power.shares,
+            "seconds_per_1000": _time(encoder, real),
+            "false_alarms": {str(n): share for n, share in power.false_alarms.items()},
+            "shares_found": {fault: {str(n): shares for n, shares in of.items()} for fault, of in power.shares.items()},
         }
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     return result

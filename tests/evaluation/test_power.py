@@ -1,12 +1,25 @@
 """Power of features: the test is the kernel distance's, planted faults do what they say, level and direction hold."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dataset.storage import read_json
 from tools.evaluation.degradations import PIXEL_FAULTS, mix
 from tools.evaluation.kernel import kernel_distance, kernel_permutation_test
-from tools.evaluation.power import Fault, ImagePool, PowerSettings, _KernelTable, measure_power, smallest_found
+from tools.evaluation.power import (
+    Fault,
+    ImagePool,
+    PowerSettings,
+    _KernelTable,
+    format_table,
+    measure_power,
+    smallest_found,
+)
+from tools.evaluation.untrained import DEFINITIONS
 
+DOCS = Path(__file__).parents[2] / "docs"
 QUICK = PowerSettings(splits=10, halvings=200, permutations=100)
 
 
@@ -72,6 +85,46 @@ def test_what_is_dropped_from_a_set_is_missing_there() -> None:
     ([0.0, 0.9, 1.0], 1), ([1.0, 0.5, 1.0], 2), ([1.0, 1.0, 0.7], None), ([0.9, 1.0, None], 0), ([None], None)])
 def test_the_smallest_strength_found_is_one_from_where_on_all_are(shares: list[float | None], expected: int | None) -> None:
     assert smallest_found(shares, 0.8) == expected
+
+
+def test_the_table_names_the_smallest_strength_found_at_each_n() -> None:
+    shares = {"blur": {"100": [0.0, 0.7, 1.0], "300": [None, None, None]}}
+    features = {"shares_found": shares, "false_alarms": {"100": 0.045, "300": 0.05}, "seconds_per_1000": 2.4}
+    other = {**features, "shares_found": {"blur": {"100": [1.0, 0.9, 0.1], "300": [1.0, 1.0, 1.0]}}}
+    entry = {"settings": {"power": 0.8}, "numbers": [100, 300], "encoders": {"one": features, "other": other},
+             "faults": {"blur": {"unit": "px", "strengths": [0.5, 1.0, 2.0]}}}
+    assert format_table(entry).splitlines() == [
+        "| fault (strengths), n = 100, 300 | `one` | `other` |", "|---|---|---|",
+        "| blur: px (0.5, 1, 2) | 2 / · | none / 0.5 |",
+        "| share of real halves with p < 0.05 | 0.045 / 0.050 | 0.045 / 0.050 |", "| seconds for 1,000 images | 2 | 2 |"]
+
+
+def test_the_page_quotes_the_study() -> None:
+    page, study = (DOCS / "features.md").read_text(encoding="utf-8"), read_json(DOCS / "studies/power.json")
+    assert set(study) == {"phantoms", "mhsma64", "embryostage", "stork"}
+    for name, entry in study.items():
+        assert format_table(entry) in page, name
+        for encoder, definition in DEFINITIONS.items():
+            assert entry["encoders"][encoder]["weights_sha256"] == definition.sha256()
+
+
+def test_what_imagenet_features_find_untrained_ones_find_within_a_step() -> None:
+    """Round trips, missing modes and early stops, on each set and at each n that could be tested."""
+    study, tested = read_json(DOCS / "studies/power.json"), 0
+    for name, entry in study.items():
+        power, last = entry["settings"]["power"], {fault: len(of["strengths"]) for fault, of in entry["faults"].items()}
+        for fault in entry["faults"]:
+            if not fault.startswith(("round trip", "mode drop", "early stop")):
+                continue
+            for n in map(str, entry["numbers"]):
+                reference = entry["encoders"]["squeezenet1_1"]["shares_found"][fault][n]
+                if all(share is None for share in reference) or smallest_found(reference, power) is None:
+                    continue
+                found = [smallest_found(entry["encoders"][one]["shares_found"][fault][n], power) for one in DEFINITIONS]
+                best = min(last[fault] if one is None else one for one in found)
+                assert best <= smallest_found(reference, power) + 1, (name, fault, n)
+                tested += 1
+    assert tested >= 6
 
 
 @pytest.mark.parametrize("fault", PIXEL_FAULTS, ids=lambda fault: fault.name)

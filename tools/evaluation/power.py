@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,30 @@ def smallest_found(shares: Sequence[float | None], power: float) -> int | None:
             break
         smallest = index
     return smallest
+
+
+def format_table(entry: Mapping[str, Any]) -> str:
+    """One data set's numbers, as the study stores them: in Markdown, the smallest strength found at each n."""
+    encoders, numbers = entry["encoders"], entry["numbers"]
+    titles = [f"fault (strengths), n = {', '.join(map(str, numbers))}", *(f"`{name}`" for name in encoders)]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for fault, of in entry["faults"].items():
+        strengths = [f"{strength:g}" for strength in of["strengths"]]
+        cells = [" / ".join(_name_smallest(encoder["shares_found"].get(fault, {}).get(str(n), []), strengths,
+                                           entry["settings"]["power"]) for n in numbers) for encoder in encoders.values()]
+        lines.append(f"| {fault}: {of['unit']} ({', '.join(strengths)}) | " + " | ".join(cells) + " |")
+    alarms = [" / ".join(f"{encoder['false_alarms'][str(n)]:.3f}" for n in numbers) for encoder in encoders.values()]
+    lines.append("| share of real halves with p < 0.05 | " + " | ".join(alarms) + " |")
+    seconds = [f"{encoder['seconds_per_1000']:.0f}" for encoder in encoders.values()]
+    return "\n".join([*lines, "| seconds for 1,000 images | " + " | ".join(seconds) + " |"])
+
+
+def _name_smallest(shares: Sequence[float | None], strengths: Sequence[str], power: float) -> str:
+    """The smallest strength found; "none", or "·" where nothing could be tested."""
+    if all(share is None for share in shares):
+        return "·"
+    smallest = smallest_found(shares, power)
+    return "none" if smallest is None else strengths[smallest]
 
 
 class _KernelTable:
