@@ -109,7 +109,9 @@ def test_the_page_quotes_the_study() -> None:
 
 
 def test_what_imagenet_features_find_untrained_ones_find_within_a_step() -> None:
-    """Round trips, missing modes and early stops, on each set and at each n that could be tested."""
+    """Round trips, missing modes and early stops, on each set and at each n that could be tested. The page names the
+    exception."""
+    exceptions = {("mhsma64", "round trip taesd", "100")}
     study, tested = read_json(DOCS / "studies/power.json"), 0
     for name, entry in study.items():
         power, last = entry["settings"]["power"], {fault: len(of["strengths"]) for fault, of in entry["faults"].items()}
@@ -122,7 +124,8 @@ def test_what_imagenet_features_find_untrained_ones_find_within_a_step() -> None
                     continue
                 found = [smallest_found(entry["encoders"][one]["shares_found"][fault][n], power) for one in DEFINITIONS]
                 best = min(last[fault] if one is None else one for one in found)
-                assert best <= smallest_found(reference, power) + 1, (name, fault, n)
+                within = best <= smallest_found(reference, power) + 1
+                assert within != ((name, fault, n) in exceptions), (name, fault, n)
                 tested += 1
     assert tested >= 6
 
