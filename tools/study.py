@@ -69,7 +69,7 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     refused = [f"{family}: {row['refusal']}" for family, row in results.items()
                if family in wanted and row["chosen"] is None]
     if study.test:
-        print("test set, opened for these arms only\n" + study_table.format_table(_test_columns(study, results)))
+        print("test set, opened for these arms only\n" + _format_results(study, results))
     chosen = any(row["rounds"] for row in results.values())
     print(f"written to {study.output}: study.json" + ", study.md" * study.test + ", study.png" * chosen)
     if refused:
@@ -128,13 +128,17 @@ def _write_results(study: Study, results: Mapping[str, Any]) -> None:
     if shown:
         studying.plot_scores(output / "study.png", shown)
     if study.test:
-        chosen = [study_table.describe_selection(family, results[family]) for family in study.families if family in results]
-        write_text(output / "study.md", study_table.format_table(_test_columns(study, results)) + "\n"
-                   + "".join(f"* {line}.\n" for line in chosen))
+        write_text(output / "study.md", _format_results(study, results))
     write_json(output / "study.json", {
         "rule": studying.RULE, "seeds": list(study.seeds), "final_minutes": study.final_minutes,
         "families": {family: results[family] for family in study.families if family in results},
     })
+
+
+def _format_results(study: Study, results: Mapping[str, Any]) -> str:
+    """The table of the test set, and which features chose each arm."""
+    chosen = [study_table.describe_selection(family, results[family]) for family in study.families if family in results]
+    return "\n".join([study_table.format_table(_test_columns(study, results)), *(f"* {line}." for line in chosen)]) + "\n"
 
 
 def _test_columns(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

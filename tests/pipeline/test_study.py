@@ -81,7 +81,7 @@ def test_a_study_screens_chooses_tests_once_and_knows_what_is_done(
     table = (tmp_path / "study/study.md").read_text(encoding="utf-8")
     assert table.startswith("| | recipes | gan | augmented |\n") and table in capsys.readouterr().out
     augmented = json.loads((tmp_path / "study/arms/augmented/steps1_seed1/evaluation_test/evaluation.json").read_text())
-    shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[")
+    shown = next(row["value"] for row in augmented["rows"] if row["metric"].startswith("KD[untrained_conv@")
                  and row["comparison"] == "total" and row["class"] == "all")
     read = result["families"]["augmented"]["test"]
     assert read["KD total (synthetic, real)"] == [shown] and not [line for line in read if "round trip" in line]
