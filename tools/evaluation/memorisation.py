@@ -146,7 +146,7 @@ class CopyAudit:
     def verdict(self) -> str:
         """One sentence. It never says that images are private: that is not tested here."""
         counts = (f"{int(self.flagged.sum())} of {len(self.flagged)} synthetic images lie under tau = "
-                  f"{self.threshold.tau:.3f}, where {100 * self.threshold.level:.2g}% are expected of innocent ones")
+                  f"{self.threshold.tau:.3f}, where {100 * self.threshold.level:.2g}% are expected without copying")
         if self.outcome is Tone.UNKNOWN:
             return (f"{TOO_FEW_TO_TELL}: {self.threshold.num_groups + self.num_control} of them, at least {FEWEST_GROUPS} "
                     f"are needed for a tau at {100 * LEVEL_OF_SMALL_SETS:.2g}%; {counts} (p = {self.p_value:.2g})")

@@ -113,7 +113,7 @@ def show_ratios(exhibits: Exhibits) -> str:
     plots = []
     for ratios in exhibits.ratios:
         share = float((ratios.synthetic < ratios.tau).mean())
-        caption = f"{ratios.space}: {share:.2%} under tau, where {ratios.level:.2%} are expected of innocent images"
+        caption = f"{ratios.space}: {share:.2%} under tau, where {ratios.level:.2%} are expected without copying"
         about = f"Histograms of r of synthetic and of held-out images, compared by {caption}"
         plots.append(figure(draw_ratios(ratios), about, caption))
     return f"<div class=\"plots\">{''.join(plots)}</div>"

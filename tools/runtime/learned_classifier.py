@@ -139,7 +139,8 @@ def learn_classifier(
             late = time.monotonic() - started > 60 * recipe.max_minutes
             if step % between == 0 or step == recipe.max_steps or late:
                 run.evaluate(images, order, held_out, step)
-            bar.update(step, f"loss {loss:.3f}, held-out {run.best.loss:.3f}")
+            scored = f", held-out {run.best.loss:.3f}" if math.isfinite(run.best.loss) else ""
+            bar.update(step, f"loss {loss:.3f}{scored}")
             if step % between == 0 and run.best.has_settled(step):
                 ending = Ending.SETTLED
             elif step >= recipe.max_steps:
