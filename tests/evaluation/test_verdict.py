@@ -244,6 +244,8 @@ def test_a_fault_is_named_under_its_aspect_which_does_not_hold() -> None:
     assert says([*GOOD_ROWS, *grain], FIDELITY) == {CAUTION: "Grain of 2 to 4 px has 0.4 of its power in real images."}
     assert list(says([*GOOD_ROWS, *grain], VARIETY)) == [HOLDS]
     assert says([*GOOD_ROWS, *tints], VARIETY) == {CAUTION: "Tints vary half as much between images as in real ones."}
+    looks = [replace(one, n_synthetic=30, n_real=30) for one in fault("looks like its class", 0.2, "bright")]
+    assert says([*GOOD_ROWS, *looks], CLASS)[CAUTION].startswith("Class bright: 24 of 30 images look like another class")
     both = says([*UNTRAINED, *grain, *tints], FIDELITY)
     assert FAILS in both and both[CAUTION] == "Grain of 2 to 4 px has 0.4 of its power in real images."
 
