@@ -131,6 +131,18 @@ def test_empty_images_are_counted_and_do_not_hide_behind_other_faults(data: Data
     assert data.check(data.good.with_pixels("synthetic", pixels))[0].class_name == OVERALL
 
 
+def test_two_dark_images_are_chance_and_many_are_counted(data: Data) -> None:
+    """Real sets have a few images far darker than the rest, which a split can put on one side."""
+    def darken(number: int) -> list[Fault]:
+        pixels = data.good.pixels.copy()
+        pixels[:number] //= 2
+        return data.check(data.good.with_pixels("synthetic", pixels))
+
+    assert [fault for fault in darken(2) if fault.check == "off-range images"] == []
+    (fault,) = [fault for fault in darken(15) if fault.check == "off-range images" and fault.class_name == OVERALL]
+    assert fault.text.startswith("15 of ") and "far darker" in fault.text
+
+
 def test_few_groups_are_measured_without_a_claim(data: Data) -> None:
     single = replace(data.real, groups=["one"] * len(data.real))
     rows = replace(data, real=single).rows(data.good.with_pixels("synthetic", data.good.pixels // 10 * 9))

@@ -122,13 +122,13 @@ def _read_classes(train: ImageSet, descriptions: Sequence[np.ndarray]) -> list[n
     return [model.predict(each).astype(np.int64) for each in scaled]
 
 
-def tail_rate(num_groups: int) -> float:
+def tail_rate(num_groups: int, *, heavy: bool) -> float:
     """The fraction of intact groups beyond one limit of broken images that was set by `num_groups` training groups.
 
-    All but 1%, or one group of fewer than 100, are within half the distance: beyond it is the square of that fraction where
-    tails fall exponentially, and less where they fall faster.
+    All but 1%, or one group of fewer than 100, are within half the distance. Beyond it is the square of that fraction where
+    tails fall like exp(-x), and its power of sqrt(2) where they are as `heavy` as exp(-sqrt(x)).
     """
-    return max(_TAIL, 1.0 / num_groups) ** 2
+    return float(max(_TAIL, 1.0 / num_groups) ** (np.sqrt(2.0) if heavy else 2.0))
 
 
 def fit_likeness(train: MeasuredImages, num_images: int) -> float:
