@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from config.errors import UserError
 from config.load import load_config
@@ -35,6 +36,7 @@ from tools.runtime.command import run_command
 from tools.runtime.data import find_autoencoder, has_split, open_images, transform_identity
 from tools.runtime.evaluation_weights import open_encoder
 from tools.runtime.image_sets import as_gray_if_all, open_synthetic, read_set, round_trip
+from tools.runtime.machine import choose_device
 
 NUMBERS = (100, 150, 300)  # images a side
 MOST_REAL, MOST_FAULTY = 900, 150  # images that are encoded: real ones, and those in which faults are planted
@@ -64,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     early = {_to_steps(name): folder for name, folder in map(_parse_named, arguments.early)}
     vaes = {"round trip": find_autoencoder(config),
             **{f"round trip {name}": folder for name, folder in map(_parse_named, arguments.vae)}}
-    encoders = {name: make_untrained(name, CANDIDATES[name]) for name in arguments.candidate or CANDIDATES}
-    found = study(config, {**encoders, **_open_references(config)}, early, vaes, arguments.output)
+    device = choose_device()
+    encoders = {name: make_untrained(name, CANDIDATES[name], device=device) for name in arguments.candidate or CANDIDATES}
+    found = study(config, {**encoders, **_open_references(config, device)}, early, vaes, arguments.output)
     path = arguments.table or arguments.output / "power.json"
     write_json(path, {**(read_json(path) if path.is_file() else {}), arguments.name: found})
     print(f"{format_table(found)}\nwritten to {path}: {arguments.name}, {len(found['encoders'])} kinds of features")
@@ -180,12 +183,12 @@ def _time(encoder: Encoder, images: ImageSet) -> float:
     return round((time.process_time() - started) / len(pixels) * 1000, 1)
 
 
-def _open_references(config: Config) -> dict[str, Encoder]:
+def _open_references(config: Config, device: torch.device) -> dict[str, Encoder]:
     """The published and the in-domain features whose weights the config names and that are there."""
     params, found = config.evaluation_params, {}
     for name, path in (("squeezenet1_1", params.squeezenet_path), ("classifier", params.classifier_path)):
         if path is not None and Path(path).exists():
-            found[name] = open_encoder(config, name, vae_folder=find_autoencoder(config))
+            found[name] = open_encoder(config, name, vae_folder=find_autoencoder(config), device=device)
         else:
             print(f"{name}: left out, there are no weights of it in {path}")
     return found

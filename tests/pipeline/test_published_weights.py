@@ -247,7 +247,7 @@ def test_a_study_fetches_at_its_start_and_its_evaluations_fetch_nothing(
         overrides={"evaluation_params.inception_path": None, "evaluation_params.allow_download": "auto",
                    "evaluation_params.encoders": ["inception"]})
     runs, commands = StudyRuns(study), []
-    with pytest.raises(UserError, match="the first, inception, is to choose and cannot be had"):
+    with pytest.raises(UserError, match="the first, inception, takes part in the choice and cannot be opened"):
         study_command.run_study(study, runs, ())
     assert len(servers["inception"].asked) == 1  # the second arm would wait for the same address
 
