@@ -19,8 +19,8 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 
 demo: $(STAMP)
 	$(RUN) -m tools.make_phantoms --output demo/phantoms --num-images 2000 --image-size 64
-	$(RUN) -m tools.train_encoder --config $(CONFIG) --role encoder --epochs 20 --max-minutes 60
-	$(RUN) -m tools.train_encoder --config $(CONFIG) --role judge --epochs 20 --max-minutes 60
+	$(RUN) -m tools.train_encoder --config $(CONFIG) --role encoder --epochs 8 --max-minutes 60
+	$(RUN) -m tools.train_encoder --config $(CONFIG) --role judge --epochs 8 --max-minutes 60
 	$(RUN) -m tools.cache_latents --config $(CONFIG)
 	$(RUN) train_ddpm_cond.py --config $(CONFIG)
 	$(RUN) sample_ddpm_class_cond.py --config $(CONFIG)
