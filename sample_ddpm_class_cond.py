@@ -10,7 +10,7 @@ the evaluation.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from accelerate.utils import broadcast_object_list
 
 from config.load import load_config
 from config.paths import as_path
-from config.schema import Config
+from config.schema import Config, SampleParams
 from dataset.storage import hash_file
 from tools.diffusion import generation, samples
 from tools.diffusion.conditions import condition_levels, read_fixed_levels
+from tools.diffusion.project import Project
 from tools.diffusion.trained_model import TrainedModel, load_trained_model
 from tools.evaluation.assess import assess
 from tools.evaluation.morphometry_run import draw_flips
@@ -60,66 +61,73 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.weights(config)
     output = run.samples(config)
-    accelerator = open_accelerator(config)
+    accelerator, project = open_accelerator(config), Project.open(config)
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
-        draw(config, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
+        model = load_trained_model(config, project, checkpoint, accelerator.device)
+        draw(config, project, model, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
         if not arguments.no_metrics:
             share = share_work(accelerator)
-            flips = draw_flips(config, checkpoint, NUM_REPORT_FLIPS, accelerator.device) if share.is_first else None
+            flips = draw_flips(model, project.table, config.sample_params, NUM_REPORT_FLIPS,
+                               progress_bar=config.logging_params.progress_bar) if share.is_first else None
             accelerator.wait_for_everyone()  # until the first one has written the manifest
-            assess(config, output, output, device=accelerator.device, quoted=quoted, flips=flips, share=share)
+            assess(config, project, output, output, device=accelerator.device, quoted=quoted, flips=flips, share=share)
 
 
 def draw(
-    config: Config, checkpoint: Path, output: Path, accelerator: Accelerator, *, reject_copies: bool = False
+    config: Config, project: Project, model: TrainedModel, checkpoint: Path, output: Path, accelerator: Accelerator, *,
+    reject_copies: bool = False,
 ) -> None:
     """Draw every requested image that is not there yet, then write grids and the manifest."""
-    model = load_trained_model(config, checkpoint, accelerator.device)
-    params = config.sample_params
-    fixed = read_fixed_levels(config, model.condition_prior)
+    params, show_progress = config.sample_params, config.logging_params.progress_bar and accelerator.is_main_process
+    fixed = read_fixed_levels(project.table, params.conditions, model.condition_prior)
 
     def with_conditions(plain: Sequence[generation.ImageRequest]) -> list[generation.ImageRequest]:
         return generation.draw_conditions(plain, model.condition_prior, seed=params.seed, fixed=fixed)
 
     requests = with_conditions(generation.list_requests(generation.requested_counts(params, model.class_counts)))
     writer = samples.SampleWriter(output, requests, params=params, class_names=model.class_names,
-                                  checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(config),
+                                  checkpoint_sha256=hash_file(checkpoint), condition_levels=condition_levels(project.table),
                                   trained_images=model.trained_images)
     if accelerator.is_main_process:
         if reject_copies:
             writer.restore_rejected()
         writer.check_folder(list_replacements(requests) if reject_copies else ())
     accelerator.wait_for_everyone()
-    flag = make_flag(config, accelerator.device) if reject_copies and accelerator.is_main_process else None
+    flag = None
+    if reject_copies and accelerator.is_main_process:
+        flag = make_flag(project, accelerator.device, held_out=config.evaluation_params.real_split,
+                         quiet=not config.logging_params.progress_bar)
+
+    def draw_wanted(wanted: Sequence[generation.ImageRequest]) -> None:
+        draw_missing(model, writer, wanted, accelerator, params=params, show_progress=show_progress)
+
     if reject_copies:
         accepted, rejected = replace_copies(
-            requests, complete=with_conditions, draw=lambda wanted: draw_missing(config, model, writer, wanted, accelerator),
+            requests, complete=with_conditions, draw=draw_wanted,
             flag=lambda wanted: agree_on_flags(accelerator, flag, writer, wanted))
         if accelerator.is_main_process:
             writer.reject(accepted, rejected)
             print(f"{len(rejected)} near-copies of training images replaced; they are in {output / samples.REJECTED_FOLDER}")
     else:
-        draw_missing(config, model, writer, requests, accelerator)
+        draw_wanted(requests)
     if accelerator.is_main_process:
         writer.write_grids()
-        draw_condition_grids(config, model, writer, flag)
+        draw_condition_grids(model, writer, condition_levels(project.table), params, flag)
         writer.write_manifest()
         print(f"{len(requests)} synthetic images in {output / 'images'}, table in {output / samples.MANIFEST_NAME}")
 
 
 def draw_missing(
-    config: Config, model: TrainedModel, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest],
-    accelerator: Accelerator,
+    model: TrainedModel, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest],
+    accelerator: Accelerator, *, params: SampleParams, show_progress: bool,
 ) -> None:
     """Draw those of the requested images that are not there yet, each process its batches, and wait for all."""
-    params = config.sample_params
     batches = generation.split_into_batches(requests, params.batch_size)
     mine = batches[accelerator.process_index::accelerator.num_processes]
     missing = [batch for batch in mine if not writer.is_written(batch)]
     done = len(requests) - sum(map(len, missing)) * accelerator.num_processes
-    with Progress("sampling", len(requests), initial=max(done, 0), enabled=config.logging_params.progress_bar
-                  and accelerator.is_main_process) as bar:
+    with Progress("sampling", len(requests), initial=max(done, 0), enabled=show_progress) as bar:
         samples.draw_and_write(model.denoising, model.codec, writer, missing, params=params, report=lambda count: bar.update(
             min(done + count * accelerator.num_processes, len(requests))))
     accelerator.wait_for_everyone()
@@ -140,15 +148,17 @@ def agree_on_flags(
     return broadcast_object_list(flags)[0] if accelerator.num_processes > 1 else flags[0]
 
 
-def draw_condition_grids(config: Config, model: TrainedModel, writer: samples.SampleWriter, flag: Flag | None) -> None:
+def draw_condition_grids(
+    model: TrainedModel, writer: samples.SampleWriter, conditions: Mapping[str, Sequence[str]], params: SampleParams,
+    flag: Flag | None,
+) -> None:
     """A picture per class and further condition: its levels row by row, all else and the noise the same in a column.
 
     What `flag` takes for near-copies of training images is left gray.
     """
-    params = config.sample_params
-    for column, (name, level_names) in enumerate(condition_levels(config).items()):
+    for column, (name, level_names) in enumerate(conditions.items()):
         levels = sorted(model.condition_prior.known_levels(column))
-        for label in range(config.num_classes):
+        for label in range(len(model.class_names)):
             first = [request for request in writer.requests if request.label == label][:samples.CONDITION_GRID_COLUMNS]
             requests = generation.vary_condition(first, column, levels)
             pixels = np.concatenate([

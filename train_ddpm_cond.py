@@ -25,8 +25,8 @@ from dataset.order import SampleOrder, draw_step
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import estimate
 from tools.diffusion.conditions import null_levels
-from tools.diffusion.data import open_images
 from tools.diffusion.latent_source import open_training_data
+from tools.diffusion.project import Project
 from tools.diffusion.training import (
     DiffusionLoss,
     Meters,
@@ -60,13 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     if arguments.dry_run:
-        device = choose_device()
-        records = open_images(config, None).records
+        device, project = choose_device(), Project.open(config)
         words = ["--config", arguments.config, *(word for text in arguments.set for word in ("--set", text))]
         print(config_to_yaml(config))
         print("WHAT THIS RUN WILL TAKE (estimates; nothing was started)")
-        print(estimate.describe_run(config, records, device))
-        missing = [*estimate.list_preparations(config, records, config_words=words), *list_downloads(config)]
+        print(estimate.describe_run(config, project.records, device))
+        missing = estimate.list_preparations(project, project.records, config_words=words,
+                                             selection_metric=config.train_params.selection_metric)
+        missing += list_downloads(config.evaluation_params, config.dataset_params.lpips_path)
         print("\n".join(["", "BEFORE TRAINING", *(missing or ["nothing is missing"])]))
         return
     train(config)
@@ -86,12 +87,12 @@ def train(config: Config) -> None:
 def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) -> None:
     """The whole of a run, on each process."""
     params, device = config.train_params, accelerator.device
-    records = open_images(config, None).records
-    has_val = require_selectable(config, records)
+    project = Project.open(config)
+    has_val = require_selectable(params.selection_metric, project.records)
     if accelerator.is_main_process:
         run.check_resumable(config)
-    data = open_training_data(config, device, has_val=has_val, share=share_work(accelerator))
-    steps_per_epoch, num_steps = estimate.count_steps(config, len(data.train.labels))
+    data = open_training_data(project, device, has_val=has_val, share=share_work(accelerator))
+    steps_per_epoch, num_steps = estimate.count_steps(params, len(data.train.labels))
     order = SampleOrder(data.train.labels, seed=params.seed, balance=params.balanced_sampling)
 
     network = make_unet(config).to(device)
@@ -99,7 +100,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     average = ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length)
     if params.compile_mode != "off":
         network.compile(mode=params.compile_mode)
-    model, optimizer = accelerator.prepare(network, make_optimizer(network, config))
+    model, optimizer = accelerator.prepare(network, make_optimizer(network, config.train_params))
     state = TrainState(model, average, optimizer, Meters(device))
     resume(state, run, config, accelerator, data_identity=data.identity)
     if state.step >= num_steps:
@@ -109,14 +110,14 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     if accelerator.is_main_process:
         run.write_config(config)
 
-    unknown = null_levels(config)
+    unknown = null_levels(project.table)
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=unknown, device=device,
                             statistics=data.codec.statistics)
-    validator = Validator(config, run, data, averaged, loss_of, device)
+    validator = Validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
     tracker = start_tracker(config, run, accelerator, step=state.step)
     share = params.ldm_batch_size // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    sees_view = config.dataset_params.symmetry_conditioning
+    sees_view, shape = project.data.symmetry_conditioning, latent_shape(project.data)
     timesteps = timestep_draws(config.diffusion_params)
     validation_interval = params.ldm_validate_epochs * steps_per_epoch
     shown = ""
@@ -127,8 +128,8 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
                      enabled=config.logging_params.progress_bar and tracker is not None) as bar:
         while state.step < num_steps:
             step = state.step
-            draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(config.dataset_params.symmetries),
-                              latent_shape=latent_shape(config), timesteps=timesteps, num_conditions=len(unknown))
+            draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(project.data.symmetries),
+                              latent_shape=shape, timesteps=timesteps, num_conditions=len(unknown))
             lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
             train_step(state, draws.slice(mine.start, mine.stop),

@@ -89,11 +89,11 @@ def is_gray_batch(pixels: torch.Tensor) -> bool:
     return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= _GRAY_TOLERANCE)
 
 
-def cache_identity(images: LabelledImages, *, transform: dict[str, Any], vae_sha256: str,
+def cache_identity(images: LabelledImages, *, sha256: Sequence[str], transform: dict[str, Any], vae_sha256: str,
                    symmetries: Sequence[str]) -> dict[str, Any]:
-    """All that determines the content of a cache; the key is its hash. Reads every file's bytes, decodes none."""
-    files = [[record.image_id, hash_file(record.path), record.label,
-              *([list(record.conditions)] if record.conditions else [])] for record in images.records]
+    """All that determines the content of a cache; the key is its hash. `sha256` are those of the images' files."""
+    files = [[record.image_id, digest, record.label, *([list(record.conditions)] if record.conditions else [])]
+             for record, digest in zip(images.records, sha256, strict=True)]
     return {
         "schema": SCHEMA,
         "vae_sha256": vae_sha256,

@@ -24,10 +24,10 @@ from dataset.order import SampleOrder, generator
 from dataset.patient_note import write_patient_note
 from dataset.storage import write_text
 from dataset.symmetries import apply_symmetry
-from tools.diffusion.data import open_images
 from tools.diffusion.generation import list_requests, requested_counts
+from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME, TRAINED_RECORD
-from tools.diffusion.trained_images import list_trained_images, write_samples_record
+from tools.diffusion.trained_images import shorten_hashes, write_samples_record
 from tools.runtime.command import run_command
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_augmented(config: Config, output: Path) -> None:
     """Training images of each class, all of them equally often, each in an allowed view and mildly changed."""
-    images, params = open_images(config, "train"), config.sample_params
+    project, params = Project.open(config), config.sample_params
+    images = project.images("train")
     labels = np.array([record.label for record in images.records])
     members = [np.flatnonzero(labels == label) for label in range(config.num_classes)]
     class_counts = [len(positions) for positions in members]
@@ -78,7 +79,8 @@ def write_augmented(config: Config, output: Path) -> None:
                       text={"Note": "a training image under augmentation: internal use only"})
             rows.writerow([name, request.label])
             bar.update(done)
-    write_samples_record(output / TRAINED_RECORD, checkpoint_sha256=None, trained=list_trained_images(images))
+    trained = shorten_hashes(project.hash_images(images))
+    write_samples_record(output / TRAINED_RECORD, checkpoint_sha256=None, trained=trained)
     write_text(output / MANIFEST_NAME, table.getvalue())
     print(f"{len(requests)} augmented training images, which show patients, in {output / IMAGE_FOLDER}; evaluate them with "
           f"python -m tools.evaluate --synthetic {output}")

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from config.load import load_config
-from tools.diffusion.data import has_split, prepare_latents
+from tools.diffusion.project import Project
 from tools.runtime.command import run_command
 from tools.runtime.processes import open_share
 
@@ -21,9 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     share, device = open_share(config)
+    project = Project.open(config)
     for split in ("train", "val"):
-        if has_split(config, split):
-            cache = prepare_latents(config, split, device=device, share=share)
+        if project.has_split(split):
+            cache = project.prepare_latents(split, device=device, share=share)
             shape = " x ".join(map(str, cache.mean.shape[2:]))
             if share.is_first:
                 print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, "

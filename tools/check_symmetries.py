@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    measured = measure_training_symmetries(config)
+    measured = measure_training_symmetries(config.dataset_params, progress_bar=config.logging_params.progress_bar)
     print(format_measurement(measured))
     if config.dataset_params.params.group_column is None and measured.num_groups == measured.num_images:
         print(f"note: {UNGROUPED}")

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 from config.load import load_config
 from config.paths import as_path
+from tools.diffusion.project import Project
 from tools.evaluation.assess import assess
 from tools.evaluation.quoted_results import add_options, read_quoted
 from tools.runtime.command import run_command
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     share, device = open_share(config)
     with owned(arguments.output, "tools.evaluate", key="--output") if share.is_first else nullcontext():
-        assess(config, arguments.synthetic, arguments.output, device=device, reject_copies=arguments.reject_copies,
-               quoted=quoted, share=share)
+        assess(config, Project.open(config), arguments.synthetic, arguments.output, device=device,
+               reject_copies=arguments.reject_copies, quoted=quoted, share=share)
 
 
 if __name__ == "__main__":

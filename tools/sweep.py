@@ -12,6 +12,7 @@ from config.load import load_config
 from config.paths import as_path
 from config.schema import SAMPLERS, Config
 from dataset.storage import hash_file, read_json, write_bytes, write_json
+from tools.diffusion.project import Project
 from tools.evaluation import sweeping
 from tools.evaluation.encoders.config_weights import require_first_published
 from tools.evaluation.encoders.published_weights import fetch_published
@@ -55,8 +56,9 @@ def sweep(config: Config, points: Sequence[sweeping.SweepPoint], arguments: argp
         raise UserError(f"{missing[0]}: expected the weights of a trained model, found nothing there; train first")
     for point in points:  # before hours go into the first ones
         load_config(arguments.config, [*arguments.set, *point.overrides()])
-    fetch_published(config)
-    require_first_published(config)
+    fetch_published(config.evaluation_params, config.dataset_params.lpips_path,
+                    progress_bar=config.logging_params.progress_bar)
+    require_first_published(config.evaluation_params, Project.open(config))
     hashes = {point.checkpoint: hash_file(point.checkpoint) for point in points}
     results = []
     for number, point in enumerate(points, start=1):

@@ -14,10 +14,10 @@ from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import make_folder
 from models.unet import count_parameters
-from tools.diffusion.data import open_images
 from tools.diffusion.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.diffusion.generation import list_requests
-from tools.diffusion.trained_images import list_trained_images
+from tools.diffusion.project import Project
+from tools.diffusion.trained_images import shorten_hashes
 from tools.runtime.command import Interrupted, deferred_signals, run_command
 from tools.runtime.image_grid import label_grid
 from tools.runtime.machine import choose_device
@@ -46,9 +46,10 @@ def train_gan(config: Config) -> None:
 def _train(config: Config) -> None:
     params = config.gan_params
     output, device = Path(params.output), choose_device(precision="float32")
-    images = open_images(config, "train")
+    project = Project.open(config)
+    images = project.images("train")
     trainer = GanTrainer(config, images, device)
-    identity = training_identity(config, images)
+    identity = training_identity(config, project)
     make_folder(output)
     write_patient_note(output, "The weights in this folder")
     done = trainer.state.resume(output / _STATE_FOLDER, identity=identity, key="gan_params.output")
@@ -72,7 +73,7 @@ def _train(config: Config) -> None:
                 log.write(json.dumps({"step": step, **losses}) + "\n")
                 log.flush()
             if last:  # before the state: a run that has all its steps has its weights
-                trainer.write_weights(output / WEIGHTS_NAME, step, list_trained_images(images))
+                trainer.write_weights(output / WEIGHTS_NAME, step, shorten_hashes(project.hash_images(images)))
             if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
                 trainer.state.save(output / _STATE_FOLDER, step, {"identity": identity})
             if stop and not last:

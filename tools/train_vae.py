@@ -6,7 +6,6 @@ no posterior: no KL and no noise. A VAE of 3 channels sees gray images repeated,
 """
 
 import argparse
-import dataclasses
 import inspect
 import json
 import math
@@ -27,17 +26,16 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
-from dataset.latents import LabelledImages
 from dataset.order import SampleOrder, generator, normal
 from dataset.patient_note import write_patient_note
-from dataset.storage import hash_file, hash_json, read_json, write_bytes, write_json
+from dataset.storage import hash_json, read_json, write_bytes, write_json
 from dataset.symmetries import apply_symmetry
-from models.autoencoder import TRAINING_RECORD, adapt_channels, hash_autoencoder
+from models.autoencoder import TRAINING_RECORD, adapt_channels
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
-from tools.diffusion.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
-from tools.diffusion.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
+from tools.diffusion.project import Project
+from tools.diffusion.trained_images import TRAINED_KEY, read_trained_images, shorten_hashes
 from tools.diffusion.training import MOST_BAD_STEPS, lr_factor
 from tools.evaluation.encoders.config_weights import hash_weights
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
@@ -69,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_vae(config: Config) -> Path:
     """Train until max_steps or max_minutes, validate on held-out images, save; returns the folder."""
     output = Path(config.autoencoder_params.training.output)
-    images = open_images(config, "train")
-    identity = _identity(config, images)
+    project = Project.open(config)
+    identity = _identity(config, project)
     if (output / TRAINING_RECORD).exists():
         if read_json(output / TRAINING_RECORD).get("made_from") != _made_from(identity, config):
             raise UserError(f"{output} holds a finished VAE of other settings, limits, images or LPIPS weights; remove it "
@@ -78,11 +76,11 @@ def train_vae(config: Config) -> Path:
         print(f"{output} holds a finished VAE; name another autoencoder_params.training.output to train again")
         return output
     with owned(output, "tools.train_vae", key="autoencoder_params.training.output"):
-        _train_and_save(config, images, output, identity)
+        _train_and_save(config, project, output, identity)
     return output
 
 
-def _identity(config: Config, images: LabelledImages) -> str:
+def _identity(config: Config, project: Project) -> str:
     """Hash of all that each step of the training depends on."""
     params, pretrained = config.autoencoder_params.training, config.autoencoder_params.pretrained
     if params.fine_tune and Path(pretrained) == Path(params.output) and not Path(pretrained).is_dir():
@@ -96,10 +94,10 @@ def _identity(config: Config, images: LabelledImages) -> str:
         assert config.dataset_params.lpips_path is not None
         perceptual = {"perceptual": hash_weights(config.dataset_params.lpips_path)}
     return hash_json({
-        **perceptual, "training": lasting, "transform": transform_identity(config),
+        **perceptual, "training": lasting, "transform": project.transform,
         "symmetries": list(config.dataset_params.symmetries),
-        "images": [[hash_file(record.path), record.label] for record in images.records],
-        "start": [hash_autoencoder(find_autoencoder(config)) if params.fine_tune else None, config.train_params.seed],
+        "images": [[project.hash_image(record.path), record.label] for record in project.images("train").records],
+        "start": [project.vae_sha256 if params.fine_tune else None, config.train_params.seed],
     })
 
 
@@ -109,18 +107,19 @@ def _made_from(identity: str, config: Config) -> str:
     return hash_json([identity, params.max_minutes, params.max_steps])
 
 
-def _train_and_save(config: Config, images: LabelledImages, output: Path, identity: str) -> None:
-    params = config.autoencoder_params.training
+def _train_and_save(config: Config, project: Project, output: Path, identity: str) -> None:
+    params, images = config.autoencoder_params.training, project.images("train")
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
-    trainer = _VaeTrainer(config, params, grain_std=measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES))))
+    grain_std = measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES)))
+    trainer = _VaeTrainer(config, params, grain_std=grain_std)
     print(f"training a VAE of {count_parameters(trainer.vae) / 1e6:.2f} M parameters on {len(images)} images, "
           f"at most {params.max_steps} steps" + (f" or {params.max_minutes:g} minutes" if params.max_minutes else ""))
     write_patient_note(output, "The weights in this folder")
     before = None
     if params.fine_tune:
-        before = measure_round_trip(config, find_autoencoder(config), trainer.device)
-        print(f"before fine-tuning: round trip PSNR {before:.2f} dB on the {_measured_split(config)} images")
+        before = measure_round_trip(config, project, trainer.device)
+        print(f"before fine-tuning: round trip PSNR {before:.2f} dB on the {_measured_split(project)} images")
         if isinstance(trainer.vae, AutoencoderTiny):
             print("AutoencoderTiny has no posterior: autoencoder_params.training.kl_weight is not used")
     step, seconds = trainer.resume(output / _STATE_FOLDER, identity)
@@ -145,45 +144,44 @@ def _train_and_save(config: Config, images: LabelledImages, output: Path, identi
             if stop:
                 raise Interrupted(stop.signal_number, f"saved at step {step}; run the same command to go on")
     trainer.finish(output)
-    psnr = measure_round_trip(config, output, trainer.device)
+    psnr = measure_round_trip(config, project.with_vae(output), trainer.device)
     write_json(output / TRAINING_RECORD, {
         "made_from": _made_from(identity, config), "steps": step,
         "seconds": round(seconds + time.monotonic() - started), "psnr_db": psnr,
         **({} if before is None else {"psnr_db_before": before}),
-        "training_images": len(images), TRAINED_KEY: _all_trained_images(config, images),
+        "training_images": len(images), TRAINED_KEY: _all_trained_images(project),
         "loss_weights_sha256": trainer.loss_weights_sha256,
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
     shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
-    print(f"saved {output}: {step} steps, round trip PSNR {psnr:.2f} dB on the {_measured_split(config)} images"
+    print(f"saved {output}: {step} steps, round trip PSNR {psnr:.2f} dB on the {_measured_split(project)} images"
           f"{_compare(before, psnr)}; use it with autoencoder_params.pretrained: {output}")
 
 
-def _all_trained_images(config: Config, images: LabelledImages) -> list[str]:
+def _all_trained_images(project: Project) -> list[str]:
     """Those of this training and, where it went on from another VAE's weights, those of that one as far as known."""
-    trained = set(list_trained_images(images))
-    if config.autoencoder_params.training.fine_tune:
-        trained.update(read_trained_images(find_autoencoder(config) / TRAINING_RECORD) or ())
+    trained = set(shorten_hashes(project.hash_images(project.images("train"))))
+    if project.autoencoder.training.fine_tune:
+        trained.update(read_trained_images(project.vae_folder / TRAINING_RECORD) or ())
     return sorted(trained)
 
 
-def measure_round_trip(config: Config, folder: Path, device: torch.device) -> float:
+def measure_round_trip(config: Config, project: Project, device: torch.device) -> float:
     """PSNR in dB of the VAE's round trip over the images of `_measured_split`."""
-    params = dataclasses.replace(config.autoencoder_params, pretrained=str(folder), subfolder=None)
-    codec = open_codec(dataclasses.replace(config, autoencoder_params=params), device=device)
-    images = open_images(config, _measured_split(config))
+    codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
+    images = project.images(_measured_split(project))
     errors: list[float] = []
     with Progress("round trip", len(images), enabled=config.logging_params.progress_bar) as progress:
-        for start in range(0, len(images), params.batch_size):
-            pixels = torch.stack([images[i][0] for i in range(start, min(start + params.batch_size, len(images)))])
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack([images[i][0] for i in range(start, min(start + batch_size, len(images)))])
             restored = codec.round_trip(pixels).cpu()
             errors += (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()
             progress.update(len(errors))
     return round(float(np.mean([10 * np.log10(4 / max(error, 1e-12)) for error in errors])), 3)
 
 
-def _measured_split(config: Config) -> str:
-    return "val" if has_split(config, "val") else "train"
+def _measured_split(project: Project) -> str:
+    return "val" if project.has_split("val") else "train"
 
 
 def _compare(before: float | None, after: float) -> str:
@@ -337,7 +335,7 @@ def _fresh_vae(config: Config, params: AutoencoderTrainingParams) -> Autoencoder
 
 
 def _open_for_fine_tuning(config: Config) -> AutoencoderKL | AutoencoderTiny:
-    vae = open_codec(config).vae
+    vae = Project.open(config).open_codec().vae
     if not isinstance(vae, _FINE_TUNABLE):
         raise UserError("autoencoder_params.training.fine_tune: expected one of "
                         f"{', '.join(kind.__name__ for kind in _FINE_TUNABLE)}, found {type(vae).__name__}; name another "

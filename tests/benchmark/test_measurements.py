@@ -60,7 +60,8 @@ def test_the_demos_step_and_its_parts(setup: Setup, monkeypatch: pytest.MonkeyPa
     ours, around, parts, theirs = (prepare(setup)() for prepare in demo_step.VARIANTS.values())
     assert min(ours["seconds"], around["seconds"], theirs["seconds"], theirs["flops"]) > 0
     assert parts["network_seconds"] > 0 and parts["update_seconds"] > 0
-    assert ours["flops"] == count_step_flops(load_config(setup.demo_config), 4)
+    config = load_config(setup.demo_config)
+    assert ours["flops"] == count_step_flops(config.dataset_params, config.unet_params, 4)
     logs = [(Path(setup.scratch) / f"demo_step_runs/{name}/2/metrics.jsonl").read_text(encoding="utf-8")
             for name in ("ours", "around")]
     assert logs[0] != logs[1] and all('"step": 24' in log for log in logs)
@@ -89,7 +90,7 @@ def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
     assert {operator.kind for operator in operators} == {"convolution", "linear layer", "attention"}
     shipped = load_config(str(ROOT / "config/embryo.yaml"))  # two fifths of its operations are attention's
     counted = 3 * sum(operator.kind_flops for operator in gpu_step.find_operators(shipped, 1))
-    assert counted == pytest.approx(count_step_flops(shipped, 1), rel=1e-6)
+    assert counted == pytest.approx(count_step_flops(shipped.dataset_params, shipped.unet_params, 1), rel=1e-6)
     for operator in operators:
         assert gpu_step.measure_operator(operator, torch.device("cpu"), torch.bfloat16) > 0
     assert gpu_step.prepare_matmul(setup)()["flops_per_second"] > 0

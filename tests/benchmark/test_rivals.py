@@ -29,13 +29,13 @@ def test_materialised_attention_is_the_same_function() -> None:
 
 def test_the_rival_of_the_small_model_costs_as_much() -> None:
     config = load_config(str(ROOT / "config/demo.yaml"))
-    wanted = count_step_flops(config, 2)
+    wanted = count_step_flops(config.dataset_params, config.unet_params, 2)
     network, flops = rivals.unconditional_unet(config, flops=wanted, batch_size=2)
     assert flops == pytest.approx(wanted, rel=0.25)
     wider = rivals.unconditional_unet(config, flops=4 * wanted, batch_size=2)[1]
     assert wider == pytest.approx(4 * wanted, rel=0.25)
     assert network.down_blocks[-1].attentions[0].heads in (config.unet_params.num_heads, config.unet_params.num_heads - 1)
-    x = normal(generator(0, "test"), (2, *latent_shape(config)))
+    x = normal(generator(0, "test"), (2, *latent_shape(config.dataset_params)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         assert rivals.run_plain(network, x, torch.tensor([3, 4])).shape == x.shape
     assert counter.get_total_flops() * 3 == pytest.approx(flops, rel=0.1)  # attention is counted apart on the CPU
@@ -49,11 +49,13 @@ def test_the_rival_of_the_papers_model_has_its_channels_layers_and_levels() -> N
     assert network.config.layers_per_block == config.unet_params.num_layers
     assert network.down_blocks[0].attentions[0].transformer_blocks[0].attn1.heads == config.unet_params.num_heads
     flops = rivals.count_rival_flops(lambda x, t: rivals.run_conditional(network, config, x, t), config, 1)
-    assert flops > count_step_flops(config, 1)  # it has feed-forward layers and a third layer on the way up
+    # it has feed-forward layers and a third layer on the way up
+    assert flops > count_step_flops(config.dataset_params, config.unet_params, 1)
     assert count_parameters(network) > count_parameters(ours)
 
 
 def test_our_step_costs_the_operations_that_it_did() -> None:
     """A guard against regressions that no busy machine can blur: operations counted for the shipped configs."""
     for name, batch, flops in (("embryo", 1, 534.29e9), ("demo", 16, 19.94e9)):  # fewer would mean that some are not counted
-        assert count_step_flops(load_config(str(ROOT / f"config/{name}.yaml")), batch) == pytest.approx(flops, rel=1e-3)
+        config = load_config(str(ROOT / f"config/{name}.yaml"))
+        assert count_step_flops(config.dataset_params, config.unet_params, batch) == pytest.approx(flops, rel=1e-3)

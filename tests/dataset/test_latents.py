@@ -63,7 +63,9 @@ def encode(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def identify(images: PixelFiles, **changes: object) -> dict:
-    return cache_identity(images, **{"transform": TRANSFORM, "vae_sha256": "v", "symmetries": SYMMETRIES, **changes})
+    sha256 = [hash_file(record.path) for record in images.records]
+    arguments = {"sha256": sha256, "transform": TRANSFORM, "vae_sha256": "v", "symmetries": SYMMETRIES, **changes}
+    return cache_identity(images, **arguments)
 
 
 def build(folder: Path, images: PixelFiles, **changes: object) -> LatentCache:

@@ -36,11 +36,11 @@ def make(make_config: Callable[..., Config]) -> Callable[..., Config]:
 
 def test_columns_are_the_conditions_in_order_then_the_view(make: Callable[..., Config]) -> None:
     config = make(data={"symmetry_conditioning": True, "symmetries": ["identity", "mirror", "rotate_90"]})
-    assert condition_levels(config) == {"PLANE": ("-15", "0", "15"), "GRADE": ("C", "B", "A", "AA")}
-    assert condition_shapes(config) == (
+    assert condition_levels(config.dataset_params.params) == {"PLANE": ("-15", "0", "15"), "GRADE": ("C", "B", "A", "AA")}
+    assert condition_shapes(config.dataset_params) == (
         ConditionShape(3), ConditionShape(4, ordinal=True), ConditionShape(3, has_null=False))
-    assert null_levels(config) == (3, 4)
-    assert condition_shapes(make()) == condition_shapes(config)[:2]
+    assert null_levels(config.dataset_params.params) == (3, 4)
+    assert condition_shapes(make().dataset_params) == condition_shapes(config.dataset_params)[:2]
 
 
 def test_the_view_is_a_column_only_where_the_network_sees_it() -> None:
@@ -82,8 +82,11 @@ def test_without_further_conditions_there_is_nothing_to_draw() -> None:
 
 
 def test_fixed_levels_are_read_by_name_and_must_have_been_seen(make: Callable[..., Config]) -> None:
+    def read(config: Config) -> dict[int, int]:
+        return read_fixed_levels(config.dataset_params.params, config.sample_params.conditions, prior)
+
     prior = ConditionPrior.measure(LABELS, LEVELS, num_classes=2)
-    assert read_fixed_levels(make(sample={"conditions": {"PLANE": -15, "GRADE": "AA"}}), prior) == {0: 0, 1: 3}
-    assert read_fixed_levels(make(), prior) == {}
+    assert read(make(sample={"conditions": {"PLANE": -15, "GRADE": "AA"}})) == {0: 0, 1: 3}
+    assert read(make()) == {}
     with pytest.raises(UserError, match=r"conditions\.GRADE: no training image has the level 'A'; choose one of C, B, AA"):
-        read_fixed_levels(make(sample={"conditions": {"GRADE": "A"}}), prior)
+        read(make(sample={"conditions": {"GRADE": "A"}}))

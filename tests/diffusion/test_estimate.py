@@ -15,6 +15,7 @@ from dataset.annotations import ImageRecord
 from models.unet import count_parameters
 from tools.diffusion import estimate
 from tools.diffusion.estimate import count_steps, describe_run, list_preparations, measure_matmul_rate
+from tools.diffusion.project import Project
 from tools.diffusion.training import make_unet
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ def make_records(train: int, val: int) -> list[ImageRecord]:
 def test_steps(make_config: Callable[..., Config], images: int, batch: int, epochs: int, max_steps: int | None,
                expected: tuple[int, int]) -> None:
     config = make_config(train_params={"ldm_batch_size": batch, "epochs": epochs, "max_steps": max_steps})
-    assert count_steps(config, images) == expected
+    assert count_steps(config.train_params, images) == expected
 
 
 def test_the_description_counts_what_there_is(make_config: Callable[..., Config]) -> None:
@@ -63,6 +64,11 @@ def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config
     assert megabytes(ldm_batch_size=512, gradient_accumulation_steps=8) == small
 
 
+def prepare(config: Config, records: list[ImageRecord], name: str) -> list[str]:
+    return list_preparations(Project.open(config), records, config_words=["--config", name],
+                             selection_metric=config.train_params.selection_metric)
+
+
 def test_what_is_missing_before_training_is_told_with_the_command(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -72,7 +78,7 @@ def test_what_is_missing_before_training_is_told_with_the_command(
             "pretrained": str(vae), "training": {"output": str(tmp_path / "my vae")}})
         records = [dataclasses.replace(record, group=str(number // 2 if params else number))
                    for number, record in enumerate(make_records(4, 2))]
-        return "\n".join(list_preparations(config, records, config_words=["--config", "a b.yaml"]))
+        return "\n".join(prepare(config, records, "a b.yaml"))
 
     missing = told(tmp_path / "my vae")
     assert f"VAE: {tmp_path / 'my vae'} is no folder here; run python -m tools.train_vae --config 'a b.yaml'" in missing
@@ -87,11 +93,11 @@ def test_what_is_missing_before_training_is_told_with_the_command(
     AutoencoderKL(**widths, latent_channels=4).save_pretrained(tmp_path / "my vae")
     assert told(tmp_path / "my vae", group_column="PATIENT") == ""
     config = make_config(autoencoder_params={"pretrained": str(tmp_path / "my vae")})
-    without = list_preparations(config, make_records(4, 0), config_words=["--config", "x.yaml"])
+    without = prepare(config, make_records(4, 0), "x.yaml")
     assert any("ema_validation_loss needs a val split" in line for line in without)
     start = make_config(autoencoder_params={"pretrained": "none", "training": {"output": "none", "fine_tune": True}})
-    assert "pretrained=START, START being the VAE to fine-tune" in list_preparations(
-        start, make_records(4, 2), config_words=["--config", "x.yaml"])[0]
+    assert "pretrained=START, START being the VAE to fine-tune" in prepare(
+        start, make_records(4, 2), "x.yaml")[0]
 
 
 def test_the_rate_is_of_products_and_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

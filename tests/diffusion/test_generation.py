@@ -34,7 +34,7 @@ def denoising(make_config: Callable[..., Config]) -> Denoising:
                 parameter.normal_(std=0.05, generator=rng)
         network.class_embedding.weight.normal_(std=1.0, generator=rng)
     return Denoising(network=network, schedule=make_schedule(config.diffusion_params), prediction_type="v", null_label=2,
-                     latent_shape=latent_shape(config), device=torch.device("cpu"))
+                     latent_shape=latent_shape(config.dataset_params), device=torch.device("cpu"))
 
 
 def draw(denoising: Denoising, requests: list[ImageRequest], *, seed: int = 0, batch_size: int = 9,

@@ -112,7 +112,7 @@ def test_writing_behind_gives_the_files_of_writing_in_turn(
     with torch.no_grad():
         network.conv_out.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     denoising = Denoising(network=network, schedule=make_schedule(config.diffusion_params), prediction_type="v",
-                          null_label=2, latent_shape=latent_shape(config), device=torch.device("cpu"))
+                          null_label=2, latent_shape=latent_shape(config.dataset_params), device=torch.device("cpu"))
     params, requests = SampleParams(num_steps=2, batch_size=2), list_requests([4, 3])
     files, reported = [], []
     for name, draw in (("behind", partial(draw_and_write, report=reported.append)), ("in_turn", draw_and_write_in_turn)):
@@ -128,7 +128,7 @@ def test_a_disk_that_fails_behind_stops_the_drawing(
 ) -> None:
     config = make_config()
     denoising = Denoising(network=make_unet(config), schedule=make_schedule(config.diffusion_params), prediction_type="v",
-                          null_label=2, latent_shape=latent_shape(config), device=torch.device("cpu"))
+                          null_label=2, latent_shape=latent_shape(config.dataset_params), device=torch.device("cpu"))
     params, requests = SampleParams(num_steps=2, batch_size=1), list_requests([12, 0])
     (tmp_path / "images").write_text("a file where the folder should be")
     writer = SampleWriter(tmp_path, requests, params=params, class_names=("bad", "good"), checkpoint_sha256="abc")
@@ -148,7 +148,7 @@ def test_a_network_that_diverged_draws_no_image(
         for parameter in network.parameters():
             parameter.fill_(float("nan"))
     denoising = Denoising(network=network, schedule=make_schedule(config.diffusion_params), prediction_type="v",
-                          null_label=2, latent_shape=latent_shape(config), device=torch.device("cpu"))
+                          null_label=2, latent_shape=latent_shape(config.dataset_params), device=torch.device("cpu"))
     params, requests = SampleParams(num_steps=2, batch_size=2), list_requests([2, 1])
     writer = SampleWriter(tmp_path, requests, params=params, class_names=("bad", "good"), checkpoint_sha256="abc")
     with pytest.raises(Diverged, match="its training has diverged"):

@@ -45,18 +45,19 @@ class Trainer:
         with torch.no_grad():  # a fresh network predicts zero and most of it has no gradient
             network.conv_out.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(3))
         average = ExponentialMovingAverage(network, 0.99)
-        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config))
+        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config.train_params))
         self.state = TrainState(model, average, optimizer, Meters(self.accelerator.device))
         self.loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=torch.device("cpu"))
         self.order = SampleOrder(LABELS.tolist(), seed=1)
-        self.latents = torch.randn(len(LABELS), *latent_shape(config), generator=torch.Generator().manual_seed(2))
+        rng = torch.Generator().manual_seed(2)
+        self.latents = torch.randn(len(LABELS), *latent_shape(config.dataset_params), generator=rng)
         self.gradients: list[torch.Tensor] = []
 
     def step(self, *, bad: float | None = None) -> tuple[float, float]:
         """One step; what it adds to the sums of loss and gradient norm, if anything."""
         before = self.state.meters.to_values()["meters"]
         draws = draw_step(self.order, self.state.step, batch_size=self.config.train_params.ldm_batch_size, num_views=1,
-                          latent_shape=latent_shape(self.config), timesteps=TimestepDraws(1000))
+                          latent_shape=latent_shape(self.config.dataset_params), timesteps=TimestepDraws(1000))
 
         def read(part: StepDraws) -> Batch:
             latents = self.latents[part.positions].clone()
@@ -144,7 +145,7 @@ class HostReads(TorchDispatchMode):
 def test_nothing_in_a_step_is_read_by_the_host(make_config: Callable[..., Config], bad: float | None) -> None:
     trainer = Trainer(make_config(train_params={"gradient_accumulation_steps": 2}))
     draws = draw_step(trainer.order, 0, batch_size=trainer.config.train_params.ldm_batch_size, num_views=1,
-                      latent_shape=latent_shape(trainer.config), timesteps=TimestepDraws(1000))
+                      latent_shape=latent_shape(trainer.config.dataset_params), timesteps=TimestepDraws(1000))
     latents = trainer.latents if bad is None else torch.full_like(trainer.latents, bad)
     with HostReads() as reads:
         train_step(trainer.state, draws, lambda part: Batch(latents[part.positions], LABELS[part.positions]),

@@ -16,7 +16,7 @@ def test_synthetic_files_whose_names_are_not_utf_8_are_refused(tmp_path: Path) -
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
-    assert len(open_synthetic(config, tmp_path).records) == 2
+    assert len(open_synthetic(config.dataset_params, tmp_path).records) == 2
     (tmp_path / "b" / os.fsdecode(b"m\xfcller.png")).touch()
     with pytest.raises(UserError, match=r"b: expected names in UTF-8 .* found 1 others: m\\xfcller\.png; give the file"):
-        open_synthetic(config, tmp_path)
+        open_synthetic(config.dataset_params, tmp_path)

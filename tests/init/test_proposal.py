@@ -12,7 +12,7 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import INCEPTION_FILE
 from dataset.images import write_png
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.init import __main__ as init
 
 RNG = np.random.default_rng(2)
@@ -48,7 +48,7 @@ def test_the_proposal_loads_and_its_images_open(tmp_path, table, capsys):
     params = config.dataset_params.params
     assert (params.image_column, params.label_column, params.group_column) == ("file", "blastocyst", "PATIENT_ID")
     assert params.class_names == ("no_blastocyst", "blastocyst") and params.im_channels == 1 and params.image_size == 32
-    assert len(open_images(config, None).records) == 24
+    assert len(Project.open(config).records) == 24
     shown = capsys.readouterr().out
     assert "to decide before the first training:\n  1. " in shown
     assert "other columns that can be labels: remarks_code" in shown
@@ -89,7 +89,7 @@ def test_labels_in_words_and_odd_names_survive_the_yaml(tmp_path):
     config, _ = run(tmp_path, write_rows(tmp_path / "t.csv", header, rows), tmp_path / "images")
     params = config.dataset_params.params
     assert params.class_names == ("no", "yes") and params.label_column == "label # \u00e9"
-    assert len(open_images(config, None).records) == 12
+    assert len(Project.open(config).records) == 12
 
 
 def test_words_for_a_missing_label_are_proposed_and_not_assumed(tmp_path, capsys):
@@ -105,13 +105,13 @@ def test_words_for_a_missing_label_are_proposed_and_not_assumed(tmp_path, capsys
             "Training refuses them") in said
     assert "class_names: unknown (2 rows) became a class. If it says that nobody knows the class, take it out" in said
     with pytest.raises(UserError, match=r"labels that cannot be used \(4\): row 7 'ND', row 9 blank"):
-        open_images(config, None)
+        _ = Project.open(config).records
     line = next(line for line in text.splitlines() if line.startswith("    # missing_labels: "))
     switched = tmp_path / "switched.yaml"
     switched.write_text(text.replace(line, line.replace("# ", "", 1)), encoding="utf-8")
     config = load_config(switched)
     assert config.dataset_params.params.missing_labels == ("ND", "blank", "NA")
-    assert len(open_images(config, None).records) == 12
+    assert len(Project.open(config).records) == 12
 
 
 def test_a_filtered_workbook_is_proposed_without_its_hidden_rows_and_says_so(tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_a_filtered_workbook_is_proposed_without_its_hidden_rows_and_says_so(tmp
     assert config.dataset_params.params.class_names == ("FALSE", "TRUE")
     assert "the sheet has 24 rows, 20 are read" in " ".join(capsys.readouterr().out.split())
     assert "the sheet has 24 rows, 20 are read" in " ".join(text.replace("#", "").split())
-    assert len(open_images(config, None).records) == 20
+    assert len(Project.open(config).records) == 20
 
 
 def test_a_cell_that_training_would_refuse_is_refused_here(tmp_path):
@@ -156,7 +156,7 @@ def test_tables_of_splits_and_folders_of_classes(tmp_path):
         write_rows(tmp_path / f"{split}.csv", "file,y", [f"{name},{n % 2}" for n, name in enumerate(names)])
     config, text = run(tmp_path, tmp_path, images)
     assert sorted(config.dataset_params.params.csv_file) == ["test", "train", "val"]
-    assert [len(open_images(config, split).records) for split in ("train", "val", "test")] == [8, 4, 6]
+    assert [len(Project.open(config).images(split).records) for split in ("train", "val", "test")] == [8, 4, 6]
     assert "val_from_train" not in text and "split_fractions" not in text
 
     for name in ("arrested", "blastocyst"):
@@ -164,13 +164,13 @@ def test_tables_of_splits_and_folders_of_classes(tmp_path):
     config, text = run(tmp_path, tmp_path / "layout", name="layout.yaml")
     assert config.dataset_params.params.csv_file is None
     assert config.dataset_params.params.class_names == ("arrested", "blastocyst")
-    assert len(open_images(config, None).records) == 16
+    assert len(Project.open(config).records) == 16
     for split in ("train", "test"):
         for name in ("arrested", "blastocyst"):
             draw(tmp_path / "both" / split / name, 6, prefix=name)
     config, text = run(tmp_path, tmp_path / "both", name="both.yaml")
     assert config.dataset_params.params.val_from_train == 0.2 and "val_from_train" in text
-    assert len(open_images(config, "test").records) == 12
+    assert len(Project.open(config).images("test").records) == 12
     with pytest.raises(UserError, match="there is no table; folders name the classes"):
         run(tmp_path, tmp_path / "both", "--label-column", "y", name="third.yaml")
 
@@ -210,7 +210,7 @@ def test_the_public_sets_are_recognised(tmp_path, shared, capsys):
     with pytest.raises(UserError, match="found several: 'head_abnormal'"):
         run(tmp_path, sperm, sperm / "images")
     config, _ = run(tmp_path, sperm, sperm / "images", "--label-column", "head_abnormal")
-    assert [len(open_images(config, split).records) for split in ("train", "val", "test")] == [1000, 240, 300]
+    assert [len(Project.open(config).images(split).records) for split in ("train", "val", "test")] == [1000, 240, 300]
     assert config.dataset_params.params.image_size == 64
     capsys.readouterr()
 
@@ -222,7 +222,7 @@ def test_the_public_sets_are_recognised(tmp_path, shared, capsys):
     assert "FOCAL_PLANE_UM: {levels: ['-45', '-30', '-15', '0', '15', '30', '45'], kind: ordinal}" in text
     assert "GARDNER_GRADE holds three Gardner grades in one (3AA)" in " ".join(text.replace("#", " ").split())
     assert not any("90" in name or "transpose" in name for name in config.dataset_params.symmetries)
-    assert len({record.split for record in open_images(config, None).records}) == 3
+    assert len({record.split for record in Project.open(config).records}) == 3
     assert yaml.safe_load(text)["dataset_params"]["params"]["class_names"] == ["no_good_quality", "good_quality"]
 
 
@@ -246,7 +246,7 @@ def test_planes_and_grades_are_proposed_as_conditions_and_switched_on_by_hand_on
     assert {name: (condition.levels, condition.kind) for name, condition in conditions.items()} == {
         "FOCAL_PLANE_UM": (("-15", "0", "15"), "ordinal"), "ICM_GRADE": (("C", "B", "A"), "ordinal"),
         "expansion": (("1", "2", "3", "4"), "ordinal")}
-    assert [record.conditions for record in open_images(config, None).records[:3]] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+    assert [record.conditions for record in Project.open(config).records[:3]] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
 
 
 def test_what_the_evaluation_lacks_is_told(tmp_path, table):

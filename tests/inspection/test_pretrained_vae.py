@@ -11,7 +11,7 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
-from tools.diffusion.data import find_autoencoder, open_codec
+from tools.diffusion.project import Project
 from tools.init import __main__ as init
 
 
@@ -43,8 +43,8 @@ def test_a_given_vae_brings_the_keys_that_go_with_it(tiny: Path, draft) -> None:
     config, shown = draft(128, "--vae", str(tiny))
     data, vae = config.dataset_params, config.autoencoder_params
     assert (vae.pretrained, data.z_channels, data.latent_size) == (str(tiny), 16, 16)
-    assert find_autoencoder(config) == tiny
-    mean, std = open_codec(config).encode(torch.zeros(1, data.params.im_channels, 128, 128))
+    assert Project.open(config).vae_folder == tiny
+    mean, std = Project.open(config).open_codec().encode(torch.zeros(1, data.params.im_channels, 128, 128))
     assert mean.shape[1:] == (data.z_channels, data.latent_size, data.latent_size) and not std.any()
     assert vae.training.fine_tune and vae.training.output == "runs/my_vae_tuned"  # train_vae with no other key fine-tunes it
     assert f"  1. autoencoder_params.pretrained: {tiny} (AutoencoderTiny, latents 16 x 16 x 16), as given by --vae" in shown
@@ -57,7 +57,7 @@ def test_a_gpu_takes_a_given_vae_too(tmp_path: Path, draft) -> None:
     config, _ = draft(256, "--vae", str(tmp_path / "kl"), memory="80")
     assert config.train_params.mixed_precision == "bf16" and config.dataset_params.params.image_size == 256
     assert (config.dataset_params.z_channels, config.dataset_params.latent_size) == (8, 64)
-    assert find_autoencoder(config) == tmp_path / "kl"
+    assert Project.open(config).vae_folder == tmp_path / "kl"
 
 
 @pytest.mark.parametrize(("side", "proposed"), [(128, True), (97, True), (96, False), (40, False)])
@@ -89,4 +89,4 @@ def test_a_config_of_another_latent_shape_is_told_the_right_one(tiny: Path, draf
     wrong = load_config(tiny.parent / "my.yaml", ["dataset_params.z_channels=4", "dataset_params.latent_size=32"])
     with pytest.raises(UserError, match=r"expected z_channels: 16 and latent_size: 16 for the VAE in .*tiny and images of "
                                         r"128 px, found z_channels: 4 and latent_size: 32; set both keys as expected"):
-        find_autoencoder(wrong)
+        _ = Project.open(wrong).vae_folder

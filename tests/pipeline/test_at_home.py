@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dataset.decoding import decode_image
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.release.leaks import is_copy, real_pixel_keys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_wandb_holds_synthetic_images_and_neither_real_ones_nor_names_nor_paths(
     stored = [path for folder in root.rglob("wandb") for path in folder.rglob("*")
               if path.is_file() and not path.is_symlink()]
     assert len([path for path in stored if path.suffix == ".wandb"]) == 3  # training and two evaluations
-    images = open_images(offline_project.workspace.config(), None)
+    images = Project.open(offline_project.workspace.config()).all_images
     real = real_pixel_keys(images, show_progress=False)
     previews = {decode_image(path).tobytes() for path in (root / "runs/reference/previews").iterdir()}
     pictures = [path for path in stored if path.suffix in (".png", ".jpg", ".jpeg")]

@@ -26,7 +26,7 @@ from tools.augmentation_study.folds import Study, StudyRequest, plan_study, writ
 from tools.augmentation_study.page import NAME
 from tools.augmentation_study.runs import _FoldTrainer, run_stage
 from tools.augmentation_study.utility import CONTROL, METRICS
-from tools.diffusion.data import open_codec, open_images
+from tools.diffusion.project import Project
 from tools.diffusion.trained_images import shorten_hashes
 from tools.runtime.command import Interrupted, run_command
 
@@ -97,7 +97,7 @@ def test_classifiers_see_the_fold_s_real_then_synthetic_then_round_trip_images(s
     config = load_config(folder / "config.yaml")
     planned = plan_study(workspace.config(*SETTINGS), StudyRequest(num_folds=2, num_seeds=2, epochs=1))
     trainer = _FoldTrainer(planned, config, 0, folder)
-    real = open_images(config, "train")
+    real = Project.open(config).images("train")
     with (folder / "synthetic" / "manifest.csv").open(encoding="utf-8", newline="") as file:
         drawn = list(csv.DictReader(file))
     assert trainer._labels.tolist() == [record.label for record in real.records]
@@ -106,7 +106,7 @@ def test_classifiers_see_the_fold_s_real_then_synthetic_then_round_trip_images(s
     def read(path: Path) -> torch.Tensor:
         return torch.from_numpy(decode_image(path).astype(np.float32) / 127.5 - 1)[None]
 
-    codec, num_real = open_codec(config), len(real)
+    codec, num_real = Project.open(config).open_codec(), len(real)
     for place in (0, 1, num_real // 2, num_real - 1):
         seen, synthetic, restored = trainer._pool.batch(
             np.array([place, num_real + place, num_real + len(drawn) + place]))
@@ -217,7 +217,7 @@ def test_what_a_vae_of_train_vae_s_has_seen_is_not_guessed(workspace: Workspace,
 def test_a_vae_that_has_seen_tested_images_is_told_by_its_record(workspace: Workspace, tmp_path: Path) -> None:
     vae = shutil.copytree(workspace.root / "vae", tmp_path / "vae")
     config = workspace.config(f"autoencoder_params.pretrained={vae}")
-    seen = [hash_file(record.path) for record in open_images(config, None).records[:30]]
+    seen = [hash_file(record.path) for record in Project.open(config).records[:30]]
 
     def write(images: list[str]) -> None:
         (vae / "training.json").write_text(json.dumps({"trained_images": shorten_hashes(images)}), encoding="utf-8")
@@ -240,7 +240,7 @@ def test_a_vae_that_has_seen_tested_images_is_told_by_its_record(workspace: Work
 
 def test_one_picture_of_two_patients_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     images = shutil.copytree(workspace.phantoms / "images", tmp_path / "images")
-    records = open_images(workspace.config(), None).records
+    records = Project.open(workspace.config()).records
     other = next(record for record in records if record.group != records[0].group)
     shutil.copy(images / records[0].path.name, images / other.path.name)
     config = workspace.config(f"dataset_params.params.root_dir={images}")
@@ -265,7 +265,7 @@ def test_classes_of_few_patients_are_refused_or_warned_of(workspace: Workspace) 
 
 def test_images_without_groups_are_numbered(workspace: Workspace, tmp_path: Path) -> None:
     study = plan_study(workspace.config("dataset_params.params.group_column=null"), StudyRequest(num_folds=2))
-    groups = [record.group for record in open_images(write_fold(study, 0, tmp_path), None).records]
+    groups = [record.group for record in Project.open(write_fold(study, 0, tmp_path)).records]
     assert groups == [str(number) for number in range(200)]
 
 
@@ -279,7 +279,7 @@ def test_a_fold_s_table_keeps_labels_groups_and_conditions(workspace: Workspace,
     config = workspace.config("dataset_params.params.conditions={has_well: [0, 1]}")
     study = plan_study(config, StudyRequest(num_folds=3))
     for fold in range(3):
-        records = open_images(write_fold(study, fold, tmp_path), None).records
+        records = Project.open(write_fold(study, fold, tmp_path)).records
         for mine, original in zip(records, study.records, strict=True):
             assert (mine.path, mine.label, mine.group) == (original.path, original.label, original.group)
             assert mine.conditions == original.conditions

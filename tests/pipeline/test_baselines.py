@@ -17,8 +17,8 @@ from config.errors import UserError
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from tools import augment_real, sample_gan, train_gan
-from tools.diffusion.data import open_images
 from tools.diffusion.gan_training import WEIGHTS_NAME
+from tools.diffusion.project import Project
 from tools.evaluation.assess import evaluate_folder
 from tools.runtime.checkpoints import TrainingState, list_resume_checkpoints, read_checkpoint
 
@@ -95,12 +95,12 @@ def test_its_images_are_functions_of_their_address_and_pass_the_same_evaluation(
     assert [row["label"] for row in rows].count("1") == 20
     config = workspace.config("evaluation_params.encoders=[vae]", "evaluation_params.judge_path=null",
                               "evaluation_params.real_split=val")
-    evaluation = evaluate_folder(config, tmp_path / "drawn", device=torch.device("cpu"))
+    evaluation = evaluate_folder(config, Project.open(config), tmp_path / "drawn", device=torch.device("cpu"))
     (gap,) = [row for row in evaluation.rows if row.metric.startswith("KD[vae") and row.comparison == "model_gap"
               and row.class_name == "all"]
     assert gap.value is not None and np.isfinite(gap.value)
     assert evaluation.provenance["num_images"]["synthetic"] == 40
-    assert gap.n_synthetic == gap.n_real == len(open_images(config, "val"))  # sets of equal size
+    assert gap.n_synthetic == gap.n_real == len(Project.open(config).images("val"))  # sets of equal size
 
 
 def test_a_rerun_draws_the_batch_of_a_missing_image_alone(workspace: Workspace, gan: Path, tmp_path: Path) -> None:

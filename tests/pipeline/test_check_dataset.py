@@ -15,7 +15,7 @@ import train_ddpm_cond
 from config.errors import UserError
 from dataset.images import write_png
 from tools.check_dataset import __main__ as check_dataset
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 
 
 class Sheet:
@@ -179,8 +179,8 @@ def test_folders_of_classes_are_cached_and_trained_like_a_table(sheet: Sheet, ca
     assert "no group_column" in capsys.readouterr().out
     train_ddpm_cond.main(arguments)
     assert read_rows(sheet.root / "folders")[-1]["step"] == 2
-    by_folder = open_images(sheet.workspace.config(*overrides), None).records
-    by_table = open_images(sheet.workspace.config(), None).records
+    by_folder = Project.open(sheet.workspace.config(*overrides)).records
+    by_table = Project.open(sheet.workspace.config()).records
     assert sorted((r.path.name, r.label, r.split) for r in by_folder) == \
         sorted((r.path.name, r.label, r.split) for r in by_table)
     with pytest.raises(UserError, match="csv_file is null, so that there is no table to clean"):

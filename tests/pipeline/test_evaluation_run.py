@@ -18,7 +18,7 @@ from dataset.annotations import read_records
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools import evaluate
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.diffusion.trained_images import shorten_hashes
 from tools.evaluation import image_sets
 from tools.evaluation.encoders.untrained import UNTRAINED
@@ -129,7 +129,7 @@ def test_equal_evaluations_give_equal_bytes_and_folders_per_class_equal_the_mani
         for path in (samples / "images").glob(f"class{label}_*.png"):
             shutil.copy(path, folders / name)
     study = tmp_path / "augmentation_study.json"
-    images = [hash_file(record.path) for record in open_images(classifiers.config(), None).records]
+    images = [hash_file(record.path) for record in Project.open(classifiers.config()).records]
     quoted = {"verdict": ["Adding them did not help."], "warnings": ["The VAE was kept."], "images": shorten_hashes(images),
               "provenance": {"classes": list(CLASS_NAMES)}}
     study.write_text(json.dumps(quoted), encoding="utf-8")

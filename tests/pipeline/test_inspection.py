@@ -18,7 +18,7 @@ from models.autoencoder import load_codec
 from tools import check_symmetries, train_vae
 from tools.check_confounders import __main__ as check_confounders
 from tools.check_vae import __main__ as check_vae
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.frechet import frechet_distance
 
@@ -69,7 +69,7 @@ def test_vaes_of_several_kinds_and_latent_shapes_stand_in_one_table(
     rows = [line.split() for line in shown.splitlines() if "x8x8" in line]
     assert [(row[0], row[2]) for row in rows] == [("tiny16", "16x8x8"), ("tiny4", "4x8x8"), ("colour", "6x8x8")]
     vaes = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]
-    images = ImageBank(open_images(workspace.config(), "val")).batch(range(30))
+    images = ImageBank(Project.open(workspace.config()).images("val")).batch(range(30))
     for vae in vaes:
         errors = load_codec(Path(vae["name"]), im_channels=1).round_trip(images).sub(images).square().mean(dim=(1, 2, 3))
         assert vae["psnr_db"] == pytest.approx(float((10 * (4 / errors).log10()).mean()), abs=1e-3)
@@ -108,7 +108,7 @@ def test_untrained_features_compare_vaes_where_no_weights_are_given(
                     "--output", str(tmp_path)])
     found = [vae["distances"]["untrained_conv"] for vae in
              json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]]
-    held = open_images(workspace.config(*split), "val")
+    held = Project.open(workspace.config(*split)).images("val")
     images = ImageBank(held).batch(range(len(held.records)))
     encoder = load_encoder("untrained_conv", weights_path=None)
 

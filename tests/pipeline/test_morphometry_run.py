@@ -14,6 +14,8 @@ from workspace import CLASS_NAMES, Workspace
 from config.errors import UserError
 from dataset.storage import hash_file
 from tools import evaluate, morphometry
+from tools.diffusion.project import Project
+from tools.diffusion.trained_model import load_trained_model
 from tools.evaluation.morphometry_run import draw_flips
 from tools.evaluation.report.page import INTERNAL_NAME, SHAREABLE_NAME
 from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
@@ -74,7 +76,10 @@ def test_tables_pictures_and_agreement_with_truth_given_as_by_hand(
 
 
 def test_a_flip_is_one_noise_under_every_label(workspace: Workspace, reference: Path) -> None:
-    flips = draw_flips(workspace.config(), reference / "checkpoints/ddpm_ckpt.safetensors", 3, torch.device("cpu"))
+    config = workspace.config()
+    project = Project.open(config)
+    model = load_trained_model(config, project, reference / "checkpoints/ddpm_ckpt.safetensors", torch.device("cpu"))
+    flips = draw_flips(model, project.table, config.sample_params, 3, progress_bar=False)
     assert flips.labels.tolist() == [0, 1] * 3
     assert flips.groups == [f"noise_{i:06d}" for i in (0, 0, 1, 1, 2, 2)]
     pixels = flips.in_memory().astype(float)

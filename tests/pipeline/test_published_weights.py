@@ -20,7 +20,8 @@ from workspace import Workspace
 import sample_ddpm_class_cond
 from config.errors import UserError
 from config.load import load_config
-from dataset.share import Share
+from config.schema import Config
+from dataset.share import ALONE, Share
 from dataset.storage import write_json
 from tools import evaluate
 from tools.check_vae import __main__ as check_vae
@@ -103,6 +104,14 @@ def run(workspace: Workspace, samples: Path, output: Path, *overrides: str) -> d
     return json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
 
 
+def fetch(config: Config, share: Share = ALONE) -> dict[str, str]:
+    return fetch_published(config.evaluation_params, config.dataset_params.lpips_path, progress_bar=False, share=share)
+
+
+def list_fetched(config: Config) -> list[str]:
+    return list_downloads(config.evaluation_params, config.dataset_params.lpips_path)
+
+
 def rows_of(evaluation: dict[str, Any], *names: str) -> list[dict[str, Any]]:
     return [row for row in evaluation["rows"] if row["metric"].split("[")[0].split("-")[0] in names]
 
@@ -126,7 +135,7 @@ def test_with_a_network_all_metrics_are_there_and_no_other_number_moves(
     assert [row for row in evaluation["rows"] if row in kept] == kept  # in their order, to the last digit
     assert evaluation["rows"][0]["metric"].startswith("FD[classifier@")
     assert set(before["warnings"]) <= set(evaluation["warnings"])
-    assert fetch_published(classifiers.config(*AUTO)) == {}
+    assert fetch(classifiers.config(*AUTO)) == {}
     assert [len(server.asked) for server in servers.values()] == [1, 1]
 
 
@@ -170,7 +179,7 @@ def test_where_nothing_answers_the_command_ends_well_and_soon(
     # The whole attempt against servers that never answer is bounded by one limit, not one a file.
     publish(inception="silent", squeeze="silent")
     started = time.monotonic()
-    failures = fetch_published(classifiers.config(*AUTO))
+    failures = fetch(classifiers.config(*AUTO))
     assert set(failures) == {"inception", "squeeze"} and time.monotonic() - started < 2
 
 
@@ -179,26 +188,26 @@ def test_a_cache_that_cannot_be_written_and_a_switch_of_the_environment(
 ) -> None:
     servers = publish()
     (tmp_path / "torch").write_bytes(b"")  # a file where the folder should be
-    assert "cannot be written" in fetch_published(classifiers.config(*AUTO))["inception"]
+    assert "cannot be written" in fetch(classifiers.config(*AUTO))["inception"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetch_published(classifiers.config(*AUTO)) == dict.fromkeys(("inception", "squeeze"), "HF_HUB_OFFLINE=1 is set")
+    assert fetch(classifiers.config(*AUTO)) == dict.fromkeys(("inception", "squeeze"), "HF_HUB_OFFLINE=1 is set")
     assert all(server.asked == [] for server in servers.values())
 
 
 def test_what_is_fetched_follows_the_config(classifiers: Workspace, tmp_path: Path, publish: Publish) -> None:
     def listed(*overrides: str) -> list[str]:
-        return [line.split()[4].split("-")[0] for line in list_downloads(classifiers.config(*overrides))]
+        return [line.split()[4].split("-")[0] for line in list_fetched(classifiers.config(*overrides))]
 
     servers = publish()
-    assert listed() == [] and fetch_published(classifiers.config()) == {}  # a config from before
+    assert listed() == [] and fetch(classifiers.config()) == {}  # a config from before
     assert listed(*AUTO) == ["pt_inception", "squeezenet1_1"]
-    [line] = list_downloads(classifiers.config(*AUTO, "evaluation_params.encoders=[vae]"))
+    [line] = list_fetched(classifiers.config(*AUTO, "evaluation_params.encoders=[vae]"))
     assert line.startswith("download: the evaluation fetches squeezenet1_1-b8a52dc0.pth (5 MB) from http://127.0.0.1")
     assert listed(*AUTO, "evaluation_params.encoders=[classifier]") == ["squeezenet1_1"]
     own = f"evaluation_params.inception_path={tmp_path / 'own/inception.pth'}"
     assert listed(*AUTO, own) == ["squeezenet1_1"]
     assert listed(*AUTO, own, "evaluation_params.allow_download=true") == ["pt_inception", "squeezenet1_1"]
-    fetch_published(classifiers.config(own, "evaluation_params.allow_download=true"))
+    fetch(classifiers.config(own, "evaluation_params.allow_download=true"))
     assert (tmp_path / "own/inception.pth").is_file()  # as it always did
     assert listed(*AUTO, f"dataset_params.lpips_path={tmp_path / 'absent'}") == ["pt_inception"]
     assert listed(*AUTO) == ["pt_inception"]
@@ -211,7 +220,7 @@ def test_weights_that_come_later_change_the_key_of_an_evaluation_with_auto_alone
     publish()
     auto, old = classifiers.config(*AUTO), classifiers.config("evaluation_params.inception_path=null")
     before = hash_evaluation_weights(auto), hash_evaluation_weights(old)
-    fetch_published(auto)
+    fetch(auto)
     assert hash_evaluation_weights(auto) != before[0] and hash_evaluation_weights(old) == before[1]
 
 
@@ -220,9 +229,9 @@ def test_of_processes_that_share_work_the_first_one_fetches(classifiers: Workspa
     config = classifiers.config(*AUTO)
     first, second = (Share(index, 2, agree=lambda value: value) for index in (0, 1))
     failed = Share(1, 2, agree=lambda _: False)  # the first one could not
-    assert fetch_published(config, share=failed) == {} and servers["squeeze"].asked == []
-    assert fetch_published(config, share=first) == {}
-    assert fetch_published(config, share=second) == {}
+    assert fetch(config, share=failed) == {} and servers["squeeze"].asked == []
+    assert fetch(config, share=first) == {}
+    assert fetch(config, share=second) == {}
     assert [len(server.asked) for server in servers.values()] == [1, 1]
 
 

@@ -22,7 +22,7 @@ from config.errors import UserError
 from dataset.annotations import ImageRecord, read_records
 from dataset.images import load_image, to_uint8
 from dataset.storage import hash_file
-from tools.diffusion.data import open_codec
+from tools.diffusion.project import Project
 from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
 from tools.reader_study import __main__ as reader_study
 from tools.reader_study.pack import PackRequest, choose_by_group, class_prior, order_showings, render_page
@@ -108,7 +108,7 @@ def test_each_item_shows_what_the_key_says(pack: Path, workspace: Workspace, syn
     split = {r.image_id: r for r in read_records(
         workspace.phantoms / "annotations.csv", workspace.phantoms / "images", class_names=CLASS_NAMES,
         label_column="blastocyst", group_column="PATIENT_ID", split_column="SPLIT") if r.split == "test"}
-    codec = open_codec(workspace.config())
+    codec = Project.open(workspace.config()).open_codec()
     for item, shown in zip(key["items"], page["items"], strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["png"]))))
         path = synthetic / item["image_id"] if item["arm"] == "synthetic" else split[item["image_id"]].path

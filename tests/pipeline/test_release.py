@@ -20,7 +20,7 @@ from config.load import load_config
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from dataset.storage import hash_file
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.diffusion.samples import MANIFEST_COLUMNS
 from tools.release import __main__ as release
 
@@ -96,7 +96,7 @@ def test_images_are_written_anew_with_our_marks_only(run: Path) -> None:
 
 
 def test_no_text_leads_to_an_image_a_patient_a_user_or_a_machine(run: Path, offline_project: OfflineProject) -> None:
-    records = open_images(load_config(run / "config.yaml"), None).records
+    records = Project.open(load_config(run / "config.yaml")).records
     telling = records[5]
     add_to_evaluation(
         run, warnings=[f"image {telling.image_id} is odd", "see /home/somebody/project/notes.txt"],
@@ -183,7 +183,7 @@ def test_without_an_evaluation_or_a_log_the_card_says_so(run: Path) -> None:
 @pytest.mark.parametrize("turn", [lambda pixels: pixels, np.rot90, np.fliplr])
 def test_a_real_image_among_the_synthetic_ones_is_refused(run: Path, turn: object) -> None:
     victim = run / "samples/images/class1_000003.png"
-    real = decode_image(open_images(load_config(run / "config.yaml"), "train").records[0].path)
+    real = decode_image(Project.open(load_config(run / "config.yaml")).images("train").records[0].path)
     write_png(victim, np.ascontiguousarray(turn(real)), text=read_png_text(victim))
     refuse(run, r"class1_000003\.png is or holds a real image of the data set, pixel by pixel; nothing was released")
 
@@ -253,7 +253,7 @@ def page(pixels: np.ndarray, text: str = "") -> str:
 def test_the_shareable_report_is_taken_along_and_searched(run: Path) -> None:
     report = run / "samples/report_shareable.html"
     synthetic = decode_image(run / "samples/images/class0_000000.png")
-    record = open_images(load_config(run / "config.yaml"), "test").records[0]
+    record = Project.open(load_config(run / "config.yaml")).images("test").records[0]
     report.write_text(page(synthetic, "numbers 1/2"), encoding="utf-8")
     output = make(run)
     assert (output / "report_shareable.html").read_text(encoding="utf-8") == page(synthetic, "numbers 1/2")

@@ -188,7 +188,7 @@ def test_with_metrics_the_evaluation_lies_beside_the_images(classifiers: Workspa
 def test_a_resume_checkpoint_is_drawn_from_with_the_scale_of_the_best_weights(workspace: Workspace, reference: Path) -> None:
     newest = list_resume_checkpoints(reference / "checkpoints")[0]
     _, best = read_checkpoint(reference / "checkpoints/ddpm_ckpt.safetensors")
-    weights, values = read_weights(workspace.config(), newest)
+    weights, values = read_weights(newest, "ddpm_ckpt.safetensors")
     assert values == best
     expected = read_checkpoint(newest)[0]
     assert all(torch.equal(weights[name], expected[f"ema.{name}"]) for name in weights)

@@ -10,7 +10,7 @@ from workspace import Workspace, forget_accelerator, save_tiny_autoencoder
 import sample_ddpm_class_cond
 import train_ddpm_cond
 from dataset.decoding import decode_image
-from tools.diffusion.data import prepare_latents
+from tools.diffusion.project import Project
 from tools.runtime.checkpoints import read_checkpoint
 
 
@@ -27,7 +27,7 @@ def test_latents_without_a_posterior_are_cached_learnt_drawn_and_evaluated(class
         weights[weighting], values = read_checkpoint(tmp_path / weighting / "checkpoints/ddpm_ckpt.safetensors")
         assert values["latent_statistics"]["signal_shares"] == [1.0] * 16
     assert all(torch.equal(tensor, weights["uniform"][name]) for name, tensor in weights["signal"].items())
-    cache = prepare_latents(classifiers.config(*keys), "train")
+    cache = Project.open(classifiers.config(*keys)).prepare_latents("train")
     assert cache.mean.shape[2:] == (16, 8, 8) and not np.any(cache.std) and np.any(cache.mean)
 
     output = tmp_path / "samples"

@@ -142,7 +142,8 @@ def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_
     for split, warned in (("val", True), ("test", False)):
         report = EvaluationReport(provenance={})
         overrides = (f"evaluation_params.judge_path={judge}", f"evaluation_params.real_split={split}")
-        assessment._load_judge(classifiers.config(*overrides), report)
+        config = classifiers.config(*overrides)
+        assessment._load_judge(config.evaluation_params, config.dataset_params.params, report)
         assert any("weights were chosen on the val images" in text for text in report.warnings) == warned
     train_encoder.main([*arguments, "--set", "evaluation_params.real_split=val", "--max-minutes", "1e-9"])
     said, record = capsys.readouterr(), read_record(judge)

@@ -19,7 +19,7 @@ from dataset.image_bank import ImageBank
 from dataset.order import generator, normal
 from models.autoencoder import load_codec
 from tools import train_vae
-from tools.diffusion.data import find_autoencoder, open_images
+from tools.diffusion.project import Project
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
 
@@ -40,7 +40,7 @@ def output(folder: Path) -> str:
 def test_sixty_steps_restore_images_better_than_a_gray_surface(workspace: Workspace, trained: Path) -> None:
     record = json.loads((trained / "training.json").read_text(encoding="utf-8"))
     assert record["steps"] == 60
-    pixels = ImageBank(open_images(workspace.config(), "val")).batch(range(30))
+    pixels = ImageBank(Project.open(workspace.config()).images("val")).batch(range(30))
     gray = pixels.mean(dim=(2, 3), keepdim=True).sub(pixels).square().mean(dim=(1, 2, 3))
     gray_psnr = float((10 * (4 / gray).log10()).mean())
     assert record["psnr_db"] > gray_psnr + 1.0
@@ -52,7 +52,7 @@ def test_sixty_steps_restore_images_better_than_a_gray_surface(workspace: Worksp
 def test_a_vae_that_is_still_to_be_trained_is_named_with_its_command(workspace: Workspace, tmp_path: Path) -> None:
     folder = tmp_path / "my_vae"
     with pytest.raises(UserError, match=rf"found no folder {folder}; run `python -m tools.train_vae` with the same config"):
-        find_autoencoder(workspace.config(f"autoencoder_params.pretrained={folder}", output(folder)))
+        _ = Project.open(workspace.config(f"autoencoder_params.pretrained={folder}", output(folder))).vae_folder
 
 
 def test_the_folder_is_whole_and_holds_half_precision(trained: Path) -> None:
@@ -176,7 +176,7 @@ def test_training_sees_what_the_codec_gives_back(workspace: Workspace, tmp_path:
     trainer = train_vae._VaeTrainer(config, config.autoencoder_params.training, grain_std=0.1)
     assert trainer.last_layer is (trainer.vae.decoder.layers[-1] if kind == "AutoencoderTiny" else
                                   trainer.vae.decoder.conv_out)
-    pixels = ImageBank(open_images(config, "val")).batch(range(4))
+    pixels = ImageBank(Project.open(config).images("val")).batch(range(4))
     codec = load_codec(tmp_path / "vae", im_channels=1)
     restored, penalty = trainer._restore(pixels, step=0, seed=0)
     again, _ = trainer._restore(pixels, step=1, seed=0)
@@ -232,7 +232,7 @@ def test_without_a_rate_fine_tuning_takes_a_tenth_of_that_of_fresh_weights(works
                              "autoencoder_params.training.fine_tune=true")
     rates = [config.autoencoder_params.training.peak_lr for config in (fresh, tuned)]
     assert rates == [1e-3, 1e-4]
-    images = open_images(fresh, "train")
+    images = Project.open(fresh).images("train")
     same = workspace.config("autoencoder_params.training.lr=0.001")
     assert train_vae._identity(fresh, images) == train_vae._identity(same, images)  # what a VAE was trained by keeps its key
     trainer = train_vae._VaeTrainer(tuned, tuned.autoencoder_params.training, grain_std=0.1)

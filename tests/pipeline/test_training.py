@@ -22,8 +22,8 @@ from config.load import config_to_dict
 from dataset.decoding import decode_image, read_png_text
 from dataset.order import SampleOrder, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
-from tools.diffusion.data import open_codec, open_images, prepare_latents
 from tools.diffusion.latent_source import EncodedLatents
+from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, make_unet
 from tools.runtime import checkpoints
 from tools.runtime.command import run_command
@@ -178,7 +178,7 @@ def test_the_run_directory_holds_what_it_should(workspace: Workspace, reference:
     assert "Synthetic" in read_png_text(preview)
     assert decode_image(preview).shape == (34 + 2 * 128 + 7, decode_image(preview).shape[1])  # title, a row a class
     _, values = checkpoints.read_checkpoint(reference / "checkpoints" / "ddpm_ckpt.safetensors")
-    labels = [record.label for record in open_images(workspace.config(), "train").records]
+    labels = [record.label for record in Project.open(workspace.config()).images("train").records]
     assert values["class_counts"] == [Counter(labels)[0], Counter(labels)[1]]
     assert values["config"] == json.loads(json.dumps(config_to_dict(workspace.config())))
     best = min((row for row in rows if "ema_validation_loss" in row), key=lambda row: row["ema_validation_loss"])
@@ -206,11 +206,11 @@ def test_without_label_dropout_the_null_label_is_never_trained(workspace: Worksp
 
 def test_encoding_on_the_fly_gives_the_latents_of_the_cache(workspace: Workspace, reference: Path) -> None:
     config = workspace.config()
-    cache, codec = prepare_latents(config, "train"), open_codec(config)
-    encoded = EncodedLatents(config, "train", codec)
+    cache, codec = Project.open(config).prepare_latents("train"), Project.open(config).open_codec()
+    encoded = EncodedLatents(Project.open(config), "train", codec)
     assert np.array_equal(encoded.labels, cache.labels)
-    draws = draw_step(SampleOrder(cache.labels, seed=5), 3, batch_size=24, num_views=2, latent_shape=latent_shape(config),
-                      timesteps=TimestepDraws(1000))
+    draws = draw_step(SampleOrder(cache.labels, seed=5), 3, batch_size=24, num_views=2,
+                      latent_shape=latent_shape(config.dataset_params), timesteps=TimestepDraws(1000))
     assert draws.views.unique().tolist() == [0, 1]
     arguments = (draws.positions, draws.views, draws.posterior_noise)
     torch.testing.assert_close(encoded.draw(*arguments), cache.draw(*arguments), rtol=2e-3, atol=2e-3)  # float16's rounding

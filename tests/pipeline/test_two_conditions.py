@@ -21,8 +21,8 @@ from dataset.Embryo_loader import Embryo_loader
 from models.classifier import WEIGHTS_FILE
 from tools import evaluate
 from tools.diffusion import generation, samples
-from tools.diffusion.conditions import ConditionPrior
-from tools.diffusion.data import open_images
+from tools.diffusion.conditions import ConditionPrior, condition_levels
+from tools.diffusion.project import Project
 from tools.diffusion.trained_model import TrainedModel, load_trained_model
 from tools.evaluation import sweeping
 from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
@@ -55,7 +55,8 @@ def trained(workspace: Workspace, overrides: list[str]) -> Path:
 
 @pytest.fixture
 def model(workspace: Workspace, overrides: list[str], trained: Path) -> TrainedModel:
-    return load_trained_model(workspace.config(*overrides), trained / "checkpoints" / "ddpm_ckpt.safetensors", CPU)
+    config = workspace.config(*overrides)
+    return load_trained_model(config, Project.open(config), trained / "checkpoints" / "ddpm_ckpt.safetensors", CPU)
 
 
 def sample(workspace: Workspace, overrides: list[str], output: Path, *more: str) -> list[dict[str, str]]:
@@ -71,7 +72,7 @@ def test_the_checkpoint_holds_names_levels_and_the_prior_of_the_data(
 ) -> None:
     """The run was balanced: what sampling draws from is the data nevertheless."""
     _, values = checkpoints.read_checkpoint(trained / "checkpoints" / "ddpm_ckpt.safetensors")
-    records = open_images(workspace.config(*overrides), "train").records
+    records = Project.open(workspace.config(*overrides)).images("train").records
     classes = Counter(record.label for record in records)
     assert values["class_counts"] == [classes[0], classes[1]] and classes[0] > 1.3 * classes[1]
     assert values["condition_levels"] == {"FOCAL_PLANE": ["0", "1"]}
@@ -164,16 +165,18 @@ def test_near_copies_in_a_grid_of_conditions_are_left_gray(
     workspace: Workspace, overrides: list[str], trained: Path, model: TrainedModel, tmp_path: Path
 ) -> None:
     config = workspace.config(*overrides)
+    conditions = condition_levels(config.dataset_params.params)
     requests = generation.draw_conditions(generation.list_requests([3, 3]), model.condition_prior, seed=0)
     writer = samples.SampleWriter(tmp_path / "grids", requests, params=config.sample_params, class_names=model.class_names,
-                                  checkpoint_sha256="abc", condition_levels={"FOCAL_PLANE": ("0", "1")})
+                                  checkpoint_sha256="abc", condition_levels=conditions)
     path = tmp_path / "grids/grid_class1_FOCAL_PLANE.png"
-    sample_ddpm_class_cond.draw_condition_grids(config, model, writer, None)
+    sample_ddpm_class_cond.draw_condition_grids(model, writer, conditions, config.sample_params, None)
     before = decode_image(path)
 
     def find_gray_tile(position: int) -> tuple[int, int]:
         """Top and left of what withholding one image changes."""
-        sample_ddpm_class_cond.draw_condition_grids(config, model, writer, lambda pixels: np.arange(len(pixels)) == position)
+        sample_ddpm_class_cond.draw_condition_grids(model, writer, conditions, config.sample_params,
+                                                    lambda pixels: np.arange(len(pixels)) == position)
         after = decode_image(path)
         changed = np.argwhere((before != after).reshape(*before.shape[:2], -1).any(axis=2))
         (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)

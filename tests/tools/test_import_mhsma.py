@@ -10,7 +10,7 @@ from config.errors import UserError
 from config.load import load_config
 from dataset.decoding import decode_image
 from tools import import_mhsma
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"train": 6, "valid": 2, "test": 4}
@@ -49,7 +49,7 @@ def test_the_shipped_config_reads_it(download: Path, tmp_path: Path) -> None:
                              (("train", "train"), ("val", "valid"), ("test", "test"))) + "}"
     config = load_config(str(ROOT / "config/mhsma64.yaml"), [f"dataset_params.params.csv_file={tables}",
                                                              f"dataset_params.params.root_dir={tmp_path}/data/images"])
-    assert [len(open_images(config, split).records) for split in ("train", "val", "test")] == [6, 2, 4]
+    assert [len(Project.open(config).images(split).records) for split in ("train", "val", "test")] == [6, 2, 4]
 
 
 @pytest.mark.parametrize(("name", "array", "message"), [

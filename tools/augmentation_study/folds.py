@@ -16,11 +16,11 @@ from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.splits import draw_splits
 from dataset.storage import hash_file, hash_json, write_text
-from models.autoencoder import TRAINING_RECORD, hash_autoencoder
+from models.autoencoder import TRAINING_RECORD
 from tools.augmentation_study.arms import list_arms
 from tools.augmentation_study.utility import deal_folds
-from tools.diffusion.data import find_autoencoder, open_images
 from tools.diffusion.generation import count_per_class
+from tools.diffusion.project import Project
 from tools.diffusion.trained_images import count_trained, read_trained_images
 from tools.evaluation.classifier_training import classifier_shape
 from tools.evaluation.encoders.config_weights import hash_weights
@@ -121,7 +121,7 @@ def plan_study(config: Config, request: StudyRequest) -> Study:
             np.isfinite(ratio) and ratio > 0 for ratio in request.ratios):
         raise UserError(f"--synthetic-ratio: expected different numbers above 0, found {list(request.ratios)}")
     classifier_shape(config)  # refuses images that are too small before any hour is spent
-    records = list(open_images(config, None).records)
+    records = list(Project.open(config).records)
     digests = [hash_file(record.path) for record in records]
     _refuse_shared_pictures(records, digests)
     folds = deal_folds([record.group for record in records], [record.label for record in records],
@@ -207,7 +207,7 @@ def _choose_vae(config: Config, choice: str, digests: Sequence[str]) -> tuple[bo
                         "weights that fine-tuning starts from in autoencoder_params.pretrained, and give --refit-vae always")
     if refit and not fine_tune:
         return True, "The VAE is trained anew in each fold, on its training groups only."
-    record = find_autoencoder(config) / TRAINING_RECORD
+    record = Project.open(config).vae_folder / TRAINING_RECORD
     trained = read_trained_images(record)
     seen = 0 if trained is None else count_trained(digests, trained)
     if refit:
@@ -254,10 +254,10 @@ def describe_settings(study: Study) -> dict[str, Any]:
     if study.refit_vae:
         vae = {key: value for key, value in config["autoencoder_params"]["training"].items() if key != "output"}
         vae["lr"] = study.config.autoencoder_params.training.peak_lr
-        vae["start"] = hash_autoencoder(find_autoencoder(study.config)) if vae["fine_tune"] else None
+        vae["start"] = Project.open(study.config).vae_sha256 if vae["fine_tune"] else None
         vae["perceptual"] = hash_weights(study.config.dataset_params.lpips_path) if vae["perceptual_weight"] else None
     else:
-        vae = {"sha256": hash_autoencoder(find_autoencoder(study.config))}
+        vae = {"sha256": Project.open(study.config).vae_sha256}
     return {
         "folds": request.num_folds, "synthetic_ratio": list(request.ratios), "epochs": request.epochs,
         "arms": _ARMS_VERSION, "vae": vae,

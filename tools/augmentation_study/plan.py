@@ -10,7 +10,7 @@ from dataset.image_bank import ImageBank
 from tools.augmentation_study.folds import Study
 from tools.augmentation_study.utility import smallest_detectable_gain
 from tools.diffusion import estimate
-from tools.diffusion.data import open_codec, open_images
+from tools.diffusion.project import Project
 from tools.evaluation.classifier_training import (
     ClassifierRecipe,
     class_probabilities,
@@ -69,7 +69,7 @@ def _describe_gain(study: Study, *, auc: float) -> list[str]:
 def _describe_time(study: Study) -> list[str]:
     config, request = study.config, study.request
     device = choose_device()
-    rate = estimate.measure_training_rate(config, device)
+    rate = estimate.measure_training_rate(config.train_params.mixed_precision, device)
     per_step, per_prediction = _time_classifier(study)
     per_round_trip = _time_round_trip(study, device)
     views = len(config.dataset_params.symmetries)
@@ -79,8 +79,8 @@ def _describe_time(study: Study) -> list[str]:
         num_train, num_synthetic = splits.count("train"), round(max(request.ratios) * splits.count("train"))
         steps = count_classifier_steps(request.epochs, num_train)
         classifiers += len(request.arms) * request.num_seeds * (steps * per_step + splits.count("test") * per_prediction)
-        flops = estimate.count_step_flops(config, config.train_params.ldm_batch_size)
-        generators += estimate.expected_seconds(flops * estimate.count_steps(config, num_train)[1], rate)
+        flops = estimate.count_step_flops(config.dataset_params, config.unet_params, config.train_params.ldm_batch_size)
+        generators += estimate.expected_seconds(flops * estimate.count_steps(config.train_params, num_train)[1], rate)
         sampling += estimate.expected_seconds(estimate.count_sampling_flops(config, num_synthetic), rate)
         # A round trip is an encoding and a decoding; each is taken for half of it.
         coding += per_round_trip * ((views * num_train + splits.count("val") + num_synthetic) / 2 + num_train)
@@ -101,7 +101,7 @@ def _describe_time(study: Study) -> list[str]:
 
 def _time_classifier(study: Study) -> tuple[float, float]:
     """Seconds of an optimizer step and of a prediction."""
-    images = open_images(study.config, None)
+    images = Project.open(study.config).all_images
     bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config)
 
     def train(num_steps: int) -> None:
@@ -121,7 +121,8 @@ def _time_round_trip(study: Study, device: torch.device) -> float:
     """Seconds of an image's round trip; 0 where the VAE is still to be trained."""
     if study.refit_vae:
         return 0.0
-    codec, images = open_codec(study.config, device=device), open_images(study.config, None)
+    project = Project.open(study.config)
+    codec, images = project.open_codec(device=device), project.all_images
     pixels = torch.stack([images[place][0] for place in range(min(_TIMED_IMAGES, len(images)))])
     codec.round_trip(pixels[:1])
     return _time(lambda: codec.round_trip(pixels).cpu()) / len(pixels)

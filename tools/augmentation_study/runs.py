@@ -25,11 +25,10 @@ from dataset.latents import LabelledImages
 from dataset.order import generator
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, read_json, write_json
-from models.autoencoder import hash_autoencoder
 from tools.augmentation_study.arms import build_arms
 from tools.augmentation_study.folds import Study, describe_settings, write_fold
-from tools.diffusion.data import find_autoencoder, open_codec, open_images
 from tools.diffusion.generation import latents_to_pixels
+from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.diffusion.trained_model import load_trained_model
 from tools.evaluation.classifier_training import (
@@ -112,7 +111,7 @@ def _generate(study: Study, config: Config, folder: Path, *, identity: str, titl
                "--no-metrics"])
     _write_round_trips(config, round_trips)
     made = {"study": identity, "manifest_sha256": hash_file(synthetic / MANIFEST_NAME),
-            "checkpoint_sha256": hash_file(_checkpoint(config)), "vae_sha256": hash_autoencoder(find_autoencoder(config))}
+            "checkpoint_sha256": hash_file(_checkpoint(config)), "vae_sha256": Project.open(config).vae_sha256}
     write_json(record, made)
     return made
 
@@ -149,7 +148,8 @@ class _FoldTrainer:
 
     def __init__(self, study: Study, config: Config, fold: int, folder: Path) -> None:
         self._config, self._request, self._fold = config, study.request, fold
-        train, test = open_images(config, "train"), open_images(config, "test")
+        project = Project.open(config)
+        train, test = project.images("train"), project.images("test")
         self._labels = np.array([record.label for record in train.records], dtype=np.int64)
         synthetic, self._synthetic_labels = _read_manifest(folder / "synthetic")
         table = config.dataset_params.params
@@ -193,9 +193,10 @@ class _Pool:
 def _write_round_trips(config: Config, folder: Path) -> None:
     """The training images through the encoder (posterior mean) and back, by the path that synthetic images take."""
     device = choose_device()
-    statistics = load_trained_model(config, _checkpoint(config), torch.device("cpu")).codec.statistics
-    codec = open_codec(config, statistics=statistics, device=device)
-    images, size = open_images(config, "train"), config.autoencoder_params.batch_size
+    project = Project.open(config)
+    statistics = load_trained_model(config, project, _checkpoint(config), torch.device("cpu")).codec.statistics
+    codec = project.open_codec(statistics=statistics, device=device)
+    images, size = project.images("train"), config.autoencoder_params.batch_size
     paths = _list_round_trips(folder, len(images))
     for start in range(0, len(images), size):
         places = range(start, min(start + size, len(images)))

@@ -18,6 +18,7 @@ import torch
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
+from config.schema import Config
 from dataset.storage import write_json
 from tools.benchmark import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
 from tools.benchmark.findings import Findings, draw_picture
@@ -80,7 +81,7 @@ def measure_all(setup: Setup, subjects: Sequence[str]) -> Iterator[tuple[str, Fi
         "reading": lambda: reading.measure(setup),
         "start_up": lambda: start_up.measure(setup),
         "gpu_step": lambda: gpu_step.measure(setup),
-        "processes": lambda: processes.measure(setup, parameters=estimate_memory(load_config(setup.paper_config))[0]),
+        "processes": lambda: processes.measure(setup, parameters=_estimate_memory(load_config(setup.paper_config))[0]),
     }
     for name in _SUBJECTS:
         if name in subjects:
@@ -96,10 +97,10 @@ def answer(setup: Setup, findings: dict[str, Findings]) -> str:
         return "only a part was measured, so the time of a whole training is not told"
     config = load_config(setup.paper_config)
     batch, views = config.train_params.ldm_batch_size, len(config.dataset_params.symmetries)
-    _, steps = count_steps(config, _ANSWER_IMAGES)
+    _, steps = count_steps(config.train_params, _ANSWER_IMAGES)
     step, encode = findings["paper_step"].numbers["seconds"], findings["latent_cache"].numbers["encode_seconds"]
     encoding, training = _ANSWER_IMAGES * views * encode / 3600, steps * batch * step / 3600
-    memory = max(estimate_memory(config)[1], findings["latent_cache"].numbers["peak_bytes"])
+    memory = max(_estimate_memory(config)[1], findings["latent_cache"].numbers["peak_bytes"])
     text = (f"{_ANSWER_IMAGES} training images at {config.dataset_params.params.image_size} px, {setup.paper_config}, this "
             f"machine's CPU ({torch.get_num_threads()} threads): {encoding + training:.1f} hours ({encoding:.1f} to encode "
             f"{views} orientations once, {training:.1f} for {steps:,} steps of {batch}, each as long as {batch} steps at "
@@ -108,6 +109,10 @@ def answer(setup: Setup, findings: dict[str, Findings]) -> str:
     if on_gpu is not None:
         text += f"; on its GPU {steps * on_gpu / 3600:.1f} hours of training, encoding not measured"
     return text
+
+
+def _estimate_memory(config: Config) -> tuple[int, int]:
+    return estimate_memory(config.dataset_params, config.unet_params, config.train_params)
 
 
 if __name__ == "__main__":

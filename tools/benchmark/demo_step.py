@@ -107,14 +107,14 @@ class Training:
         average = ExponentialMovingAverage(network, params.ema_decay)
         if params.compile_mode != "off":
             network.compile(mode=params.compile_mode)
-        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config))
+        model, optimizer = self.accelerator.prepare(network, make_optimizer(network, config.train_params))
         self.state = TrainState(model, average, optimizer, Meters(self.device))
-        self._nulls = null_levels(config)
+        self._nulls = null_levels(config.dataset_params.params)
         self._loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=self._nulls,
                                       device=self.device)
         self._labels = torch.arange(_NUM_IMAGES) % config.num_classes
         self._order = SampleOrder(self._labels.tolist(), seed=params.seed)
-        self._latents = normal(generator(0, "benchmark"), (_NUM_IMAGES, *latent_shape(config)))
+        self._latents = normal(generator(0, "benchmark"), (_NUM_IMAGES, *latent_shape(config.dataset_params)))
         share = params.ldm_batch_size // self.accelerator.num_processes
         self._mine = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
 
@@ -122,7 +122,8 @@ class Training:
         """Draw, train, and read the meters as often as the log does."""
         params, step = self.config.train_params, self.state.step
         draws = draw_step(self._order, step, batch_size=params.ldm_batch_size,
-                          num_views=len(self.config.dataset_params.symmetries), latent_shape=latent_shape(self.config),
+                          num_views=len(self.config.dataset_params.symmetries),
+                          latent_shape=latent_shape(self.config.dataset_params),
                           timesteps=timestep_draws(self.config.diffusion_params), num_conditions=len(self._nulls))
         lr = params.ldm_lr * lr_factor(params.lr_schedule, share=0.5, step=step, warmup_steps=params.warmup_steps)
         train_step(self.state, draws.slice(self._mine.start, self._mine.stop), self._read, loss_of=self._loss_of,
@@ -197,10 +198,11 @@ def prepare_diffusers(setup: Setup) -> Repeat:
     """A plain loop: prediction, loss, AdamW; no average, no clipping, no log."""
     config = load_config(setup.demo_config)
     batch = config.train_params.ldm_batch_size
-    wanted = count_step_flops(config, batch)
+    wanted = count_step_flops(config.dataset_params, config.unet_params, batch)
     network, flops = rivals.unconditional_unet(config, flops=wanted, batch_size=batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.train_params.ldm_lr)
-    x, timesteps = normal(generator(0, "benchmark"), (batch, *latent_shape(config))), torch.full((batch,), 500)
+    x = normal(generator(0, "benchmark"), (batch, *latent_shape(config.dataset_params)))
+    timesteps = torch.full((batch,), 500)
 
     def steps() -> None:
         for _ in range(_STEPS):
@@ -233,7 +235,7 @@ def _prepare_command(setup: Setup, command: ModuleType, name: str) -> Repeat:
 
     train(1)  # makes the cache
     config = load_config(setup.demo_config)
-    flops = count_step_flops(config, config.train_params.ldm_batch_size)
+    flops = count_step_flops(config.dataset_params, config.unet_params, config.train_params.ldm_batch_size)
     return lambda: {"seconds": train(_STEPS), "flops": flops}
 
 

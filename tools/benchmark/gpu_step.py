@@ -89,7 +89,7 @@ def prepare(setup: Setup, *, mode: str, batch: int) -> Repeat:
                      compile_mode=mode)
     training = Training(replace(config, train_params=params), cpu=False)
     copy_of_validation = make_unet(config).to(training.device)
-    flops = count_step_flops(config, batch)
+    flops = count_step_flops(config.dataset_params, config.unet_params, batch)
 
     def steps(count: int) -> None:
         for _ in range(count):

@@ -13,8 +13,8 @@ from dataset.order import generator, normal
 from dataset.storage import write_text
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
-from tools.diffusion.data import open_codec, open_images, prepare_latents
 from tools.diffusion.latent_source import LatentSource, open_training_data
+from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, make_optimizer, make_unet
 
 CACHED, ENCODED = "latent_cache/cached", "latent_cache/encoded"
@@ -91,13 +91,14 @@ def write_images(folder: Path, config: Config) -> None:
 def prepare_cached(setup: Setup) -> Repeat:
     """Train from the cache; an encoding, of an image that is decoded already, and what a cache takes besides are timed."""
     config = _config(setup, load_latents=True)
-    codec, image = open_codec(config), open_images(config, "train")[0][0][None]
+    project = Project.open(config)
+    codec, image = project.open_codec(), project.images("train")[0][0][None]
 
     def encode() -> None:
         codec.encode(image)
 
     encode()  # the first encoding also chooses kernels
-    fixed = timed(lambda: prepare_latents(config, "train")) - _NUM_IMAGES * timed(encode)
+    fixed = timed(lambda: project.prepare_latents("train")) - _NUM_IMAGES * timed(encode)
     repeat = _prepare(setup, config, "cached")
     return lambda: {"encode_seconds": timed(encode), "fixed_seconds": fixed, **repeat()}
 
@@ -120,12 +121,12 @@ def _config(setup: Setup, *, load_latents: bool) -> Config:
 
 
 def _prepare(setup: Setup, config: Config, name: str) -> Repeat:
-    data = open_training_data(config, torch.device("cpu"), has_val=False)
-    noise = normal(generator(1, "benchmark"), (_NUM_IMAGES, *latent_shape(config)))
+    data = open_training_data(Project.open(config), torch.device("cpu"), has_val=False)
+    noise = normal(generator(1, "benchmark"), (_NUM_IMAGES, *latent_shape(config.dataset_params)))
     latents = data.codec.standardise(_read_all(data.train, noise))
     np.save(Path(setup.scratch) / f"latent_cache_{name}.npy", latents.numpy())
     network = make_unet(config)
-    optimizer = make_optimizer(network, config)
+    optimizer = make_optimizer(network, config.train_params)
     conditions = torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
     timesteps, labels = torch.tensor([500]), torch.tensor([1])
 

@@ -59,12 +59,12 @@ def find_operators(config: Config, batch: int) -> list[Operator]:
             seen["attention"].append(Operator("attention", _Attention, shape, 4.0 * batch * size**2 * channels_all, 0))
 
     with torch.device("meta"):
-        network = UNet(unet_shape(config))
+        network = UNet(unet_shape(config.dataset_params, config.unet_params))
         for module in network.modules():
             module.register_forward_hook(note)
         labels = torch.empty(batch, dtype=torch.int64)
         conditions = torch.empty(batch, len(network.shape.conditions), dtype=torch.int64)
-        network(torch.empty(batch, *latent_shape(config)), labels, labels, conditions)
+        network(torch.empty(batch, *latent_shape(config.dataset_params)), labels, labels, conditions)
     return [replace(max(found, key=lambda operator: operator.flops), kind_flops=sum(operator.flops for operator in found))
             for found in seen.values() if found]
 

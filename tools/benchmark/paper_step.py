@@ -105,9 +105,9 @@ def _prepare_unet(setup: Setup, name: str) -> Repeat:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     labels, conditions = torch.tensor([1]), torch.zeros(1, len(network.shape.conditions), dtype=torch.int64)
-    step = _make_step(make_optimizer(network, config), config, lambda x, t: network(x, t, labels, conditions))
+    step = _make_step(make_optimizer(network, config.train_params), config, lambda x, t: network(x, t, labels, conditions))
     np.save(Path(setup.scratch) / f"paper_step_{name}.npy", step().numpy())
-    flops = count_step_flops(config, 1)  # in this process attention may be another
+    flops = count_step_flops(config.dataset_params, config.unet_params, 1)  # in this process attention may be another
     return lambda: {"seconds": timed(step), "flops": flops, "parameters": count_parameters(network)}
 
 
@@ -115,7 +115,7 @@ def _make_step(
     optimizer: torch.optim.Optimizer, config: Config, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Callable[[], torch.Tensor]:
     """A whole optimizer step at batch 1 that returns the prediction it started from."""
-    x, timesteps = normal(generator(0, "benchmark"), (1, *latent_shape(config))), torch.tensor([500])
+    x, timesteps = normal(generator(0, "benchmark"), (1, *latent_shape(config.dataset_params))), torch.tensor([500])
 
     def step() -> torch.Tensor:
         output = run(x, timesteps)

@@ -62,9 +62,10 @@ def describe_on_paper(setup: Setup, *, parameters: float) -> list[str]:
     batch = config.train_params.ldm_batch_size
     order = SampleOrder([index % config.num_classes for index in range(900)], seed=0)
     draws = statistics.median(timed(lambda: draw_step(
-        order, 0, batch_size=batch, num_views=len(config.dataset_params.symmetries), latent_shape=latent_shape(config),
+        order, 0, batch_size=batch, num_views=len(config.dataset_params.symmetries),
+        latent_shape=latent_shape(config.dataset_params),
         timesteps=timestep_draws(config.diffusion_params))) for _ in range(9))
-    flops, gradient = count_step_flops(config, 1), 4 * parameters
+    flops, gradient = count_step_flops(config.dataset_params, config.unet_params, 1), 4 * parameters
     lines = [f"on paper, {setup.paper_config}: {flops / 1e9:.0f} GFLOP an image (counted), gradients of "
              f"{gradient / 1e6:.0f} MB, {1e3 * draws:.1f} ms to draw a batch of {batch} on the host (measured)"]
     for name, rate, link in _ASSUMED:

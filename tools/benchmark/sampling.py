@@ -13,7 +13,7 @@ from models.autoencoder import LatentStatistics
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.workers import Numbers, Repeat, Setup, interleave
 from tools.diffusion import generation, samples
-from tools.diffusion.data import open_codec
+from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, make_schedule, make_unet
 
 OVERLAPPED, IN_TURN, PASSES = "sampling/overlapped", "sampling/in_turn", "sampling/passes"
@@ -129,7 +129,7 @@ def _prepare_drawing(setup: Setup, name: str) -> Repeat:
     channels = config.dataset_params.z_channels
     gray = config.dataset_params.params.im_channels == 1
     statistics = LatentStatistics(mean=(0.0,) * channels, std=(1.0,) * channels, gray=gray)
-    codec = open_codec(config, statistics=statistics, decoder_only=True)
+    codec = Project.open(config).open_codec(statistics=statistics, decoder_only=True)
     params = SampleParams(sampler=_SAMPLER, num_steps=20, batch_size=_BATCH)
     requests = generation.list_requests([num_images(setup), *[0] * (config.num_classes - 1)])
     batches = generation.split_into_batches(requests, _BATCH)
@@ -157,7 +157,7 @@ def _make_denoising(setup: Setup) -> generation.Denoising:
     return generation.Denoising(
         network=network.eval().requires_grad_(False), schedule=make_schedule(config.diffusion_params),
         prediction_type=config.diffusion_params.prediction_type, null_label=config.num_classes,
-        latent_shape=latent_shape(config), device=torch.device("cpu"))
+        latent_shape=latent_shape(config.dataset_params), device=torch.device("cpu"))
 
 
 VARIANTS = {OVERLAPPED: prepare_overlapped, IN_TURN: prepare_in_turn, PASSES: prepare_passes}

@@ -14,7 +14,7 @@ from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.storage import write_json
 from tools.check_confounders.confounders import format_report, measure_confounders
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.evaluation.judges import load_judge, was_chosen_on
 from tools.inspection.class_scores import judge_scores, network_features
 from tools.inspection.pixels import read_pixels
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--disc: expected a diameter above 0, in sides of the frame, found {arguments.disc:g}; try 0.8")
     config = load_config(arguments.config, arguments.set)
     device = choose_device()
-    images = open_images(config, None)
+    images = Project.open(config).all_images
     pixels = read_pixels(images, title="reading", progress_bar=config.logging_params.progress_bar)
     columns = config.dataset_params.params.covariate_columns
     report = measure_confounders(
@@ -62,7 +62,7 @@ def _judge(
 
     Without a test split it is the val images, on which it was chosen.
     """
-    judge = load_judge(config)
+    judge = load_judge(config.evaluation_params.judge_path, config.dataset_params.params)
     splits = np.array([record.split for record in records])
     held = splits != "train"
     if was_chosen_on(config.evaluation_params.judge_path, "val") and (splits == "test").any():

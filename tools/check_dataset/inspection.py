@@ -20,7 +20,7 @@ from tools.check_dataset.problems import (
     symmetry_findings,
     unlisted_findings,
 )
-from tools.diffusion.data import open_images
+from tools.diffusion.project import open_images
 from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.perceptual_hash import THUMBNAIL_PX
 from tools.inspection.symmetry_sample import measure_sound_rows
@@ -52,7 +52,7 @@ def inspect_dataset(config: Config) -> Inspection:
     Raises:
         UserError: the table or the folder cannot be read at all.
     """
-    records, problems = _read(config)
+    records, problems = _read(config.dataset_params)
     statistics: list[ImageStatistics | None] = []
     thumbnails = np.zeros((len(records), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
     faults: dict[int, tuple[str, str]] = {}
@@ -73,7 +73,8 @@ def inspect_dataset(config: Config) -> Inspection:
         image_size=table.image_size, grouped=grouped or table.group_column is not None,
     )
     if not config.dataset_params.symmetry_conditioning:  # with it the network is told which view it sees
-        findings += symmetry_findings(measure_sound_rows(config), config.dataset_params.symmetries)
+        findings += symmetry_findings(measure_sound_rows(
+            config.dataset_params, progress_bar=config.logging_params.progress_bar), config.dataset_params.symmetries)
     if table.csv_file is not None and not problems:  # a faulty row may name any of them
         named = {record.path for record in records}
         files = ImageFolder.scan(table.root_dir).files
@@ -85,9 +86,9 @@ def inspect_dataset(config: Config) -> Inspection:
     return Inspection(records, statistics, findings, len(unopened))
 
 
-def _read(config: Config) -> tuple[Sequence[ImageRecord], Sequence[Problem]]:
+def _read(data: DatasetParams) -> tuple[Sequence[ImageRecord], Sequence[Problem]]:
     try:
-        return open_images(config, None).records, ()
+        return open_images(data).records, ()
     except AnnotationError as error:
         if not error.problems:
             raise

@@ -15,7 +15,7 @@ from dataset.storage import read_json
 from models.autoencoder import TRAINING_RECORD, load_codec, resolve_autoencoder
 from models.classifier import Classifier
 from tools.check_vae.round_trip import Ceiling, VaeCost, VaeMeasurement, measure_round_trip
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.evaluation.descriptors import describe_image
 from tools.evaluation.distances import SMALLEST_FRECHET_SET
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
@@ -44,7 +44,7 @@ class VaeTrial:
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device, self.notes = config, device, []
-        images = open_images(config, None)
+        images = Project.open(config).all_images
         splits = np.array([record.split for record in images.records])
         self.split = next((split for split in ("val", "test") if (splits == split).any()), "")
         if not self.split:
@@ -59,7 +59,7 @@ class VaeTrial:
         labels = np.array([record.label for record in images.records])
         self._train_labels = labels[train]
         self._grouped: GroupedLabels | None = None
-        self._judge: Classifier | None = load_judge(config)
+        self._judge: Classifier | None = load_judge(config.evaluation_params.judge_path, config.dataset_params.params)
         try:
             groups = np.array([record.group for record in images.records])[held]
             self._grouped = GroupedLabels(labels[held], groups, seed=0)
@@ -68,7 +68,8 @@ class VaeTrial:
         except UserError as error:
             self.notes.append(f"the class was not read on the {self.split} images: {error}")
         self._perceptual: PerceptualEmbedding | None = None
-        failures = fetch_published(config, encoders=())
+        failures = fetch_published(config.evaluation_params, config.dataset_params.lpips_path, encoders=(),
+                                   progress_bar=config.logging_params.progress_bar)
         try:
             self._perceptual = load_perceptual(config.dataset_params.lpips_path, device=device)
         except UserError as error:

@@ -13,28 +13,28 @@ import numpy as np
 import torch
 
 from config.errors import UserError, name_some
-from config.schema import Config
+from config.schema import DatasetParams, TableParams
 from dataset.order import generator
 from models.unet import ConditionShape
 
 
-def condition_levels(config: Config) -> dict[str, tuple[str, ...]]:
+def condition_levels(table: TableParams) -> dict[str, tuple[str, ...]]:
     """The levels of each further condition by the name of its column; the view is none of them."""
-    return {name: condition.levels for name, condition in config.dataset_params.params.conditions.items()}
+    return {name: condition.levels for name, condition in table.conditions.items()}
 
 
-def condition_shapes(config: Config) -> tuple[ConditionShape, ...]:
+def condition_shapes(data: DatasetParams) -> tuple[ConditionShape, ...]:
     """What the network's tables are made from, the view last."""
     shapes = [ConditionShape(len(condition.levels), ordinal=condition.kind == "ordinal")
-              for condition in config.dataset_params.params.conditions.values()]
-    if config.dataset_params.symmetry_conditioning:
-        shapes.append(ConditionShape(len(config.dataset_params.symmetries), has_null=False))
+              for condition in data.params.conditions.values()]
+    if data.symmetry_conditioning:
+        shapes.append(ConditionShape(len(data.symmetries), has_null=False))
     return tuple(shapes)
 
 
-def null_levels(config: Config) -> tuple[int, ...]:
+def null_levels(table: TableParams) -> tuple[int, ...]:
     """The null of each further condition: the row after its levels."""
-    return tuple(len(levels) for levels in condition_levels(config).values())
+    return tuple(len(levels) for levels in condition_levels(table).values())
 
 
 def join_view(levels: torch.Tensor, views: torch.Tensor, *, sees_view: bool) -> torch.Tensor | None:
@@ -84,16 +84,16 @@ class ConditionPrior:
         return {levels[column] for rows in self.counts for levels, _ in rows}
 
 
-def read_fixed_levels(config: Config, prior: ConditionPrior) -> dict[int, int]:
-    """`sample_params.conditions` as level by column.
+def read_fixed_levels(table: TableParams, wanted: Mapping[str, str], prior: ConditionPrior) -> dict[int, int]:
+    """`sample_params.conditions`, the `wanted` levels by name, as level by column.
 
     Raises:
         UserError: a level that no training image has, so that the network never saw it.
     """
     fixed = {}
-    for column, (name, levels) in enumerate(condition_levels(config).items()):
-        if name in config.sample_params.conditions:
-            level = levels.index(config.sample_params.conditions[name])
+    for column, (name, levels) in enumerate(condition_levels(table).items()):
+        if name in wanted:
+            level = levels.index(wanted[name])
             known = prior.known_levels(column)
             if level not in known:
                 raise UserError(f"sample_params.conditions.{name}: no training image has the level {levels[level]!r}; "

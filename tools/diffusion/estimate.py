@@ -13,13 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, DatasetParams, SampleParams, TrainParams, UNetParams
 from dataset.annotations import ImageRecord
 from models.layers import SelfAttention
 from models.unet import UNet, count_parameters
 from scheduler.guidance import scale_at
 from scheduler.samplers import evaluated_timesteps
-from tools.diffusion.data import find_autoencoder
+from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, require_selectable, unet_shape
 
 _FLOAT_BYTES = 4
@@ -31,20 +31,19 @@ _RATE_BURST = 8  # products that a GPU is given at once
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by train_params.mixed_precision
 
 
-def count_steps(config: Config, num_images: int) -> tuple[int, int]:
+def count_steps(train: TrainParams, num_images: int) -> tuple[int, int]:
     """(optimizer steps per epoch, steps in all); a last, partial batch of an epoch is filled from the next one."""
-    per_epoch = -(-num_images // config.train_params.ldm_batch_size)
-    total = per_epoch * config.train_params.epochs
-    return per_epoch, min(total, config.train_params.max_steps or total)
+    per_epoch = -(-num_images // train.ldm_batch_size)
+    total = per_epoch * train.epochs
+    return per_epoch, min(total, train.max_steps or total)
 
 
-def estimate_memory(config: Config) -> tuple[int, int]:
+def estimate_memory(data: DatasetParams, unet: UNetParams, train: TrainParams) -> tuple[int, int]:
     """(parameters of the UNet, bytes that its training takes: weights, gradient, optimizer, average, activations)."""
-    train = config.train_params
     with torch.device("meta"):
-        network = UNet(unet_shape(config))
+        network = UNet(unet_shape(data, unet))
         micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
-        x = torch.empty(micro_size, *latent_shape(config))
+        x = torch.empty(micro_size, *latent_shape(data))
         labels = torch.empty(micro_size, dtype=torch.int64)
         conditions = torch.empty(micro_size, len(network.shape.conditions), dtype=torch.int64)
         for module in network.modules():
@@ -61,22 +60,22 @@ def estimate_memory(config: Config) -> tuple[int, int]:
 def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
     """Sizes and times, a line each."""
     train = config.train_params
-    parameters, memory = estimate_memory(config)
+    parameters, memory = estimate_memory(config.dataset_params, config.unet_params, train)
     micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
     num_train = sum(record.split == "train" for record in records)
     num_val = sum(record.split == "val" for record in records)
-    per_epoch, total = count_steps(config, num_train)
-    step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
-    rate = measure_training_rate(config, device)
+    per_epoch, total = count_steps(train, num_train)
+    step_flops = count_step_flops(config.dataset_params, config.unet_params, micro_size) * train.gradient_accumulation_steps
+    rate = measure_training_rate(train.mixed_precision, device)
     seconds = expected_seconds(step_flops * total, rate)
     checkpoint = parameters * _FLOAT_BYTES * 4
-    latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
+    latents = 2 * 2 * torch.Size(latent_shape(config.dataset_params)).numel() * (
         num_train * len(config.dataset_params.symmetries) + num_val)
     disk = checkpoint * train.keep_last_checkpoints + parameters * _FLOAT_BYTES
     disk += latents if config.dataset_params.load_latents else 0
     lines = [
         f"parameters of the UNet   {parameters:,}",
-        "images                   " + _describe_counts(config, records),
+        "images                   " + _describe_counts(config.dataset_params.params.class_names, records),
         f"optimizer steps          {total:,} ({per_epoch:,} per epoch of {num_train:,} images)",
         f"memory for training      about {_gigabytes(memory)} (weights, optimizer, average, activations)",
         f"disk                     about {_gigabytes(disk)} (checkpoints and latent cache)",
@@ -86,10 +85,12 @@ def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.d
     return "\n".join(lines)
 
 
-def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_words: Sequence[str]) -> list[str]:
+def list_preparations(
+    project: Project, records: Sequence[ImageRecord], *, selection_metric: str, config_words: Sequence[str]
+) -> list[str]:
     """What is missing for the training, or unknown, a line each; `config_words` name the config on a command line."""
     lines = []
-    vae, training = config.autoencoder_params.pretrained, config.autoencoder_params.training
+    vae, training = project.autoencoder.pretrained, project.autoencoder.training
     if not Path(vae).is_dir():
         if Path(vae) == Path(training.output):
             start = ["--set", "autoencoder_params.pretrained=START"] if training.fine_tune else []
@@ -102,14 +103,14 @@ def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_
         lines.append(f"VAE: {vae} is no folder here; {remedy}")
     else:
         try:
-            find_autoencoder(config)
+            _ = project.vae_folder
         except UserError as error:
             lines.append(f"VAE: {error}")
     try:
-        require_selectable(config, records)
+        require_selectable(selection_metric, records)
     except UserError as error:
         lines.append(str(error))
-    if config.dataset_params.params.group_column is None and len({record.group for record in records}) == len(records):
+    if project.table.group_column is None and len({record.group for record in records}) == len(records):
         lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
                      "images of one patient can lie on both sides of a split, and every number is then too good. Name the "
                      "column that holds patients, if there is one")
@@ -124,25 +125,24 @@ def expected_seconds(flops: float, rate: float) -> float:
 def count_sampling_flops(config: Config, num_images: int) -> float:
     """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
     batch_size = config.sample_params.batch_size
-    passes = count_evaluations(config) * -(-num_images // batch_size)
-    return count_step_flops(config, batch_size) / BACKWARD_FACTOR * passes
+    passes = count_evaluations(config.sample_params, config.diffusion_params.num_timesteps) * -(-num_images // batch_size)
+    return count_step_flops(config.dataset_params, config.unet_params, batch_size) / BACKWARD_FACTOR * passes
 
 
-def count_evaluations(config: Config) -> int:
+def count_evaluations(params: SampleParams, num_timesteps: int) -> int:
     """Forward passes of the network that an image takes: two where guidance acts, one elsewhere."""
-    params, num_timesteps = config.sample_params, config.diffusion_params.num_timesteps
     interval = (params.guidance_interval[0], params.guidance_interval[1])
     return sum(1 if scale_at(timestep, num_timesteps=num_timesteps, guidance_scale=params.guidance_scale,
                              interval=interval) == 1 else 2
                for timestep in evaluated_timesteps(params.sampler, num_timesteps, params.num_steps))
 
 
-def count_step_flops(config: Config, batch_size: int) -> int:
-    """Floating-point operations of matrix products and convolutions in a training step of the config's UNet."""
+def count_step_flops(data: DatasetParams, unet: UNetParams, batch_size: int) -> int:
+    """Floating-point operations of matrix products and convolutions in a training step of the UNet."""
     def run() -> None:
-        network, labels = UNet(unet_shape(config)), torch.empty(batch_size, dtype=torch.int64)
+        network, labels = UNet(unet_shape(data, unet)), torch.empty(batch_size, dtype=torch.int64)
         conditions = torch.empty(batch_size, len(network.shape.conditions), dtype=torch.int64)
-        network(torch.empty(batch_size, *latent_shape(config)), labels, labels, conditions)
+        network(torch.empty(batch_size, *latent_shape(data)), labels, labels, conditions)
 
     return count_training_flops(run)
 
@@ -157,10 +157,10 @@ def count_training_flops(forward: Callable[[], object]) -> int:
     return counter.get_total_flops() * BACKWARD_FACTOR
 
 
-def measure_training_rate(config: Config, device: torch.device) -> float:
-    """FLOP/s of matrix products in the precision that the config trains in on the device."""
+def measure_training_rate(mixed_precision: str, device: torch.device) -> float:
+    """FLOP/s of matrix products in the precision of a training (`train_params.mixed_precision`) on the device."""
     on_gpu = device.type == "cuda"
-    return measure_matmul_rate(device, dtype=_DTYPES[config.train_params.mixed_precision] if on_gpu else torch.float32)
+    return measure_matmul_rate(device, dtype=_DTYPES[mixed_precision] if on_gpu else torch.float32)
 
 
 def measure_matmul_rate(
@@ -216,13 +216,13 @@ class _SavedBytes:
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def _describe_counts(config: Config, records: Sequence[ImageRecord]) -> str:
+def _describe_counts(class_names: Sequence[str], records: Sequence[ImageRecord]) -> str:
     counts = Counter((record.split, record.label) for record in records)
     parts = []
     for split in ("train", "val", "test"):
         if any(key[0] == split for key in counts):
             per_class = ", ".join(f"{name} {counts[split, label]:,}"
-                                  for label, name in enumerate(config.dataset_params.params.class_names))
+                                  for label, name in enumerate(class_names))
             parts.append(f"{split}: {per_class}")
     return "; ".join(parts)
 

@@ -19,7 +19,7 @@ from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
 from dataset.latents import LabelledImages
 from dataset.order import SampleOrder, generator, normal
-from dataset.storage import hash_file, hash_json
+from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.ema import ExponentialMovingAverage
 from models.gan import (
@@ -31,8 +31,8 @@ from models.gan import (
     gradient_penalty,
     level_widths,
 )
-from tools.diffusion.data import transform_identity
 from tools.diffusion.generation import ImageRequest
+from tools.diffusion.project import Project
 from tools.diffusion.trained_images import TRAINED_KEY
 from tools.runtime.checkpoints import TrainingState, read_checkpoint, write_checkpoint
 from tools.runtime.command import Diverged
@@ -66,13 +66,13 @@ def make_generator(config: Config) -> Generator:
     return network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
 
 
-def training_identity(config: Config, images: LabelledImages) -> str:
+def training_identity(config: Config, project: Project) -> str:
     """Hash of all that the steps depend on but their number."""
     params = {key: value for key, value in config_to_dict(config.gan_params).items() if key not in ("output", "max_steps")}
     return hash_json({
-        "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": transform_identity(config),
+        "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": project.transform,
         "symmetries": list(config.dataset_params.plain_symmetries),
-        "images": [[hash_file(record.path), record.label] for record in images.records],
+        "images": [[project.hash_image(record.path), record.label] for record in project.images("train").records],
     })
 
 

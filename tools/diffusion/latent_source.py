@@ -7,14 +7,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from config.schema import Config
 from dataset.image_bank import ImageBank
 from dataset.latents import LatentCache, is_gray_batch, stack_conditions
 from dataset.share import ALONE, Share
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
-from tools.diffusion.data import latents_identity, open_codec, open_images, prepare_latents
+from tools.diffusion.project import Project
 
 _STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
 
@@ -47,15 +46,15 @@ class TrainingData:
 class EncodedLatents:
     """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
 
-    def __init__(self, config: Config, split: str, codec: LatentCodec) -> None:
-        images = open_images(config, split)
-        self.key = hash_json(latents_identity(config, images, split))
+    def __init__(self, project: Project, split: str, codec: LatentCodec) -> None:
+        images = project.images(split)
+        self.key = hash_json(project.latents_identity(split))
         self.labels = np.array([record.label for record in images.records], dtype=np.int64)
         self.conditions = stack_conditions([record.conditions for record in images.records])
         self._bank = ImageBank(images)
         self._codec = codec
-        self._symmetries = config.dataset_params.symmetries
-        self._batch_size = config.autoencoder_params.batch_size
+        self._symmetries = project.data.symmetries
+        self._batch_size = project.autoencoder.batch_size
 
     def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         pixels = self._bank.batch(positions.tolist())
@@ -80,26 +79,27 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(config: Config, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
+def open_training_data(project: Project, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
     Processes that train together share the encoding of a cache that is not there yet.
     """
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
-    if config.dataset_params.load_latents:
-        train = prepare_latents(config, "train", device=device, share=share)
-        val = prepare_latents(config, "val", device=device, share=share) if has_val else None
-        statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.gray))
-        codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    if project.data.load_latents:
+        train = project.prepare_latents("train", device=device, share=share)
+        val = project.prepare_latents("val", device=device, share=share) if has_val else None
+        statistics = _scale(LatentStatistics.measure(train.moments(), gray=train.gray), project.data.standardise_latents)
+        codec = project.open_codec(statistics=statistics, decoder_only=True, device=device)
     else:
-        codec = open_codec(config, device=device)
-        train = EncodedLatents(config, "train", codec)
-        val = EncodedLatents(config, "val", codec) if has_val else None
-        codec.statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.all_gray()))
+        codec = project.open_codec(device=device)
+        train = EncodedLatents(project, "train", codec)
+        val = EncodedLatents(project, "val", codec) if has_val else None
+        measured = LatentStatistics.measure(train.moments(), gray=train.all_gray())
+        codec.statistics = _scale(measured, project.data.standardise_latents)
     return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))
 
 
-def _scale(config: Config, measured: LatentStatistics) -> LatentStatistics:
+def _scale(measured: LatentStatistics, standardise: bool) -> LatentStatistics:
     """The scale that the config asks for; it is measured in any case, since a VAE that encodes nothing shows there."""
-    return measured if config.dataset_params.standardise_latents else measured.unscaled()
+    return measured if standardise else measured.unscaled()

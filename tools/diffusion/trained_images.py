@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
-from dataset.latents import LabelledImages
-from dataset.storage import hash_file, read_json, write_json
+from dataset.storage import read_json, write_json
 
 TRAINED_KEY = "trained_images"  # in checkpoints and records of training
 _HEX_DIGITS = 16  # of the sha256: no two of a billion images share them but by a chance of 3%
 
 
-def list_trained_images(images: LabelledImages) -> list[str]:
-    """The files of a training split, sorted, by the first 16 hex digits of their sha256."""
-    return shorten_hashes([hash_file(record.path) for record in images.records])
-
-
 def shorten_hashes(sha256: Sequence[str]) -> list[str]:
-    """The first 16 hex digits of each, sorted, none twice."""
+    """Files by their hashes as records of training list them: the first 16 hex digits of each, sorted, none twice."""
     return sorted({digest[:_HEX_DIGITS] for digest in sha256})
 
 
 def count_trained(sha256: Sequence[str], trained: Sequence[str]) -> int:
-    """How many of these files are among those that `list_trained_images` listed."""
+    """How many of these files are among those that `shorten_hashes` listed."""
     return len(set(shorten_hashes(sha256)).intersection(trained))
 
 

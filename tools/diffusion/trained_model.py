@@ -11,11 +11,11 @@ import yaml
 from config.errors import UserError
 from config.load import build_config, config_to_dict
 from config.schema import Config
-from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
+from models.autoencoder import LatentCodec, LatentStatistics
 from models.unet import UNet
 from tools.diffusion.conditions import ConditionPrior, null_levels
-from tools.diffusion.data import find_autoencoder, open_codec
 from tools.diffusion.generation import Denoising
+from tools.diffusion.project import Project
 from tools.diffusion.trained_images import TRAINED_KEY
 from tools.diffusion.training import latent_shape, make_schedule, make_unet
 from tools.runtime.checkpoints import read_checkpoint, select_tensors
@@ -36,9 +36,9 @@ class TrainedModel:
     trained_images: Sequence[str] | None  # as trained_images.py lists them; None for weights of release 0.1
 
 
-def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_weights(checkpoint: Path, best_name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Averaged weights and what belongs to them. A resume checkpoint holds both averages and state, but neither config nor
-    scale: these are those of the run's best weights beside it.
+    scale: these are those of the run's best weights beside it, `best_name`.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or a resume checkpoint without the best weights beside it.
@@ -46,21 +46,21 @@ def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tens
     tensors, values = read_checkpoint(checkpoint)
     if "config" in values:
         return tensors, values
-    best = checkpoint.parent / config.train_params.ldm_ckpt_name
+    best = checkpoint.parent / best_name
     if not best.is_file():
         raise UserError(f"{checkpoint} holds the state to resume a training from; to sample from it, expected the run's "
                         f"best weights beside it ({best.name}, train_params.ldm_ckpt_name), found none")
     return select_tensors(tensors, "ema"), read_checkpoint(best)[1]
 
 
-def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -> TrainedModel:
+def load_trained_model(config: Config, project: Project, checkpoint: Path, device: torch.device) -> TrainedModel:
     """The network with its best averaged weights and the decoder, on a device.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
             classes, conditions or autoencoder.
     """
-    tensors, values = read_weights(config, checkpoint)
+    tensors, values = read_weights(checkpoint, config.train_params.ldm_ckpt_name)
     trained = build_config(values["config"], source=str(checkpoint))
     for section in _DECISIVE:
         if getattr(trained, section) != getattr(config, section):
@@ -74,23 +74,24 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
         raise UserError(f"{checkpoint} was trained with other conditions than the config gives: expected "
                         "dataset_params.params.conditions: "
                         f"{yaml.safe_dump(told, default_flow_style=True, width=10_000).strip()}")
-    folder = find_autoencoder(config)
-    if values.get("autoencoder_sha256", hash_autoencoder(folder)) != hash_autoencoder(folder):
-        raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {folder}; expected "
-                        f"{trained.autoencoder_params.pretrained} as it was then in autoencoder_params.pretrained")
+    if values.get("autoencoder_sha256", project.vae_sha256) != project.vae_sha256:
+        raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {project.vae_folder}; "
+                        f"expected {trained.autoencoder_params.pretrained} as it was then in autoencoder_params.pretrained")
     network = make_unet(trained)
     network.load_state_dict(tensors)
     network.to(device).eval().requires_grad_(False)
     stored = values["latent_statistics"]
     statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"],
                                   signal_shares=tuple(stored.get("signal_shares", ())))  # not in release 0.1
-    codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    codec = project.open_codec(statistics=statistics, decoder_only=True, device=device)
     guide = None if config.sample_params.guide_checkpoint is None else _load_guide(
-        config, Path(config.sample_params.guide_checkpoint), trained=trained, statistics=statistics, device=device)
+        Path(config.sample_params.guide_checkpoint), config.train_params.ldm_ckpt_name, trained=trained,
+        statistics=statistics, device=device)
     denoising = Denoising(
         network=network, guide=guide, schedule=make_schedule(trained.diffusion_params),
         prediction_type=trained.diffusion_params.prediction_type, null_label=trained.num_classes,
-        latent_shape=latent_shape(trained), device=device, null_levels=null_levels(trained),
+        latent_shape=latent_shape(trained.dataset_params), device=device,
+        null_levels=null_levels(trained.dataset_params.params),
         sees_view=trained.dataset_params.symmetry_conditioning,
     )
     counts = values["class_counts"]
@@ -100,14 +101,14 @@ def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -
 
 
 def _load_guide(
-    config: Config, checkpoint: Path, *, trained: Config, statistics: LatentStatistics, device: torch.device
+    checkpoint: Path, best_name: str, *, trained: Config, statistics: LatentStatistics, device: torch.device
 ) -> UNet:
     """The averaged weights of a weaker model, which may have another shape but must speak of the same latents and classes.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or one of another process, data, conditions or scale.
     """
-    tensors, values = read_weights(config, checkpoint)
+    tensors, values = read_weights(checkpoint, best_name)
     weaker = build_config(values["config"], source=str(checkpoint))
     key = f"sample_params.guide_checkpoint: {checkpoint}"
     for name, of in (("diffusion_params", lambda c: (c.diffusion_params.schedule, c.diffusion_params.prediction_type,
@@ -116,7 +117,7 @@ def _load_guide(
                      ("class_names", lambda c: c.dataset_params.params.class_names),
                      ("conditions", lambda c: c.dataset_params.params.conditions),
                      ("symmetry_conditioning", lambda c: c.dataset_params.symmetry_conditioning),
-                     ("latents", latent_shape)):
+                     ("latents", lambda c: latent_shape(c.dataset_params))):
         if of(weaker) != of(trained):
             raise UserError(f"{key} was trained with other {name} than the model that it is to guide; expected an early or "
                             "smaller model of the same kind")

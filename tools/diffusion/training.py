@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from config.errors import UserError
-from config.schema import Config, DiffusionParams
+from config.schema import Config, DatasetParams, DiffusionParams, TrainParams, UNetParams
 from dataset.annotations import ImageRecord
 from dataset.order import StepDraws, TimestepDraws, generator, normal
 from models.autoencoder import LatentCodec, LatentStatistics
@@ -143,23 +143,21 @@ class Batch:
 def make_unet(config: Config) -> UNet:
     """The config's UNet with weights drawn from train_params.seed, in channels-last memory order."""
     torch.manual_seed(config.train_params.seed)
-    return UNet(unet_shape(config)).to(memory_format=torch.channels_last)
+    return UNet(unet_shape(config.dataset_params, config.unet_params)).to(memory_format=torch.channels_last)
 
 
-def unet_shape(config: Config) -> UNetShape:
-    """What of the config determines the network's parameters."""
-    unet = config.unet_params
+def unet_shape(data: DatasetParams, unet: UNetParams) -> UNetShape:
+    """What determines the network's parameters."""
     return UNetShape(
-        latent_channels=config.dataset_params.z_channels, num_classes=config.num_classes, channels=unet.channels,
+        latent_channels=data.z_channels, num_classes=len(data.params.class_names), channels=unet.channels,
         num_layers=unet.num_layers, attention=unet.attention, num_heads=unet.num_heads,
         time_embedding_dim=unet.time_embedding_dim, context_dim=unet.context_dim, norm_groups=unet.norm_groups,
-        dropout=unet.dropout, condition_types=config.dataset_params.condition_types, conditions=condition_shapes(config),
+        dropout=unet.dropout, condition_types=data.condition_types, conditions=condition_shapes(data),
     )
 
 
-def latent_shape(config: Config) -> tuple[int, int, int]:
+def latent_shape(data: DatasetParams) -> tuple[int, int, int]:
     """Channels, height and width of the latents."""
-    data = config.dataset_params
     return data.z_channels, data.latent_size, data.latent_size
 
 
@@ -268,9 +266,8 @@ def train_step(
     state.step += 1
 
 
-def make_optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:
+def make_optimizer(network: nn.Module, train: TrainParams) -> torch.optim.AdamW:
     """AdamW in one pass over the parameters where that pass can skip a step on the device, else as the library chooses."""
-    train = config.train_params
     fused = next(network.parameters()).device.type in _SKIPPING_DEVICES
     return torch.optim.AdamW(network.parameters(), lr=train.ldm_lr, betas=train.adam_betas,
                              weight_decay=train.weight_decay, fused=fused)
@@ -295,14 +292,14 @@ def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
     del inner.found_inf
 
 
-def require_selectable(config: Config, records: Sequence[ImageRecord]) -> bool:
+def require_selectable(selection_metric: str, records: Sequence[ImageRecord]) -> bool:
     """Whether there are validation images.
 
     Raises:
         UserError: there are none, and the best weights are to be chosen by them.
     """
     has_val = any(record.split == "val" for record in records)
-    if not has_val and config.train_params.selection_metric == "ema_validation_loss":
+    if not has_val and selection_metric == "ema_validation_loss":
         raise UserError("train_params.selection_metric: ema_validation_loss needs a val split; name rows for it, set "
                         "dataset_params.params.val_from_train, or choose selection_metric: last")
     return has_val
@@ -345,7 +342,7 @@ def validation_batches(
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """Every held-out image `validation_draws` times, as it is, with noise and stratified timesteps that never change."""
     train, count = config.train_params, len(source.labels)
-    shape = latent_shape(config)
+    shape = latent_shape(config.dataset_params)
     for draw in range(train.validation_draws):
         rng = generator(train.seed, "validation", draw)
         fractions = (rng.permutation(count) + rng.random(count)) / count

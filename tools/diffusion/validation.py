@@ -13,13 +13,13 @@ import torch
 from config.load import config_to_dict
 from config.schema import Config
 from dataset.images import write_png
-from models.autoencoder import LatentCodec, hash_autoencoder
+from models.autoencoder import LatentCodec
 from scheduler.samplers import evaluated_timesteps
 from tools.diffusion import generation
 from tools.diffusion.conditions import ConditionPrior, condition_levels, null_levels
-from tools.diffusion.data import find_autoencoder, open_images
 from tools.diffusion.latent_source import LatentSource, TrainingData
-from tools.diffusion.trained_images import TRAINED_KEY, list_trained_images
+from tools.diffusion.project import Project
+from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
 from tools.diffusion.training import (
     Batch,
     DiffusionLoss,
@@ -40,16 +40,16 @@ from tools.runtime.tracking import Tracker
 class Validator:
     """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
 
-    def __init__(self, config: Config, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                 loss_of: DiffusionLoss, device: torch.device) -> None:
+    def __init__(self, config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
+                 *, loss_of: DiffusionLoss, device: torch.device) -> None:
         self.config, self.run, self.data, self.averaged = config, run, data, averaged
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
         self.class_counts = [counts[label] for label in range(config.num_classes)]
         self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
                                                       num_classes=config.num_classes)
-        self.autoencoder_sha256 = hash_autoencoder(find_autoencoder(config))
-        self.trained_images = list_trained_images(open_images(config, "train"))
+        self.autoencoder_sha256 = project.vae_sha256
+        self.trained_images = shorten_hashes(project.hash_images(project.images("train")))
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
@@ -92,7 +92,7 @@ class Validator:
             "autoencoder_sha256": self.autoencoder_sha256, TRAINED_KEY: self.trained_images,
         }
         if self.config.dataset_params.params.conditions:
-            values["condition_levels"] = condition_levels(self.config)
+            values["condition_levels"] = condition_levels(self.config.dataset_params.params)
             values["condition_counts"] = self.condition_prior.to_values()
         checkpoints.write_checkpoint(self.run.weights(self.config), state.ema.state_dict(), values)
 
@@ -104,7 +104,8 @@ class Validator:
         denoising = generation.Denoising(
             network=self.averaged, schedule=make_schedule(self.config.diffusion_params),
             prediction_type=self.config.diffusion_params.prediction_type, null_label=self.config.num_classes,
-            latent_shape=latent_shape(self.config), device=self.device, null_levels=null_levels(self.config),
+            latent_shape=latent_shape(self.config.dataset_params), device=self.device,
+            null_levels=null_levels(self.config.dataset_params.params),
             sees_view=self.config.dataset_params.symmetry_conditioning,
         )
         requests = generation.draw_conditions(generation.list_requests(counts), self.condition_prior, seed=train.seed)

@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, EvaluationParams, TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import write_png
+from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
 from dataset.share import ALONE, Share
 from dataset.storage import hash_json
 from dataset.tables import defuse_cell, write_table
-from models.autoencoder import TRAINING_RECORD, hash_autoencoder
+from models.autoencoder import TRAINING_RECORD
 from models.classifier import Classifier
-from tools.diffusion.data import find_autoencoder, open_codec, open_images, transform_identity
+from tools.diffusion.project import Project
 from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD
 from tools.diffusion.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 from tools.evaluation import protocol
@@ -59,7 +60,7 @@ REJECTED_NAME = "rejected.csv"
 
 
 def assess(
-    config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
+    config: Config, project: Project, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
     quoted: QuotedResults | None = None, flips: ImageSet | None = None, share: Share = ALONE,
 ) -> None:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
@@ -73,7 +74,7 @@ def assess(
     Raises:
         UserError: images, weights or settings that cannot be used.
     """
-    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
+    evaluation = evaluate_folder(config, project, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
                                  reject_copies=reject_copies, share=share)
     if not share.is_first:
         return
@@ -93,8 +94,8 @@ def assess(
 
 
 def evaluate_folder(
-    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False,
-    share: Share = ALONE,
+    config: Config, project: Project, synthetic: Path, *, device: torch.device, picture: Path | None = None,
+    reject_copies: bool = False, share: Share = ALONE,
 ) -> EvaluationReport:
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
@@ -103,68 +104,30 @@ def evaluate_folder(
     encoding all call this; only the report of the first one has rows.
     """
     params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
-    conditions, unjudged = load_condition_judges(config, synthetic)
+    conditions, unjudged = load_condition_judges(params.judge_path, project.table, synthetic)
     judged_names = [condition.name for condition in conditions]
-    synthetic_images = open_synthetic(config, synthetic, conditions=judged_names)
-    real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
-    refuse_real_images(synthetic_images.records, open_images(config, None).records)
-    folder = find_autoencoder(config)
-    codec = open_codec(config, device=device)
-    read = [read_set(name, images, quiet, share) for name, images in
-            (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
-    made, real, train = as_gray_if_all(read)
-    refuse_trained_images(real.sha256, _list_trainings(config, synthetic, folder, judged_names), split=params.real_split)
-    made = with_levels(made, synthetic_images.records, judged_names)
-    real = with_levels(real, real_images.records, config.dataset_params.params.conditions)
-    train = with_levels(train, train_images.records, config.dataset_params.params.conditions)
-    vae_sha256 = hash_autoencoder(folder)
-    sets = EvaluationSets(
-        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
-        train_round_trip=round_trip(codec, train, config, quiet, share),
-        class_names=config.dataset_params.params.class_names,
-    )
-    rejection = None
-    if reject_copies:
-        rejection = _reject_copies(sets, share)
-        sets = rejection.kept
-        made = sets.synthetic
+    synthetic_images = open_synthetic(project.data, synthetic, conditions=judged_names)
+    sets = _read_sets(project, params, synthetic, synthetic_images, judged_names, device=device, quiet=quiet, share=share)
+    rejection = _reject_copies(sets, share) if reject_copies else None
+    sets = sets if rejection is None else rejection.kept
     if picture is not None and share.is_first:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
-        write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
+        write_png(picture, compare_side_by_side(sets.real, sets.synthetic, class_names=sets.class_names),
                   text={"Note": "shows real images: internal use only"})
-    result = EvaluationReport(provenance={
-        "schema": SCHEMA, "method": METHOD, "real_split": params.real_split, "vae_sha256": vae_sha256,
-        "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": transform_identity(config),
-        "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
-        "num_images": {s.name: len(s) for s in (made, real, train)},
-        "class_names": list(config.dataset_params.params.class_names),
-    })
-    result.details["held_out_sha256"] = real.sha256
-    if share.is_first:
-        opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
-        if opening is not None:
-            result.provenance["test_set_opening"] = opening
-    if config.dataset_params.params.group_column is None and len(set(real.groups)) == len(real):
-        result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
-                    "so every number here may be too good and every interval too narrow")
-    _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
-    failures = fetch_published(config, share=share)
-    encoders = _load_encoders(config, folder, device, result, failures=failures, share=share)
-    perceptual = _load_perceptual(config, device, result, failures)
-    judge = _load_judge(config, result)
+    result = _open_report(project, params.real_split, synthetic, sets, share)
+    _warn_of_files(synthetic_images.records, project.table.image_size, result)
+    failures = fetch_published(params, project.data.lpips_path, share=share,
+                               progress_bar=config.logging_params.progress_bar)
+    encoders = _load_encoders(params, project.vae_folder, device, result, failures=failures, share=share)
+    perceptual = _load_perceptual(project.data.lpips_path, device, result, failures)
+    judge = _load_judge(params, project.table, result)
     for reason in unjudged:
         result.warn(reason)
-    _check_independence(folder, encoders, result)
+    _check_independence(project.vae_folder, encoders, result)
     result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset,
                                               "kind": kind_of(e.name).value} for e in encoders}
-    transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
-    settings = EvaluationSettings(
-        feature_folder=Path(config.dataset_params.directory_inception_features), transform_hash=transform_hash,
-        round_trip_hash=hash_json({"transform": transform_hash, "vae": vae_sha256}), batch_size=params.batch_size,
-        max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
-    )
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
-                      settings=settings, report=result,
+                      settings=_make_settings(project, params, sets.synthetic.pixels.shape[-1]), report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
                       open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
     if not share.is_first:
@@ -175,6 +138,64 @@ def evaluate_folder(
     if rejection is not None:
         rejection.describe(result)
     return result
+
+
+def _read_sets(
+    project: Project, params: EvaluationParams, synthetic: Path, synthetic_images: LabelledImages,
+    judged_names: Sequence[str], *, device: torch.device, quiet: bool, share: Share,
+) -> EvaluationSets:
+    """Real and synthetic images and the round trips of the real ones.
+
+    Raises:
+        UserError: real images among the synthetic ones, or images that something was trained on among the held-out ones.
+    """
+    opened = {"synthetic": synthetic_images, params.real_split: project.images(params.real_split),
+              "train": project.images("train")}
+    refuse_real_images(synthetic_images.records, project.records, hash_image=project.hash_image)
+    codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
+    made, real, train = as_gray_if_all([read_set(name, images, quiet, share, hash_image=project.hash_image)
+                                        for name, images in opened.items()])
+    refuse_trained_images(real.sha256, _list_trainings(params, synthetic, project.vae_folder, judged_names),
+                          split=params.real_split)
+    made = with_levels(made, synthetic_images.records, judged_names)
+    real = with_levels(real, opened[params.real_split].records, project.table.conditions)
+    train = with_levels(train, opened["train"].records, project.table.conditions)
+    return EvaluationSets(
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet, share),
+        train_round_trip=round_trip(codec, train, batch_size, quiet, share), class_names=project.table.class_names,
+    )
+
+
+def _open_report(
+    project: Project, split: str, synthetic: Path, sets: EvaluationSets, share: Share
+) -> EvaluationReport:
+    """A report without rows, which says what is compared; the first process enters it as an opening of the test set."""
+    made, real, train = sets.synthetic, sets.real, sets.train
+    result = EvaluationReport(provenance={
+        "schema": SCHEMA, "method": METHOD, "real_split": split, "vae_sha256": project.vae_sha256,
+        "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": project.transform,
+        "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
+        "num_images": {s.name: len(s) for s in (made, real, train)}, "class_names": list(sets.class_names),
+    })
+    result.details["held_out_sha256"] = real.sha256
+    if share.is_first:
+        opening = open_test_set(Path(project.data.directory_inception_features), split, real_sha256=real.sha256,
+                                synthetic_sha256=made.sha256)
+        if opening is not None:
+            result.provenance["test_set_opening"] = opening
+    if project.table.group_column is None and len(set(real.groups)) == len(real):
+        result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
+                    "so every number here may be too good and every interval too narrow")
+    return result
+
+
+def _make_settings(project: Project, params: EvaluationParams, num_channels: int) -> EvaluationSettings:
+    transform_hash = hash_json({"transform": project.transform, "channels": num_channels})
+    return EvaluationSettings(
+        feature_folder=Path(project.data.directory_inception_features), transform_hash=transform_hash,
+        round_trip_hash=hash_json({"transform": transform_hash, "vae": project.vae_sha256}), batch_size=params.batch_size,
+        max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
+    )
 
 
 def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: EvaluationReport) -> None:
@@ -241,15 +262,15 @@ def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def _load_encoders(
-    config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
+    params: EvaluationParams, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
     share: Share,
 ) -> list[Encoder]:
     """The encoders that every process can open; each other one leaves a row that says what it wants."""
     encoders = []
-    for name in list_encoders(config):
+    for name in list_encoders(params.encoders):
         encoder, reason = None, "another process could not open its weights"
         try:
-            encoder = open_encoder(config, name, vae_folder=vae_folder, device=device)
+            encoder = open_encoder(params, name, vae_folder=vae_folder, device=device)
         except UserError as error:
             reason = explain_missing(error, failures)
         if share.agree(encoder is not None) and encoder is not None:
@@ -262,32 +283,31 @@ def _load_encoders(
 
 
 def _load_perceptual(
-    config: Config, device: torch.device, result: EvaluationReport, failures: dict[str, str]
+    lpips_path: str | None, device: torch.device, result: EvaluationReport, failures: dict[str, str]
 ) -> PerceptualEmbedding | None:
     try:
-        return load_perceptual(config.dataset_params.lpips_path, device=device)
+        return load_perceptual(lpips_path, device=device)
     except UserError as error:
         note = f"not computed: {explain_missing(error, failures)}"
         result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=note))
         return None
 
 
-def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
-    if config.evaluation_params.judge_path is None:
+def _load_judge(params: EvaluationParams, table: TableParams, result: EvaluationReport) -> Classifier | None:
+    if params.judge_path is None:
         result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
                     "and give evaluation_params.judge_path")
-    if was_chosen_on(config.evaluation_params.judge_path, config.evaluation_params.real_split):
-        result.warn(f"the judge's weights were chosen on the {config.evaluation_params.real_split} images, which it reads a "
+    if was_chosen_on(params.judge_path, params.real_split):
+        result.warn(f"the judge's weights were chosen on the {params.real_split} images, which it reads a "
                     "little better than others: its numbers on them are a little too good")
-    return require_judge(config)
+    return require_judge(params.judge_path, table)
 
 
 def _list_trainings(
-    config: Config, synthetic: Path, vae_folder: Path, judged_names: Sequence[str]
+    params: EvaluationParams, synthetic: Path, vae_folder: Path, judged_names: Sequence[str]
 ) -> dict[str, list[str] | None]:
     """What each network behind the numbers was trained on, by its name."""
-    params = config.evaluation_params
-    folders = [params.judge_path, *(find_condition_judge(config, name) for name in judged_names)]
+    folders = [params.judge_path, *(find_condition_judge(params.judge_path, name) for name in judged_names)]
     folders += [params.classifier_path] if "classifier" in params.encoders else []
     trained = {f"the classifier in {folder}": read_trained_images(Path(folder) / CLASSIFIER_RECORD)
                for folder in folders if folder is not None}

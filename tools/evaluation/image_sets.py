@@ -6,14 +6,15 @@ What is computed of the sets is not known here.
 import csv
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from config.errors import UserError, name_some
-from config.schema import Config
+from config.schema import DatasetParams
 from dataset.annotations import ImageRecord
 from dataset.image_folder import IMAGE_SUFFIXES, escape_name, refuse_odd_names
 from dataset.images import to_uint8
@@ -22,7 +23,7 @@ from dataset.prefetch import read_ahead
 from dataset.share import ALONE, Share
 from dataset.storage import hash_file
 from models.autoencoder import LatentCodec
-from tools.diffusion.data import open_images, with_table
+from tools.diffusion.project import open_images
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME
 from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.runtime.progress import Progress
@@ -31,7 +32,7 @@ _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever 
 _GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
-def open_synthetic(config: Config, folder: Path, *, conditions: Sequence[str] = ()) -> LabelledImages:
+def open_synthetic(data: DatasetParams, folder: Path, *, conditions: Sequence[str] = ()) -> LabelledImages:
     """Synthetic images as a data set, read by the same rules as the real ones.
 
     Levels are read of `conditions` only, of which the manifest has columns.
@@ -40,19 +41,22 @@ def open_synthetic(config: Config, folder: Path, *, conditions: Sequence[str] = 
         UserError: neither a manifest nor a folder per class, or a fault in them.
     """
     plain = {"group_column": None, "split_column": None, "split_fractions": {"train": 1.0}, "val_from_train": 0.0,
-             "conditions": {name: config.dataset_params.params.conditions[name] for name in conditions},
+             "conditions": {name: data.params.conditions[name] for name in conditions},
              "covariate_columns": ()}
     manifest = folder / MANIFEST_NAME
     if manifest.is_file():
-        table = with_table(config, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), image_column="IMAGE_NAME",
-                           label_column="label", **plain)
-        return open_images(table, None)
-    return _open_class_folders(config, folder, plain)
+        return _open_table(data, csv_file=str(manifest), root_dir=str(folder / IMAGE_FOLDER), **plain)
+    return _open_class_folders(data, folder, plain)
 
 
-def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) -> LabelledImages:
+def _open_table(data: DatasetParams, **values: object) -> LabelledImages:
+    table = replace(data.params, image_column="IMAGE_NAME", label_column="label", **values)
+    return open_images(replace(data, params=table))
+
+
+def _open_class_folders(data: DatasetParams, folder: Path, plain: dict[str, object]) -> LabelledImages:
     """One folder per class, named like the class: listed into a table in a temporary folder and read like any other."""
-    names = config.dataset_params.params.class_names
+    names = data.params.class_names
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise UserError(f"{folder}: expected {MANIFEST_NAME}, or one folder per class ({', '.join(names)}); found no "
@@ -70,26 +74,28 @@ def _open_class_folders(config: Config, folder: Path, plain: dict[str, object]) 
                 if others:
                     print(f"warning: {folder / name}: left out {len(others)} that are no {', '.join(IMAGE_SUFFIXES)}: "
                           f"{name_some(others)}", file=sys.stderr)
-        listed = with_table(config, csv_file=str(table), root_dir=str(folder), image_column="IMAGE_NAME",
-                            label_column="label", **plain)
-        return open_images(listed, None)
+        return _open_table(data, csv_file=str(table), root_dir=str(folder), **plain)
 
 
-def refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord]) -> None:
+def refuse_real_images(
+    made: Sequence[ImageRecord], real: Sequence[ImageRecord], *, hash_image: Callable[[Path], str] = hash_file
+) -> None:
     """Refuse real files, of whatever split, given as synthetic ones: by place or, copied and renamed, by their bytes.
 
     As synthetic images they would look perfect. Only files of a size that both sides have are read.
     """
     places, sizes = {record.path.resolve() for record in real}, {record.path.stat().st_size for record in made}
-    contents = {hash_file(record.path) for record in real if record.path.stat().st_size in sizes}
+    contents = {hash_image(record.path) for record in real if record.path.stat().st_size in sizes}
     copies = [record.image_id for record in made
-              if record.path.resolve() in places or hash_file(record.path) in contents]
+              if record.path.resolve() in places or hash_image(record.path) in contents]
     if copies:
         raise UserError(f"expected synthetic images, found {len(copies)} that are real images of this data set: "
                         f"{name_some(copies)}; give the folder of the synthetic ones")
 
 
-def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALONE) -> ImageSet:
+def read_set(
+    name: str, images: LabelledImages, quiet: bool, share: Share = ALONE, *, hash_image: Callable[[Path], str] = hash_file
+) -> ImageSet:
     """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
 
     Processes that share the decoding all get all images.
@@ -112,7 +118,7 @@ def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALON
     return ImageSet(
         name=name, pixels=pixels, labels=np.array([record.label for record in images.records], dtype=np.int64),
         ids=[record.image_id for record in images.records], groups=[record.group for record in images.records],
-        sha256=[hash_file(record.path) for record in images.records],
+        sha256=[hash_image(record.path) for record in images.records],
     )
 
 
@@ -133,12 +139,12 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
     return np.stack([gray(image) for image in pixels])
 
 
-def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, share: Share = ALONE) -> ImageSet:
+def round_trip(codec: LatentCodec, images: ImageSet, batch_size: int, quiet: bool, share: Share = ALONE) -> ImageSet:
     """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
 
     Batches hold the same images whatever the number of processes that share them, which all get all images.
     """
-    size, channels = config.autoencoder_params.batch_size, images.pixels.shape[-1]
+    size, channels = batch_size, images.pixels.shape[-1]
     whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), share.rows(len(images), size)
     with Progress(f"round trip {images.name}", len(rows), enabled=not quiet) as bar:
         for start in range(rows.start, rows.stop, size):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import TableParams
 from dataset.annotations import ImageRecord
 from dataset.storage import read_json
 from dataset.tables import read_header
@@ -23,19 +23,18 @@ CLASSIFIER_RECORD = "training.json"  # of how a classifier was trained, written 
 CHOSEN_KEY = "chosen_on"  # in the record: the images that the weights were chosen on
 
 
-def load_judge(config: Config) -> Classifier | None:
-    """The classifier of `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
+def load_judge(path: str | None, table: TableParams) -> Classifier | None:
+    """The classifier in `evaluation_params.judge_path`; None where none is named or none has been trained there yet.
 
     Raises:
         UserError: it is broken, or of other classes or images.
     """
-    path = config.evaluation_params.judge_path
     if path is None or not Path(path).is_dir():
         return None
-    judge, table = Classifier.from_folder(path), config.dataset_params.params
+    judge = Classifier.from_folder(path)
     key, remedy = f"evaluation_params.judge_path: {path}", "train it anew with python -m tools.train_encoder --role judge"
     found = (judge.config.num_classes, judge.config.im_channels, judge.config.image_size)
-    wanted = (config.num_classes, table.im_channels, table.image_size)
+    wanted = (len(table.class_names), table.im_channels, table.image_size)
     if found != wanted:
         raise UserError(f"{key}: expected a judge of (classes, channels, side) {wanted}, found {found}; {remedy}")
     record = Path(path) / CLASSIFIER_RECORD
@@ -45,13 +44,13 @@ def load_judge(config: Config) -> Classifier | None:
     return judge
 
 
-def require_judge(config: Config) -> Classifier | None:
+def require_judge(path: str | None, table: TableParams) -> Classifier | None:
     """`load_judge`, but for one that is named and not there.
 
     Raises:
         UserError: there is no such folder, or the judge is broken, or of other classes or images.
     """
-    path, judge = config.evaluation_params.judge_path, load_judge(config)
+    judge = load_judge(path, table)
     if judge is None and path is not None:
         raise UserError(f"evaluation_params.judge_path: {path}: expected a trained classifier, found no folder; train "
                         "it (python -m tools.train_encoder --role judge), or give null to evaluate without")
@@ -64,19 +63,20 @@ def was_chosen_on(folder: Path | str | None, split: str) -> bool:
     return record is not None and record.is_file() and read_json(record).get(CHOSEN_KEY) == split
 
 
-def find_condition_judge(config: Config, condition: str) -> Path | None:
+def find_condition_judge(judge_path: str | None, condition: str) -> Path | None:
     """The folder of a condition's judge, beside the judge of the class: <judge_path>_<condition>; None without judge_path.
 
     Whatever is no letter, digit or underscore in the condition's name is an underscore there.
     """
-    path = config.evaluation_params.judge_path
-    if path is None:
+    if judge_path is None:
         return None
     safe = re.sub(r"\W", "_", condition)
-    return Path(path).with_name(f"{Path(path).name}_{safe}")
+    return Path(judge_path).with_name(f"{Path(judge_path).name}_{safe}")
 
 
-def load_condition_judges(config: Config, synthetic: Path) -> tuple[list[JudgedCondition], list[str]]:
+def load_condition_judges(
+    judge_path: str | None, table: TableParams, synthetic: Path
+) -> tuple[list[JudgedCondition], list[str]]:
     """The conditions that can be judged on the images below `synthetic`, and for each other one a line that says why not.
 
     Raises:
@@ -85,8 +85,8 @@ def load_condition_judges(config: Config, synthetic: Path) -> tuple[list[JudgedC
     manifest = synthetic / MANIFEST_NAME
     columns = read_header(manifest) if manifest.is_file() else []
     judged, reasons = [], []
-    for name, levels in condition_levels(config).items():
-        folder, why = find_condition_judge(config, name), f"{name} of synthetic images was not judged: "
+    for name, levels in condition_levels(table).items():
+        folder, why = find_condition_judge(judge_path, name), f"{name} of synthetic images was not judged: "
         if name not in columns:
             reasons.append(f"{why}they have no {MANIFEST_NAME} with a column of this name")
         elif folder is None or not (folder / CLASSIFIER_RECORD).is_file():

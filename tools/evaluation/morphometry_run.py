@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, SampleParams, TableParams
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_json, write_json, write_text
 from tools.diffusion.conditions import read_fixed_levels
-from tools.diffusion.data import open_images, transform_identity
 from tools.diffusion.generation import ImageRequest, draw_conditions, draw_images, split_into_batches
-from tools.diffusion.trained_model import load_trained_model
+from tools.diffusion.project import Project
+from tools.diffusion.trained_model import TrainedModel, load_trained_model
 from tools.evaluation.assess import INTERNAL_FOLDER
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.image_sets import open_synthetic, read_set, refuse_real_images
@@ -44,19 +44,22 @@ def run_morphometry(
     Raises:
         UserError: images, a table or a checkpoint that cannot be used, or no image could be measured.
     """
+    project = Project.open(config)
     quiet, table = not config.logging_params.progress_bar, config.dataset_params.params
     split = config.evaluation_params.real_split
-    listed = {"real": open_images(config, split), "train": open_images(config, "train")}
-    made = open_synthetic(config, synthetic)
-    refuse_real_images(made.records, open_images(config, None).records)
+    listed = {"real": project.images(split), "train": project.images("train")}
+    made = open_synthetic(project.data, synthetic)
+    refuse_real_images(made.records, project.records, hash_image=project.hash_image)
     by_hand = None
     if manual is not None:
         known = [record.image_id for images in listed.values() for record in images.records]
         by_hand = read_manual(manual, known, um_per_px=table.um_per_px)
-    pixels = {"synthetic": read_set("synthetic", made, quiet),
-              **{name: read_set(name, images, quiet) for name, images in listed.items()}}
+    pixels = {"synthetic": read_set("synthetic", made, quiet, hash_image=project.hash_image),
+              **{name: read_set(name, images, quiet, hash_image=project.hash_image) for name, images in listed.items()}}
     if num_flips > 0:
-        pixels["class_flips"] = draw_flips(config, checkpoint, num_flips, device)
+        weights = checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config)
+        model = load_trained_model(config, project, weights, device)
+        pixels["class_flips"] = draw_flips(model, table, config.sample_params, num_flips, progress_bar=not quiet)
     measured = {name: measure_set(images, quiet) for name, images in pixels.items()}
     if not any(images.measured().any() for images in measured.values()):
         reasons = ", ".join(f"{name}: {_format_reasons(images)}" for name, images in measured.items())
@@ -70,7 +73,8 @@ def run_morphometry(
         results = {image_id: result for name in listed
                    for image_id, result in zip(measured[name].ids, measured[name].results, strict=True)}
         agreement = compare_with_manual(by_hand, results, um_per_px=table.um_per_px)
-    opening = open_test_set(config, real_sha256=pixels["real"].sha256, synthetic_sha256=pixels["synthetic"].sha256)
+    opening = open_test_set(Path(project.data.directory_inception_features), split, real_sha256=pixels["real"].sha256,
+                            synthetic_sha256=pixels["synthetic"].sha256)
     write_patient_note(output / INTERNAL_FOLDER, "The pictures and measurements of real images in this folder")
     for name, images in measured.items():
         folder = output / INTERNAL_FOLDER if name in listed else output
@@ -78,7 +82,7 @@ def run_morphometry(
         _write_overlays(folder / f"overlays_{name}.png", pixels[name], images, shows_patients=name in listed)
     write_json(output / "morphometry.json", {
         "provenance": {"schema": SCHEMA, "real_split": split, "um_per_px": table.um_per_px,
-                       "transform": transform_identity(config), "class_names": list(table.class_names),
+                       "transform": project.transform, "class_names": list(table.class_names),
                        "images_sha256": {name: hash_json(images.sha256) for name, images in pixels.items()},
                        "num_images": {name: len(images) for name, images in pixels.items()}, "num_flips": num_flips,
                        **({} if opening is None else {"test_set_opening": opening})},
@@ -108,22 +112,21 @@ def measure_set(images: ImageSet, quiet: bool) -> MeasuredSet:
     return MeasuredSet(images.name, results, images.labels, images.ids, images.groups)
 
 
-def draw_flips(config: Config, checkpoint: Path | None, num_flips: int, device: torch.device) -> ImageSet:
+def draw_flips(
+    model: TrainedModel, table: TableParams, params: SampleParams, num_flips: int, *, progress_bar: bool
+) -> ImageSet:
     """`num_flips` noises of the first class, each drawn once with every label; the group is the noise.
 
     Further conditions are drawn at the first class's prior and stay with the noise.
 
     Raises:
-        UserError: no such checkpoint, or one of another model.
+        UserError: a level asked for that no training image has.
     """
-    run = RunDirectory(Path(config.train_params.task_name))
-    model = load_trained_model(config, checkpoint or run.weights(config), device)
-    params = config.sample_params
     first = draw_conditions([ImageRequest(0, index) for index in range(num_flips)], model.condition_prior, seed=params.seed,
-                            fixed=read_fixed_levels(config, model.condition_prior))
-    requests = [replace(request, label=label, noise_label=0) for request in first for label in range(config.num_classes)]
+                            fixed=read_fixed_levels(table, params.conditions, model.condition_prior))
+    requests = [replace(request, label=label, noise_label=0) for request in first for label in range(len(model.class_names))]
     parts: list[np.ndarray] = []
-    with Progress("drawing class flips", len(requests), enabled=config.logging_params.progress_bar) as bar:
+    with Progress("drawing class flips", len(requests), enabled=progress_bar) as bar:
         for batch in split_into_batches(requests, params.batch_size):
             parts.append(draw_images(model.denoising, model.codec, batch, params=params, seed=params.seed,
                                      batch_size=params.batch_size))

@@ -7,22 +7,23 @@ images again is no new opening, so that equal runs give equal reports.
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.schema import Config
 from dataset.storage import hash_json, read_json, write_json
 
 LEDGER_NAME = "test_openings.json"
 
 
-def open_test_set(config: Config, *, real_sha256: Sequence[str], synthetic_sha256: Sequence[str]) -> int | None:
+def open_test_set(
+    folder: Path, split: str, *, real_sha256: Sequence[str], synthetic_sha256: Sequence[str]
+) -> int | None:
     """Enter that these images, by the hashes of their files in the order of their tables, are compared: the number of the
-    opening, or None where the config's real images are not those of the test set.
+    opening, or None where the real images are of another `split` than test. `folder` is the feature cache's.
 
     Raises:
         UserError: as `record_opening`.
     """
-    if config.evaluation_params.real_split != "test":
+    if split != "test":
         return None
-    return record_opening(Path(config.dataset_params.directory_inception_features), test_set=hash_json(list(real_sha256)),
+    return record_opening(folder, test_set=hash_json(list(real_sha256)),
                           synthetic_set=hash_json(list(synthetic_sha256)))
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.schema import Config
-from tools.diffusion.data import open_codec, open_images
 from tools.diffusion.generation import ImageRequest
+from tools.diffusion.project import Project
 from tools.evaluation.copies import audit_pixels
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
@@ -63,19 +62,19 @@ def replace_copies(
     return sorted(accepted, key=lambda r: (r.label, r.index)), sorted(rejected, key=lambda r: (r.label, r.index))
 
 
-def make_flag(config: Config, device: torch.device) -> Flag:
-    """A function uint8 (N, H, W, C) -> bool (N,): which images are near-copies, against the config's real images.
+def make_flag(project: Project, device: torch.device, *, held_out: str, quiet: bool) -> Flag:
+    """A function uint8 (N, H, W, C) -> bool (N,): which images are near-copies, against the real training images and those
+    of the split `held_out`.
 
     Raises:
         UserError: too few training or held-out images, or images that cannot be read.
     """
-    quiet = not config.logging_params.progress_bar
-    held_out = config.evaluation_params.real_split
-    train, real = (read_set(split, open_images(config, split), quiet) for split in ("train", held_out))
-    codec = open_codec(config, device=device)
+    train, real = (read_set(split, project.images(split), quiet, hash_image=project.hash_image)
+                   for split in ("train", held_out))
+    codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
     sets = EvaluationSets(
-        synthetic=real, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
-        train_round_trip=round_trip(codec, train, config, quiet), class_names=config.dataset_params.params.class_names,
+        synthetic=real, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet),
+        train_round_trip=round_trip(codec, train, batch_size, quiet), class_names=project.table.class_names,
     )
 
     def flag(pixels: np.ndarray) -> np.ndarray:

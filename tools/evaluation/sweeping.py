@@ -13,7 +13,7 @@ from config.errors import UserError
 from config.schema import Config
 from dataset.storage import hash_json
 from tools.diffusion import estimate
-from tools.diffusion.data import latents_identity, open_images
+from tools.diffusion.project import Project
 from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.evaluation.evidence import name_features
@@ -130,7 +130,7 @@ def count_evaluations(point: SweepPoint, config: Config) -> int:
     """Forward passes of the network an image with the point's settings and the config's guidance interval."""
     params = replace(config.sample_params, sampler=point.sampler, num_steps=point.num_steps,
                      guidance_scale=point.guidance_scale)
-    return estimate.count_evaluations(replace(config, sample_params=params))
+    return estimate.count_evaluations(params, config.diffusion_params.num_timesteps)
 
 
 def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
@@ -188,7 +188,8 @@ def choose(results: Sequence[PointResult]) -> PointResult:
 def point_key(settings: Mapping[str, Any], config: Config, split: str) -> str:
     """Hash of all that a point's numbers depend on: its settings, the config, the images and labels, the VAE and the other
     networks that are read."""
-    images = {name: latents_identity(config, open_images(config, name), name) for name in ("train", split)}
+    project = Project.open(config)
+    images = {name: project.latents_identity(name) for name in ("train", split)}
     return hash_json({"settings": settings, "split": split, "config": keys_of_results(config), "images": images,
                       "weights": hash_evaluation_weights(config)})
 

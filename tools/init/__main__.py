@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                          gpu_memory_gb=memory, name=output.stem, vae=vae)
     draft = yaml.safe_load(draft_config(proposal, setup, name=output.stem))
     config = build_config(draft, source=str(output))  # a config that cannot be loaded is a bug of ours
-    proposal = add_symmetries(proposal, measure_sound_rows(config))
+    proposal = add_symmetries(proposal, measure_sound_rows(
+        config.dataset_params, progress_bar=config.logging_params.progress_bar))
     # Whose images these are comes before the VAE, all else after it.
     first = sum(decision.startswith("group_column") for decision in proposal.decisions[:1])
     decisions = (*proposal.decisions[:first], *setup.decisions, *proposal.decisions[first:])

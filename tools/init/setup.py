@@ -167,4 +167,5 @@ def _estimate_gb(setup: Setup) -> float:
             "condition_types": list(setup.condition_types)}
     raw = {"dataset_params": data, **setup.sections}
     raw["train_params"] = {**setup.sections["train_params"], "task_name": "-"}
-    return estimate_memory(build_config(raw, source="set-up"))[1] / _GIBIBYTE
+    config = build_config(raw, source="set-up")
+    return estimate_memory(config.dataset_params, config.unet_params, config.train_params)[1] / _GIBIBYTE

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import DatasetParams
 from dataset.annotations import AnnotationError, ImageRecord
 from dataset.images import load_image
 from dataset.latents import LabelledImages
 from dataset.order import generator
-from tools.diffusion.data import open_images, with_table
+from tools.diffusion.project import open_images
 from tools.inspection.symmetries import SymmetryMeasurement, measure_symmetries
 from tools.runtime.progress import Progress
 
@@ -24,31 +25,33 @@ UNGROUPED = (
 _SIDE_PX = 64  # the side to which measure_symmetries averages
 
 
-def measure_training_symmetries(config: Config) -> SymmetryMeasurement:
-    """Test up to 1,000 training images of a config, chosen by `spread_over_groups`, at 64 px a side.
+def measure_training_symmetries(data: DatasetParams, *, progress_bar: bool) -> SymmetryMeasurement:
+    """Test up to 1,000 training images of a data set, chosen by `spread_over_groups`, at 64 px a side.
 
     Raises:
         UserError: the table, the folder or an image cannot be read.
     """
-    images = _open(config)
-    measured = _measure(config, images.records, lambda place: images[place][0].numpy(), skip_unreadable=False)
+    images = _open(data)
+    measured = _measure(images.records, lambda place: images[place][0].numpy(), skip_unreadable=False,
+                        progress_bar=progress_bar)
     assert measured is not None
     return measured
 
 
-def measure_sound_rows(config: Config) -> SymmetryMeasurement | None:
+def measure_sound_rows(data: DatasetParams, *, progress_bar: bool) -> SymmetryMeasurement | None:
     """The same for a table that may have faults, which check_dataset names: rows and images at fault are left out.
 
     None if no training image is left.
     """
     try:
-        images = _open(config)
+        images = _open(data)
     except UserError as error:
         found = error.records if isinstance(error, AnnotationError) else ()
-        records, table = [record for record in found if record.split == "train"], config.dataset_params.params
-        return _measure(config, records, lambda place: load_image(
-            records[place].path, im_channels=table.im_channels, size_px=_SIDE_PX, fit=table.fit), skip_unreadable=True)
-    return _measure(config, images.records, lambda place: images[place][0].numpy(), skip_unreadable=True)
+        records, table = [record for record in found if record.split == "train"], data.params
+        return _measure(records, lambda place: load_image(
+            records[place].path, im_channels=table.im_channels, size_px=_SIDE_PX, fit=table.fit), skip_unreadable=True,
+            progress_bar=progress_bar)
+    return _measure(images.records, lambda place: images[place][0].numpy(), skip_unreadable=True, progress_bar=progress_bar)
 
 
 def spread_over_groups(groups: Sequence[str], most: int) -> list[int]:
@@ -61,16 +64,16 @@ def spread_over_groups(groups: Sequence[str], most: int) -> list[int]:
     return sorted(place for _, place in sorted(ranked, key=lambda item: item[0])[:most])
 
 
-def _open(config: Config) -> LabelledImages:
-    return open_images(with_table(config, image_size=_SIDE_PX), "train")
+def _open(data: DatasetParams) -> LabelledImages:
+    return open_images(replace(data, params=replace(data.params, image_size=_SIDE_PX)), "train")
 
 
 def _measure(
-    config: Config, records: Sequence[ImageRecord], read: Callable[[int], np.ndarray], *, skip_unreadable: bool
+    records: Sequence[ImageRecord], read: Callable[[int], np.ndarray], *, skip_unreadable: bool, progress_bar: bool
 ) -> SymmetryMeasurement | None:
     chosen = spread_over_groups([record.group for record in records], _MOST_IMAGES)
     images, groups = [], []
-    with Progress("measuring symmetries", len(chosen), enabled=config.logging_params.progress_bar) as progress:
+    with Progress("measuring symmetries", len(chosen), enabled=progress_bar) as progress:
         for number, place in enumerate(chosen, start=1):
             try:
                 images.append(read(place))

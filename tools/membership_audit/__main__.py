@@ -13,6 +13,7 @@ from config.load import config_to_yaml, load_config
 from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file, write_json, write_text
+from tools.diffusion.project import Project
 from tools.diffusion.trained_model import load_trained_model
 from tools.membership_audit.attack import MembershipAudit, audit_membership
 from tools.membership_audit.losses import denoising_losses, is_canary, plant_canaries
@@ -64,11 +65,11 @@ def train(config: Config, path: Path) -> None:
 
 def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]:
     """Members and, where some are planted, canaries, each against the held-out groups."""
-    device = choose_device()
+    device, project = choose_device(), Project.open(config)
     run = RunDirectory(Path(config.train_params.task_name))
-    model = load_trained_model(config, checkpoint or run.weights(config), device)
-    trained = denoising_losses(config, model, "train", device)
-    held_out = denoising_losses(config, model, config.evaluation_params.real_split, device)
+    model = load_trained_model(config, project, checkpoint or run.weights(config), device)
+    trained = denoising_losses(config, project, model, "train", device)
+    held_out = denoising_losses(config, project, model, config.evaluation_params.real_split, device)
     others = (held_out.values, [record.group for record in held_out.records])
     canary = np.array([is_canary(record) for record in trained.records])
     audits = {"members": audit_membership(*trained.select(~canary), *others)}

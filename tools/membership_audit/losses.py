@@ -21,8 +21,8 @@ from dataset.annotations import ImageRecord
 from dataset.order import StepDraws, generator, normal
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_bytes, make_folder, write_text
-from tools.diffusion.data import open_codec, open_images, prepare_latents, with_table
 from tools.diffusion.latent_source import EncodedLatents, LatentSource
+from tools.diffusion.project import Project
 from tools.diffusion.trained_model import TrainedModel
 from tools.diffusion.training import DiffusionLoss, latent_shape, read_batch
 
@@ -44,7 +44,7 @@ class ImageLosses:
 
 
 @torch.inference_mode()
-def denoising_losses(config: Config, model: TrainedModel, split: str, device: torch.device) -> ImageLosses:
+def denoising_losses(config: Config, project: Project, model: TrainedModel, split: str, device: torch.device) -> ImageLosses:
     """Unweighted losses of the averaged weights at fixed timesteps, with noise that the name of the image decides.
 
     Latents are posterior means of the image as it is, from the cache where training used one. A canary is measured once,
@@ -55,15 +55,15 @@ def denoising_losses(config: Config, model: TrainedModel, split: str, device: to
     """
     source: LatentSource
     if config.dataset_params.load_latents:
-        source = prepare_latents(config, split, device=device)
+        source = project.prepare_latents(split, device=device)
     else:
-        source = EncodedLatents(config, split, open_codec(config, device=device))
-    records = [(position, record) for position, record in enumerate(open_images(config, split).records)
+        source = EncodedLatents(project, split, project.open_codec(device=device))
+    records = [(position, record) for position, record in enumerate(project.images(split).records)
                if (canary := _CANARY.fullmatch(record.path.stem)) is None or int(canary.group(1)) == 0]
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device,
                             statistics=model.codec.statistics)
     steps = (np.arange(NUM_TIMESTEPS) + 0.5) / NUM_TIMESTEPS * config.diffusion_params.num_timesteps
-    timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(config)
+    timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(config.dataset_params)
     values = np.empty(len(records))
     for number, (position, record) in enumerate(records):
         address = int(hash_bytes(record.image_id.encode())[:15], 16)
@@ -89,7 +89,7 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
         UserError: too few held-out groups to take canaries from and still have some to compare with.
     """
     held_out = config.evaluation_params.real_split
-    records = open_images(config, None).records
+    records = Project.open(config).records
     groups = sorted({record.group for record in records if record.split == held_out})
     if not 2 <= count <= len(groups) - 2:
         raise UserError(f"--plant-canaries {count}: expected 2 to {len(groups) - 2}, because {held_out} has {len(groups)} "
@@ -119,14 +119,14 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
     table.writerow([*_COLUMNS, *conditions])
     table.writerows(lines)
     write_text(folder / "table.csv", text.getvalue())
-    planted_config = with_table(
-        config, csv_file=str(folder / "table.csv"), root_dir=str(folder / "images"), image_column="IMAGE_NAME",
-        label_column="label", group_column="group", split_column="split", split_fractions=None, val_from_train=0.0,
-        covariate_columns=(),
+    planted = replace(
+        config.dataset_params.params, csv_file=str(folder / "table.csv"), root_dir=str(folder / "images"),
+        image_column="IMAGE_NAME", label_column="label", group_column="group", split_column="split",
+        split_fractions=None, val_from_train=0.0, covariate_columns=(),
     )
     return replace(
-        planted_config,
-        dataset_params=replace(planted_config.dataset_params, directory_latents=str(folder / "latents")),
+        config,
+        dataset_params=replace(config.dataset_params, params=planted, directory_latents=str(folder / "latents")),
         train_params=replace(config.train_params, task_name=str(folder / "run"), selection_metric="last"),
     )
 

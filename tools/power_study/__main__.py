@@ -22,10 +22,10 @@ import torch
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
-from config.schema import Config
+from config.schema import EvaluationParams
 from dataset.storage import atomic_path, hash_bytes, hash_json, read_json, write_json
 from models.autoencoder import hash_autoencoder, load_codec
-from tools.diffusion.data import find_autoencoder, has_split, open_images, transform_identity
+from tools.diffusion.project import Project
 from tools.evaluation.encoders.config_weights import open_encoder
 from tools.evaluation.encoders.encoder import Encoder, make_untrained
 from tools.evaluation.encoders.untrained import DEFINITIONS, UntrainedDefinition
@@ -64,24 +64,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     early = {_to_steps(name): folder for name, folder in map(_parse_named, arguments.early)}
-    vaes = {"round trip": find_autoencoder(config),
+    project = Project.open(config)
+    vaes = {"round trip": project.vae_folder,
             **{f"round trip {name}": folder for name, folder in map(_parse_named, arguments.vae)}}
     device = choose_device()
     encoders = {name: make_untrained(name, CANDIDATES[name], device=device) for name in arguments.candidate or CANDIDATES}
-    found = study(config, {**encoders, **_open_references(config, device)}, early, vaes, arguments.output)
+    references = _open_references(config.evaluation_params, project, device)
+    found = study(project, {**encoders, **references}, early, vaes, arguments.output)
     path = arguments.table or arguments.output / "power.json"
     write_json(path, {**(read_json(path) if path.is_file() else {}), arguments.name: found})
     print(f"{format_table(found)}\nwritten to {path}: {arguments.name}, {len(found['encoders'])} kinds of features")
 
 
 def study(
-    config: Config, encoders: Mapping[str, Encoder], early: Mapping[int, Path], vaes: Mapping[str, Path], output: Path
+    project: Project, encoders: Mapping[str, Encoder], early: Mapping[int, Path], vaes: Mapping[str, Path], output: Path
 ) -> dict[str, Any]:
     """The numbers of one data set, as JSON."""
     settings = PowerSettings()
-    real, generated = _read_images(config, early)
+    real, generated = _read_images(project, early)
     numbers = [n for n in NUMBERS if 2 * n <= len(real)] or [len(real) // 2]
-    variants = list(_plant_faults(config, real.select(_choose_faulty(real)), vaes, output))
+    variants = list(_plant_faults(project, real.select(_choose_faulty(real)), vaes, output))
     variants += [("early stop", "steps", float(steps), images) for steps, images in generated.items()]
     result: dict[str, Any] = {
         "settings": asdict(settings), "images": len(real), "groups": len(set(real.groups)), "side_px": real.pixels.shape[1],
@@ -89,12 +91,12 @@ def study(
     }
     for name, encoder in encoders.items():
         started = time.monotonic()
-        pool = ImagePool(_encode(config, encoder, real, "real", output), real.labels, real.groups, _order_layouts(real))
+        pool = ImagePool(_encode(project, encoder, real, "real", output), real.labels, real.groups, _order_layouts(real))
         faults: dict[str, Fault] = {}
         for fault, unit, strength, images in variants:
             if encoder.name == "classifier" and images.pixels.shape[3] != real.pixels.shape[3]:
                 continue  # it takes images like those of its training alone
-            features = _encode(config, encoder, images, f"{fault}_{strength}".replace(" ", "_"), output)
+            features = _encode(project, encoder, images, f"{fault}_{strength}".replace(" ", "_"), output)
             faults.setdefault(fault, Fault(unit)).sets.append((strength, features, images.groups))
         power = measure_power(pool, faults, numbers, settings)
         result["faults"] |= {fault: {"unit": unit, "strengths": of} for fault, (unit, of) in power.strengths.items()}
@@ -108,11 +110,12 @@ def study(
     return result
 
 
-def _read_images(config: Config, early: Mapping[int, Path]) -> tuple[ImageSet, dict[int, ImageSet]]:
+def _read_images(project: Project, early: Mapping[int, Path]) -> tuple[ImageSet, dict[int, ImageSet]]:
     """Real images of the training and validation splits, at most so many, and the generators' by steps, most first."""
-    splits = [read_set(split, open_images(config, split), True) for split in ("train", "val") if has_split(config, split)]
+    splits = [read_set(split, project.images(split), True, hash_image=project.hash_image)
+              for split in ("train", "val") if project.has_split(split)]
     steps = sorted(early, reverse=True)
-    made = [read_set("early", open_synthetic(config, early[count]), True) for count in steps]
+    made = [read_set("early", open_synthetic(project.data, early[count]), True) for count in steps]
     alike = as_gray_if_all([_join(splits), *made])
     rows = cap_by_group(alike[0].groups, limit=MOST_REAL, seed=0)
     return alike[0].select(rows), dict(zip(steps, alike[1:], strict=True))
@@ -130,7 +133,7 @@ def _choose_faulty(real: ImageSet) -> np.ndarray:
 
 
 def _plant_faults(
-    config: Config, images: ImageSet, vaes: Mapping[str, Path], output: Path
+    project: Project, images: ImageSet, vaes: Mapping[str, Path], output: Path
 ) -> Iterator[tuple[str, str, float, ImageSet]]:
     """(fault, unit, strength, images), weakest first."""
     pixels = images.in_memory()
@@ -138,17 +141,17 @@ def _plant_faults(
         for strength in fault.strengths:
             yield fault.name, fault.unit, strength, _changed(images, fault.apply(pixels, strength))
     for name, folder in vaes.items():
-        restored = _round_trip(config, images, folder, output)
+        restored = _round_trip(project, images, folder, output)
         for fraction in ROUND_TRIP_FRACTIONS:
             yield name, "fraction of it mixed in", fraction, _changed(images, mix(pixels, restored, fraction))
 
 
-def _round_trip(config: Config, images: ImageSet, folder: Path, output: Path) -> np.ndarray:
+def _round_trip(project: Project, images: ImageSet, folder: Path, output: Path) -> np.ndarray:
     """The images through a VAE, from `output` where they are there."""
     path = output / f"round_trip_{hash_json([hash_autoencoder(folder), images.sha256])[:16]}.npy"
     if not path.is_file():
-        codec = load_codec(folder, im_channels=config.dataset_params.params.im_channels).to("cpu")
-        restored = round_trip(codec, images, config, quiet=True).in_memory()
+        codec = load_codec(folder, im_channels=project.table.im_channels).to("cpu")
+        restored = round_trip(codec, images, project.autoencoder.batch_size, quiet=True).in_memory()
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, restored)
     return np.load(path)
@@ -158,10 +161,10 @@ def _changed(images: ImageSet, pixels: np.ndarray) -> ImageSet:
     return replace(images, pixels=pixels, sha256=[hash_bytes(image.tobytes()) for image in pixels])
 
 
-def _encode(config: Config, encoder: Encoder, images: ImageSet, name: str, output: Path) -> np.ndarray:
+def _encode(project: Project, encoder: Encoder, images: ImageSet, name: str, output: Path) -> np.ndarray:
     return cached_features(
         output, encoder=encoder, images=lambda: images.pixels, ids=images.ids, labels=images.labels, groups=images.groups,
-        image_sha256=images.sha256, transform_hash=hash_json({"transform": transform_identity(config),
+        image_sha256=images.sha256, transform_hash=hash_json({"transform": project.transform,
                                                               "channels": images.pixels.shape[-1]}), split=name,
     ).values
 
@@ -183,12 +186,12 @@ def _time(encoder: Encoder, images: ImageSet) -> float:
     return round((time.process_time() - started) / len(pixels) * 1000, 1)
 
 
-def _open_references(config: Config, device: torch.device) -> dict[str, Encoder]:
+def _open_references(params: EvaluationParams, project: Project, device: torch.device) -> dict[str, Encoder]:
     """The published and the in-domain features whose weights the config names and that are there."""
-    params, found = config.evaluation_params, {}
+    found = {}
     for name, path in (("squeezenet1_1", params.squeezenet_path), ("classifier", params.classifier_path)):
         if path is not None and Path(path).exists():
-            found[name] = open_encoder(config, name, vae_folder=find_autoencoder(config), device=device)
+            found[name] = open_encoder(params, name, vae_folder=project.vae_folder, device=device)
         else:
             print(f"{name}: left out, there are no weights of it in {path}")
     return found

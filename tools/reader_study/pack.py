@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 
 from config.errors import UserError, name_some
-from config.schema import Config
+from config.schema import Config, TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import from_uint8, is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.order import generator
 from dataset.patient_note import NOTE_NAME, warn_where_git_takes
 from dataset.storage import hash_bytes, hash_file, hash_json, write_json, write_text
-from models.autoencoder import LatentCodec, hash_autoencoder
-from tools.diffusion.data import find_autoencoder, open_codec, open_images, transform_identity
+from models.autoencoder import LatentCodec
 from tools.diffusion.generation import count_per_class
+from tools.diffusion.project import Project
 from tools.evaluation.image_set import count_labels
 from tools.evaluation.image_sets import open_synthetic, refuse_real_images
 from tools.evaluation.openings import open_test_set
@@ -121,10 +121,11 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     """
     request.check()
     notes: list[str] = []
-    real_images, made_images = open_images(config, config.evaluation_params.real_split), open_synthetic(config, synthetic)
-    refuse_real_images(made_images.records, open_images(config, None).records)
-    arms = _choose_images(config, real_images.records, made_images.records, request, notes)
-    codec = open_codec(config, device=device) if request.num_round_trip else None
+    project, split = Project.open(config), config.evaluation_params.real_split
+    real_images, made_images = project.images(split), open_synthetic(project.data, synthetic)
+    refuse_real_images(made_images.records, project.records, hash_image=project.hash_image)
+    arms = _choose_images(project.table, split, real_images.records, made_images.records, request, notes)
+    codec = project.open_codec(device=device) if request.num_round_trip else None
     images = [_Image(arm, record, _prepare(source, position, codec if arm == ROUND_TRIP else None))
               for arm, source, positions in ((REAL, real_images, arms[REAL]), (ROUND_TRIP, real_images, arms[ROUND_TRIP]),
                                              (SYNTHETIC, made_images, arms[SYNTHETIC]))
@@ -133,8 +134,8 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     _note_resized(images, config.dataset_params.params.image_size, notes)
     _refuse_equal_pixels(images, encoded)
     # Not part of the key, which its seed makes again wherever the images are.
-    opening = open_test_set(config, real_sha256=[hash_file(record.path) for record in real_images.records],
-                            synthetic_sha256=[hash_file(record.path) for record in made_images.records])
+    opening = open_test_set(Path(project.data.directory_inception_features), split,
+                            real_sha256=project.hash_images(real_images), synthetic_sha256=project.hash_images(made_images))
     items, shown = [], []
     for place, (index, showing) in enumerate(order_showings([image.arm for image in images], request)):
         image = images[index]
@@ -146,9 +147,9 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
               "readers": list(request.readers)}
     pack_sha256 = hash_json({**public, "items": [[one["item"], hash_bytes(one["png"].encode())] for one in shown]})
     provenance = {
-        "real_split": config.evaluation_params.real_split, "transform": transform_identity(config),
-        "vae_sha256": hash_autoencoder(find_autoencoder(config)) if request.num_round_trip else None,
-        "file_sha256": {arm: hash_json([hash_file(image.record.path) for image in images if image.arm == arm])
+        "real_split": split, "transform": project.transform,
+        "vae_sha256": project.vae_sha256 if request.num_round_trip else None,
+        "file_sha256": {arm: hash_json([project.hash_image(image.record.path) for image in images if image.arm == arm])
                         for arm in arms},
         "notes": notes,
     }
@@ -233,10 +234,11 @@ class _Image:
 
 
 def _choose_images(
-    config: Config, real: Sequence[ImageRecord], made: Sequence[ImageRecord], request: PackRequest, notes: list[str]
+    table: TableParams, split: str, real: Sequence[ImageRecord], made: Sequence[ImageRecord], request: PackRequest,
+    notes: list[str],
 ) -> dict[str, list[int]]:
     """Positions of the images of each arm; round trips come from other images, and where they last other groups."""
-    names = config.dataset_params.params.class_names
+    names = table.class_names
     used: Counter[str] = Counter()
     prior = class_prior(real, len(names))
     chosen: dict[str, list[int]] = {}
@@ -249,7 +251,7 @@ def _choose_images(
         short = [f"{name}: {wanted} wanted, {found} there" for name, wanted, found in
                  zip(names, counts, have, strict=True) if wanted > found]
         if short:
-            source = "--synthetic" if arm == SYNTHETIC else f"the {config.evaluation_params.real_split} split"
+            source = "--synthetic" if arm == SYNTHETIC else f"the {split} split"
             raise UserError(f"--num-{arm.replace('_', '-')} {total}: expected enough images of each class at the class "
                             f"prior of the held-out groups, found too few in {source} ({'; '.join(short)}); ask for "
                             "fewer, or add images")
@@ -261,7 +263,7 @@ def _choose_images(
     if again:
         notes.append(f"{again} of {len(used)} groups give more than one image: the groups of the held-out split do not "
                      "suffice for one image each")
-    if config.dataset_params.params.group_column is None:
+    if table.group_column is None:
         notes.append("no group_column is set, so several images may show one patient")
     return chosen
 

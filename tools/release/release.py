@@ -31,7 +31,7 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from dataset.latents import LabelledImages
 from dataset.storage import disk_errors, hash_file, make_folder, read_json, write_json, write_text
-from tools.diffusion.data import open_images
+from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_COLUMNS, MANIFEST_NAME
 from tools.evaluation.report import report
 from tools.evaluation.rows import COMPARISONS, EvaluationReport
@@ -131,7 +131,7 @@ def _open_data(config: Config, request: ReleaseRequest) -> LabelledImages | None
     if request.without_data:
         return None
     try:
-        return open_images(config, None)
+        return Project.open(config).all_images
     except UserError as error:
         raise UserError(f"the data set of {request.run} cannot be read, so nothing can be compared with it ({error}); run "
                         "this where it can be read, or give --without-data, which the model card then says") from error

@@ -15,6 +15,7 @@ from config.errors import UserError
 from config.paths import as_path
 from dataset.storage import hash_json, read_json, write_json, write_text
 from tools.diffusion.gan_training import network_widths
+from tools.diffusion.project import Project
 from tools.evaluation.encoders.config_weights import require_first_published
 from tools.evaluation.encoders.published_weights import fetch_published
 from tools.evaluation.judges import require_judge
@@ -51,12 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
     """Screen and choose within each wanted family, then report what was chosen on the test set, if the study has it so."""
     for arm in study.arms:
-        if fetch_published(runs.config_of(arm)):
+        config = runs.config_of(arm)
+        if fetch_published(config.evaluation_params, config.dataset_params.lpips_path,
+                           progress_bar=config.logging_params.progress_bar):
             break  # the next arm would wait for the same addresses
     for arm in study.arms:
         config = runs.config_of(arm)
-        require_first_published(config)
-        require_judge(config)
+        require_first_published(config.evaluation_params, Project.open(config))
+        require_judge(config.evaluation_params.judge_path, config.dataset_params.params)
         if arm.generator == "gan":
             network_widths(config)
     print(studying.RULE)

@@ -20,9 +20,8 @@ from config.errors import UserError
 from config.load import config_to_dict, load_config
 from config.schema import Config
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
-from models.autoencoder import hash_autoencoder
-from tools.diffusion.data import find_autoencoder, open_images
 from tools.diffusion.gan_training import METHOD as GAN_METHOD
+from tools.diffusion.project import Project
 from tools.evaluation.assess import METHOD
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, STOP_SIGNALS, Interrupted, deferred_signals
@@ -175,10 +174,11 @@ class StudyRuns:
         """Hash of the images, labels and VAE that a training reads, computed once."""
         named = hash_json([config_to_dict(section) for section in (config.dataset_params, config.autoencoder_params)])
         if named not in self._inputs:
+            project = Project.open(config)
             self._inputs[named] = hash_json({
-                "vae": hash_autoencoder(find_autoencoder(config)),
-                "images": [[hash_file(record.path), record.label, record.split, record.group, list(record.conditions)]
-                           for record in open_images(config, None).records],
+                "vae": project.vae_sha256,
+                "images": [[digest, record.label, record.split, record.group, list(record.conditions)] for record, digest
+                           in zip(project.records, project.hash_images(project.all_images), strict=True)],
             })
         return self._inputs[named]
 

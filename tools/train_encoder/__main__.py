@@ -28,8 +28,8 @@ from dataset.patient_note import write_patient_note
 from dataset.storage import hash_bytes, hash_file, hash_json, write_bytes, write_json
 from models.classifier import Classifier
 from tools.diffusion.conditions import condition_levels
-from tools.diffusion.data import has_split, open_images, transform_identity
-from tools.diffusion.trained_images import TRAINED_KEY, list_trained_images
+from tools.diffusion.project import Project
+from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
 from tools.evaluation.accuracy import balanced_accuracy
 from tools.evaluation.classifier_training import class_probabilities
 from tools.evaluation.judges import CHOSEN_KEY, CLASSIFIER_RECORD, find_condition_judge
@@ -110,18 +110,20 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
     key, seed_offset = _ROLES[role]
     subject, path = _find_subject(config, condition), getattr(config.evaluation_params, key)
     if path is not None and condition is not None:
-        path = find_condition_judge(config, condition)
+        path = find_condition_judge(config.evaluation_params.judge_path, condition)
     if path is None:
         raise UserError(f"evaluation_params.{key}: give the folder that the {role} is written to")
-    output, images = Path(path), open_images(config, "train")
+    output, project = Path(path), Project.open(config)
+    images = project.images("train")
     labels = subject.labels(images)
     _warn_of_absent_levels(subject, labels)
-    parts = choose_stopping_images(config, images, subject.labels)
+    parts = choose_stopping_images(project, subject.labels, real_split=config.evaluation_params.real_split,
+                                   seed=config.train_params.seed)
     identity = hash_json({
         "method": _METHOD, "role": role, **asdict(bounds), "seed": config.train_params.seed,
-        "transform": transform_identity(config), "symmetries": list(config.dataset_params.plain_symmetries),
-        **subject.record(), "images": _hash_images([record.path for record in images.records], labels),
-        CHOSEN_KEY: parts.chosen_on, "held_out": _hash_images(parts.held_out_paths, parts.held_out.labels),
+        "transform": project.transform, "symmetries": list(config.dataset_params.plain_symmetries),
+        **subject.record(), "images": _hash_images(project, [record.path for record in images.records], labels),
+        CHOSEN_KEY: parts.chosen_on, "held_out": _hash_images(project, parts.held_out_paths, parts.held_out.labels),
     })
     if _read_identity(output) == identity:
         print(f"{output} holds the {subject.title(role)} of these images already")
@@ -130,7 +132,7 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
         state = UnfinishedTraining(output / _STATE_FOLDER, identity)
         learned = _fit(config, parts, state, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
                        title=subject.title(role))
-        _save(config, images, output, subject, learned, role=role, identity=identity, bounds=bounds,
+        _save(config, project, output, subject, learned, role=role, identity=identity, bounds=bounds,
               chosen_on=parts.chosen_on)
     return output
 
@@ -138,7 +140,7 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
 def _find_subject(config: Config, condition: str | None) -> _Subject:
     if condition is None:
         return _Subject(config.dataset_params.params.class_names)
-    levels = condition_levels(config)
+    levels = condition_levels(config.dataset_params.params)
     if condition not in levels:
         near = nearest_name(condition, levels)
         next_step = f"did you mean {near}?" if near else f"those there are {', '.join(levels) or 'none'}"
@@ -155,14 +157,14 @@ def _warn_of_absent_levels(subject: _Subject, labels: np.ndarray) -> None:
 
 
 def _save(
-    config: Config, images: LabelledImages, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str,
+    config: Config, project: Project, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str,
     identity: str, bounds: _Bounds, chosen_on: str,
 ) -> None:
-    files = learned.network.to_files()
-    scores = {split: _score(learned.network, open_images(config, split), subject) for split in ("train", "val")
-              if has_split(config, split)}
+    files, images = learned.network.to_files(), project.images("train")
+    scores = {split: _score(learned.network, project.images(split), subject) for split in ("train", "val")
+              if project.has_split(split)}
     if "val" in scores:
-        plain = baseline_accuracy(config, subject.labels, seed=config.train_params.seed)
+        plain = baseline_accuracy(config, project, subject.labels, seed=config.train_params.seed)
         scores["val"]["baseline_balanced_accuracy"] = plain
     write_patient_note(output, "The weights in this folder")
     for name, data in files.items():
@@ -171,7 +173,7 @@ def _save(
         "identity": identity, "role": role, **subject.record(), **asdict(bounds),
         "class_names": list(config.dataset_params.params.class_names), "training_images": len(images),
         CHOSEN_KEY: chosen_on, "steps": learned.steps, "chosen_step": learned.chosen_step,
-        "ended_by": learned.ending.name.lower(), TRAINED_KEY: list_trained_images(images), "scores": scores,
+        "ended_by": learned.ending.name.lower(), TRAINED_KEY: shorten_hashes(project.hash_images(images)), "scores": scores,
         "files_sha256": {name: hash_bytes(data) for name, data in files.items()},
         "note": "derived from its training images: where they are patients', share it by the same rules",
     })
@@ -207,8 +209,8 @@ def _fit(
     return learned
 
 
-def _hash_images(paths: Sequence[Path], labels: np.ndarray) -> list[list[object]]:
-    return [[hash_file(path), label] for path, label in zip(paths, labels.tolist(), strict=True)]
+def _hash_images(project: Project, paths: Sequence[Path], labels: np.ndarray) -> list[list[object]]:
+    return [[project.hash_image(path), label] for path, label in zip(paths, labels.tolist(), strict=True)]
 
 
 def _score(network: Classifier, images: LabelledImages, subject: _Subject) -> dict[str, float | None]:

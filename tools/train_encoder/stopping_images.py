@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from config.errors import UserError
-from config.schema import Config
 from dataset.image_bank import ImageBank
 from dataset.latents import LabelledImages
-from tools.diffusion.data import has_split, open_images
+from tools.diffusion.project import Project
 from tools.train_encoder.learned_classifier import LabelledPixels
 
 _MOST_FOLDS = 6  # a sixth of the training groups is held out where there is no val split to stop on
@@ -29,22 +28,25 @@ class StoppingImages:
 
 
 def choose_stopping_images(
-    config: Config, images: LabelledImages, labels_of: Callable[[LabelledImages], np.ndarray]
+    project: Project, labels_of: Callable[[LabelledImages], np.ndarray], *, real_split: str, seed: int
 ) -> StoppingImages:
     """Stop on val where it has every label of the training images and evaluations do not read it; else on held-out groups.
+
+    Evaluations read `real_split`.
 
     Raises:
         UserError: there is neither such a val split nor a label in two training groups.
     """
+    images = project.images("train")
     labels, bank = labels_of(images), ImageBank(images)
-    if config.evaluation_params.real_split != "val" and has_split(config, "val"):
-        val = open_images(config, "val")
+    if real_split != "val" and project.has_split("val"):
+        val = project.images("val")
         of_val = labels_of(val)
         if set(labels.tolist()) <= set(of_val.tolist()):
             known = np.flatnonzero(np.isin(of_val, labels))
             return StoppingImages(LabelledPixels(bank.batch, labels), _pixels(ImageBank(val), of_val, known),
                                   [val.records[row].path for row in known], VAL)
-    held = hold_out_groups(labels, [record.group for record in images.records], seed=config.train_params.seed)
+    held = hold_out_groups(labels, [record.group for record in images.records], seed=seed)
     kept = np.setdiff1d(np.arange(len(labels)), held)
     return StoppingImages(_pixels(bank, labels, kept), _pixels(bank, labels, held),
                           [images.records[row].path for row in held], TRAINING_GROUPS)

@@ -108,10 +108,10 @@ def test_the_config_may_name_them_and_they_are_listed_once() -> None:
     [field] = [field for field in fields(EvaluationParams) if field.name == "encoders"]
     assert set(UNTRAINED) < set(ENCODERS) == set(field.metadata["choices"])
     plain = load_config(DEMO)
-    assert list_encoders(plain) == ["classifier", "inception", *UNTRAINED]
+    assert list_encoders(plain.evaluation_params.encoders) == ["classifier", "inception", *UNTRAINED]
     for name in UNTRAINED:
-        named = load_config(DEMO, [f"evaluation_params.encoders=[{name}, classifier]"])
-        assert list_encoders(named) == [name, "classifier", *(other for other in UNTRAINED if other != name)]
+        named = load_config(DEMO, [f"evaluation_params.encoders=[{name}, classifier]"]).evaluation_params
+        assert list_encoders(named.encoders) == [name, "classifier", *(other for other in UNTRAINED if other != name)]
         assert open_encoder(named, name, vae_folder=Path("absent")).name == name
         with pytest.raises(UserError, match="preset among"):
             load_encoder(name, weights_path=None, preset="tf1")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import EvaluationParams
 from dataset.share import ALONE, Share
 from tools.evaluation.encoders.downloads import (
     PATIENT,
@@ -25,17 +25,18 @@ from tools.runtime.progress import Progress
 _SKIP = "evaluation_params.allow_download: false skips this"
 
 
-def find_published(config: Config, encoders: Sequence[str] | None = None) -> tuple[list[Path], list[MissingWeights]]:
+def find_published(
+    evaluation: EvaluationParams, lpips_path: str | None, encoders: Sequence[str] | None = None
+) -> tuple[list[Path], list[MissingWeights]]:
     """(files in torch's hub cache that an evaluation takes, errors for those that it wants and that are missing).
 
     `encoders` None are those of the config. Faulty files are in neither list: whoever opens them says so.
     """
-    evaluation = config.evaluation_params
     encoders = evaluation.encoders if encoders is None else encoders
     wanted: list[tuple[str | None, Callable[[], Path]]] = []
     if "inception" in encoders:
         wanted.append((evaluation.inception_path, partial(find_inception, evaluation.inception_path)))
-    lpips_path, squeezenet_path = config.dataset_params.lpips_path, evaluation.squeezenet_path
+    squeezenet_path = evaluation.squeezenet_path
     wanted.append((lpips_path, partial(_find_trunk_file, lpips_path)))
     if "squeezenet1_1" in encoders:
         wanted.append((squeezenet_path, partial(_find_trunk_file, squeezenet_path, net="squeeze")))
@@ -52,7 +53,8 @@ def find_published(config: Config, encoders: Sequence[str] | None = None) -> tup
 
 
 def fetch_published(
-    config: Config, *, encoders: Sequence[str] | None = None, share: Share = ALONE
+    evaluation: EvaluationParams, lpips_path: str | None, *, progress_bar: bool, encoders: Sequence[str] | None = None,
+    share: Share = ALONE,
 ) -> dict[str, str]:
     """Fetch the published weights that an evaluation wants and that are not here, where `allow_download` has it so.
 
@@ -63,20 +65,21 @@ def fetch_published(
     Returns:
         Why a file is still missing, by its name in `SOURCES`; empty where nothing was to be fetched.
     """
-    if not config.evaluation_params.allow_download:
+    if not evaluation.allow_download:
         return {}
-    failures = _fetch_missing(config, encoders, quiet=False) if share.is_first else {}
+    fetch_missing = partial(_fetch_missing, evaluation, lpips_path, encoders, progress_bar=progress_bar)
+    failures = fetch_missing(quiet=False) if share.is_first else {}
     if share.count > 1 and share.agree(not failures) and not share.is_first:
-        failures = _fetch_missing(config, encoders, quiet=True)
+        failures = fetch_missing(quiet=True)
     return failures
 
 
-def list_downloads(config: Config) -> list[str]:
-    """What an evaluation with this config will fetch, a line each."""
-    if not config.evaluation_params.allow_download or offline_switch():
+def list_downloads(evaluation: EvaluationParams, lpips_path: str | None) -> list[str]:
+    """What an evaluation with these weights will fetch, a line each."""
+    if not evaluation.allow_download or offline_switch():
         return []
     return [f"download: the evaluation fetches {_describe(source)}; {_SKIP}"
-            for source, _ in _list_fetchable(config).values()]
+            for source, _ in _list_fetchable(evaluation, lpips_path).values()]
 
 
 def explain_missing(error: UserError, failures: dict[str, str]) -> str:
@@ -85,22 +88,23 @@ def explain_missing(error: UserError, failures: dict[str, str]) -> str:
     return str(error) if failure is None else f"{error}. It was not fetched: {failure}"
 
 
-def _fetch_missing(config: Config, encoders: Sequence[str] | None, *, quiet: bool) -> dict[str, str]:
+def _fetch_missing(
+    evaluation: EvaluationParams, lpips_path: str | None, encoders: Sequence[str] | None, *, progress_bar: bool, quiet: bool
+) -> dict[str, str]:
     """`fetch_published` in one process."""
-    limits = PROMPT if config.evaluation_params.allow_download == "auto" else PATIENT
+    limits = PROMPT if evaluation.allow_download == "auto" else PATIENT
     say = (lambda _: None) if quiet else partial(print, flush=True)
     switch = offline_switch()
     given_up = None if switch is None else f"{switch} is set"
     failures: dict[str, str] = {}
-    for name, (source, path) in _list_fetchable(config, encoders).items():
+    for name, (source, path) in _list_fetchable(evaluation, lpips_path, encoders).items():
         if given_up is not None:
             failures[name] = given_up
             continue
         say(f"fetching {_describe(source)} into {path.parent}; {_SKIP}")
         started = time.monotonic()
         try:
-            with Progress("fetching", source.megabytes, unit="MB",
-                          enabled=config.logging_params.progress_bar and not quiet) as bar:
+            with Progress("fetching", source.megabytes, unit="MB", enabled=progress_bar and not quiet) as bar:
                 fetch(source, path, limits=limits, report=lambda count, bar=bar: bar.update(round(count / 1e6)))
             say(f"fetched in {time.monotonic() - started:.0f} s, sha256 verified")
         except DownloadError as error:
@@ -112,15 +116,17 @@ def _fetch_missing(config: Config, encoders: Sequence[str] | None, *, quiet: boo
     return failures
 
 
-def _list_fetchable(config: Config, encoders: Sequence[str] | None = None) -> dict[str, tuple[Source, Path]]:
+def _list_fetchable(
+    evaluation: EvaluationParams, lpips_path: str | None, encoders: Sequence[str] | None = None
+) -> dict[str, tuple[Source, Path]]:
     """(what is missing, where it goes), by name in `SOURCES`.
 
     "auto" fills torch's cache only; True, as ever, also a path of the user's where nothing is.
     """
     found = {}
-    for missing in find_published(config, encoders)[1]:
+    for missing in find_published(evaluation, lpips_path, encoders)[1]:
         source = SOURCES[missing.source]
-        if missing.path is None or config.evaluation_params.allow_download is True:
+        if missing.path is None or evaluation.allow_download is True:
             found[missing.source] = source, missing.path or source.cached
     return found
 
