@@ -22,17 +22,17 @@ from config.load import load_config
 from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file
-from tools.runtime import generation, samples
-from tools.runtime.assessment import assess
+from tools.diffusion import generation, samples
+from tools.diffusion.conditions import condition_levels, read_fixed_levels
+from tools.diffusion.trained_model import TrainedModel, load_trained_model
+from tools.evaluation.assess import assess
+from tools.evaluation.morphometry_run import draw_flips
+from tools.evaluation.quoted_results import add_options, read_quoted
+from tools.evaluation.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.command import run_command
-from tools.runtime.conditions import condition_levels, read_fixed_levels
-from tools.runtime.morphometry_run import draw_flips
 from tools.runtime.processes import open_accelerator, share_work
 from tools.runtime.progress import Progress
-from tools.runtime.quoted_results import add_options, read_quoted
-from tools.runtime.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.run_directory import RunDirectory, owned
-from tools.runtime.trained_model import TrainedModel, load_trained_model
 
 NUM_REPORT_FLIPS = 6  # noises that the report shows under every label
 

@@ -23,17 +23,11 @@ from config.load import config_to_yaml, load_config
 from config.schema import Config
 from dataset.order import SampleOrder, draw_step
 from models.ema import ExponentialMovingAverage
-from tools.runtime import checkpoints, estimate
-from tools.runtime.command import Interrupted, deferred_signals, run_command
-from tools.runtime.conditions import null_levels
-from tools.runtime.data import open_images
-from tools.runtime.latent_source import open_training_data
-from tools.runtime.machine import choose_device
-from tools.runtime.processes import open_accelerator, share_work, unwrap
-from tools.runtime.progress import Pace, Progress
-from tools.runtime.run_directory import RunDirectory, owned
-from tools.runtime.tracking import Tracker, WandbMirror
-from tools.runtime.training import (
+from tools.diffusion import estimate
+from tools.diffusion.conditions import null_levels
+from tools.diffusion.data import open_images
+from tools.diffusion.latent_source import open_training_data
+from tools.diffusion.training import (
     DiffusionLoss,
     Meters,
     TrainState,
@@ -47,7 +41,15 @@ from tools.runtime.training import (
     timestep_draws,
     train_step,
 )
-from tools.runtime.validation import Validator
+from tools.diffusion.validation import Validator
+from tools.evaluation.encoders.published_weights import list_downloads
+from tools.runtime import checkpoints
+from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.machine import choose_device
+from tools.runtime.processes import open_accelerator, share_work, unwrap
+from tools.runtime.progress import Pace, Progress
+from tools.runtime.run_directory import RunDirectory, owned
+from tools.runtime.tracking import Tracker, WandbMirror
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(config_to_yaml(config))
         print("WHAT THIS RUN WILL TAKE (estimates; nothing was started)")
         print(estimate.describe_run(config, records, device))
-        print("\n".join(["", "BEFORE TRAINING", *estimate.list_preparations(config, records, config_words=words)]))
+        missing = [*estimate.list_preparations(config, records, config_words=words), *list_downloads(config)]
+        print("\n".join(["", "BEFORE TRAINING", *(missing or ["nothing is missing"])]))
         return
     train(config)
 

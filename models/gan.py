@@ -1,6 +1,6 @@
 """A class-conditional GAN on pixels, the baseline of another kind: a residual generator, a projection discriminator, losses.
 
-It knows neither data nor augmentation; what trains it is tools/runtime/gan_training.py.
+It knows neither data nor augmentation; what trains it is tools/diffusion/gan_training.py.
 """
 
 import torch

@@ -8,8 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEAVES = ("config", "dataset", "models", "scheduler")
-# Each may import those after it.
-LIBRARIES = ("tools.benchmarks", "tools.sharing", "tools.inspection", "tools.runtime", "tools.evaluation")
+LIBRARIES = ("tools.runtime", "tools.diffusion", "tools.evaluation", "tools.inspection")  # each may import those before it
 SOURCES = sorted(
     [*ROOT.glob("*.py"), *(path for folder in (*LEAVES, "tools") for path in (ROOT / folder).rglob("*.py"))]
 )
@@ -48,15 +47,21 @@ def has_main(module: str) -> bool:
 
 
 def package_of(module: str) -> str:
-    """config, dataset, models, scheduler, a library of tools, or "commands" for commands and root scripts."""
+    """config, dataset, models, scheduler, a library of tools, or else the command: `tools.init` for a folder's parts too."""
     for package in (*LEAVES, *LIBRARIES):
         if module == package or module.startswith(f"{package}."):
             return package
-    return "commands"
+    return ".".join(module.split(".")[:2])
 
 
 def is_package(module: str) -> bool:
     return FILES[module].name == "__init__.py"
+
+
+def is_command(module: str) -> bool:
+    """Whether it is what `python` runs: a root script, tools/NAME.py or tools/NAME/__main__.py."""
+    return package_of(module) not in (*LEAVES, *LIBRARIES) and not is_package(module) and (
+        module == package_of(module) or module.endswith(".__main__"))
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -67,27 +72,24 @@ def test_every_file_imports_only_what_its_place_allows(module: str) -> None:
         if package in LEAVES:
             assert target == package or imported == "config.errors", f"{module} imports {imported}"
         elif package in LIBRARIES:
-            allowed = (*LEAVES, *LIBRARIES[LIBRARIES.index(package):])  # no arrow back
+            allowed = (*LEAVES, *LIBRARIES[:LIBRARIES.index(package) + 1])  # no arrow back
             assert target in allowed, f"{module} imports {imported}"
-        else:
-            assert target != "commands" or is_package(imported), f"{module} imports the command {imported}"
+        else:  # a command's folder is imported by nothing but itself
+            assert target in (*LEAVES, *LIBRARIES, package, "tools"), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_every_file_has_a_main_or_is_imported_never_both(module: str) -> None:
     importers = [other for other in FILES if module in imports_of(other) and other != module]
-    if is_package(module):
-        assert not has_main(module)
-    elif package_of(module) == "commands":
-        assert has_main(module) and not importers, f"{module}: main {has_main(module)}, imported by {importers}"
-    else:
-        assert not has_main(module), f"{module} is a library and has a main"
+    assert has_main(module) == is_command(module), module
+    if is_command(module):
+        assert not importers, f"{module} is a command and is imported by {importers}"
 
 
 def test_libraries_are_used() -> None:
     """A library file is imported by another; the data set is named by the config's default target instead."""
     used = {imported for module in FILES for imported in imports_of(module) if imported != module}
-    idle = [module for module in FILES if package_of(module) != "commands" and not is_package(module) and module not in used]
+    idle = [module for module in FILES if not is_command(module) and not is_package(module) and module not in used]
     assert idle in ([], ["dataset.Embryo_loader"])
 
 
@@ -98,6 +100,26 @@ def test_no_file_needs_a_posix_module_to_be_imported(module: str) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
             [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         assert not {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"} & set(names), module
+
+
+# Parts of a library that one command alone reaches, and why each is no part of that command.
+REACHED_FROM_ONE = {
+    "tools.diffusion.validation": "of train_ddpm_cond.py, a root script, which has no folder",
+    "tools.evaluation.rejection": "of sample_ddpm_class_cond.py, a root script, which has no folder",
+}
+
+
+def test_a_part_of_one_command_lies_in_its_folder() -> None:
+    def reach(module: str, seen: set[str]) -> set[str]:
+        for imported in imports_of(module) - seen:
+            seen.add(imported)
+            reach(imported, seen)
+        return seen
+
+    reached = {command: reach(command, set()) for command in FILES if is_command(command)}
+    libraries = [module for module in FILES if package_of(module) in LIBRARIES and not is_package(module)]
+    by = {module: [command for command in reached if module in reached[command]] for module in libraries}
+    assert {module for module, commands in by.items() if len(commands) == 1} == REACHED_FROM_ONE.keys(), by
 
 
 def test_there_are_no_cycles() -> None:

@@ -16,14 +16,16 @@ _STAGES = {
 
 
 def main() -> None:
+    folder = Path(__file__).parent
     for stage, names in _STAGES.items():
         print(f"{stage}:")
         for name in names:
-            module = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+            [path] = (path for path in (folder / f"{name}.py", folder / name / "__main__.py") if path.is_file())
+            module = ast.parse(path.read_text(encoding="utf-8"))
             print(f"  python -m tools.{name:<20}{(ast.get_docstring(module) or '').splitlines()[0]}")
     print("training and sampling:")
     for name in ("train_ddpm_cond.py", "sample_ddpm_class_cond.py"):
-        module = ast.parse((Path(__file__).parent.parent / name).read_text(encoding="utf-8"))
+        module = ast.parse((folder.parent / name).read_text(encoding="utf-8"))
         print(f"  python {name:<32}{(ast.get_docstring(module) or '').splitlines()[0]}")
 
 

@@ -24,13 +24,13 @@ from dataset.order import SampleOrder, generator
 from dataset.patient_note import write_patient_note
 from dataset.storage import write_text
 from dataset.symmetries import apply_symmetry
+from tools.diffusion.data import open_images
+from tools.diffusion.generation import list_requests, requested_counts
+from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME, TRAINED_RECORD
+from tools.diffusion.trained_images import list_trained_images, write_samples_record
 from tools.runtime.command import run_command
-from tools.runtime.data import open_images
-from tools.runtime.generation import list_requests, requested_counts
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
-from tools.runtime.samples import IMAGE_FOLDER, MANIFEST_NAME, TRAINED_RECORD
-from tools.runtime.trained_images import list_trained_images, write_samples_record
 
 # Mild, so that the images stay images of their class: shares of what their brightness differs by, of the contrast and of the
 # side. 0.1 for all images had MHSMA's differ by 1.8 times what they do. Where this changes, raise the method of study_runs.

@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Sequence
 
 from config.load import load_config
+from tools.diffusion.data import has_split, prepare_latents
 from tools.runtime.command import run_command
-from tools.runtime.data import has_split, prepare_latents
 from tools.runtime.processes import open_share
 
 

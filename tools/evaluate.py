@@ -11,10 +11,10 @@ from contextlib import nullcontext
 
 from config.load import load_config
 from config.paths import as_path
-from tools.runtime.assessment import assess
+from tools.evaluation.assess import assess
+from tools.evaluation.quoted_results import add_options, read_quoted
 from tools.runtime.command import run_command
 from tools.runtime.processes import open_share
-from tools.runtime.quoted_results import add_options, read_quoted
 from tools.runtime.run_directory import owned
 
 

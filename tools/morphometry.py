@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
+from tools.evaluation.morphometry_run import run_morphometry
 from tools.runtime.command import run_command
 from tools.runtime.machine import choose_device
-from tools.runtime.morphometry_run import run_morphometry
 
 
 def main(argv: Sequence[str] | None = None) -> None:

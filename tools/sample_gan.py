@@ -8,13 +8,13 @@ from config.load import load_config
 from config.paths import as_path
 from config.schema import Config
 from dataset.storage import hash_file
-from tools.runtime import generation, samples
+from tools.diffusion import generation, samples
+from tools.diffusion.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
+from tools.diffusion.trained_images import TRAINED_KEY
 from tools.runtime.command import run_command
-from tools.runtime.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
-from tools.runtime.trained_images import TRAINED_KEY
 
 
 def main(argv: Sequence[str] | None = None) -> None:

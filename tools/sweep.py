@@ -12,12 +12,12 @@ from config.load import load_config
 from config.paths import as_path
 from config.schema import SAMPLERS, Config
 from dataset.storage import hash_file, read_json, write_bytes, write_json
+from tools.evaluation import sweeping
+from tools.evaluation.encoders.config_weights import require_first_published
+from tools.evaluation.encoders.published_weights import fetch_published
 from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
-from tools.runtime import sweeping
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.evaluation_weights import require_first_published
-from tools.runtime.published_weights import fetch_published
 from tools.runtime.run_directory import RunDirectory, owned
 
 _SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"

@@ -14,16 +14,16 @@ from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import make_folder
 from models.unet import count_parameters
-from tools.evaluation.pictures import label_grid
+from tools.diffusion.data import open_images
+from tools.diffusion.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
+from tools.diffusion.generation import list_requests
+from tools.diffusion.trained_images import list_trained_images
 from tools.runtime.command import Interrupted, deferred_signals, run_command
-from tools.runtime.data import open_images
-from tools.runtime.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
-from tools.runtime.generation import list_requests
+from tools.runtime.image_grid import label_grid
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import cut_log
-from tools.runtime.trained_images import list_trained_images
 
 _STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
 _PREVIEW_IMAGES = 8  # a class

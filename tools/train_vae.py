@@ -36,16 +36,16 @@ from models.autoencoder import TRAINING_RECORD, adapt_channels, hash_autoencoder
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
+from tools.diffusion.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
+from tools.diffusion.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
+from tools.diffusion.training import MOST_BAD_STEPS, lr_factor
+from tools.evaluation.encoders.config_weights import hash_weights
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.runtime.checkpoints import TrainingState
 from tools.runtime.command import Interrupted, deferred_signals, run_command
-from tools.runtime.data import find_autoencoder, has_split, open_codec, open_images, transform_identity
-from tools.runtime.evaluation_weights import hash_weights
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
-from tools.runtime.trained_images import TRAINED_KEY, list_trained_images, read_trained_images
-from tools.runtime.training import MOST_BAD_STEPS, lr_factor
 
 _CHECKPOINT_SECONDS = 60.0
 _EMA_DECAY = 0.999

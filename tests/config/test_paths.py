@@ -13,7 +13,7 @@ from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path, expand_path
 from config.schema import Config
-from tools.runtime.studying import load_study
+from tools.study.plan import load_study
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {"dataset_params": {"params": {"root_dir": "images"}}, "train_params": {"task_name": "run"},

@@ -11,7 +11,7 @@ from config.errors import UserError
 from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import fidelity, protocol
 from tools.evaluation.baseline import BaselineFeatures, fit_baseline
-from tools.evaluation.encoders import load_encoder
+from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.rows import OVERALL, EvaluationReport
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from dataset.phantoms import CLASS_NAMES, draw_parameters, render_phantom
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.direct_checks import Fault, add_direct_checks, find_faults, make_rows
 from tools.evaluation.direct_measurements import MeasuredImages, measure_sets
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.make_phantoms.phantoms import CLASS_NAMES, draw_parameters, render_phantom
 
 NUM_IMAGES, SIZE_PX = 420, 48
 REPEATS = 399

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.encoders.encoder import Encoder, load_encoder
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.kernel import kernel_distance
 from tools.evaluation.neighbours import NeighbourScores, neighbour_scores

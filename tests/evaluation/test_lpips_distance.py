@@ -13,8 +13,8 @@ import torchvision
 from PIL import Image
 
 from config.errors import UserError
+from tools.evaluation.encoders.trunks import NETS, hash_tensors, identify
 from tools.evaluation.lpips_distance import load_perceptual
-from tools.evaluation.trunks import NETS, hash_tensors, identify
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "weights" / "lpips_squeeze"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared LPIPS weights are not beside the repository")

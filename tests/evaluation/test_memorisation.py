@@ -11,7 +11,7 @@ from scipy.stats import binom
 from config.errors import UserError
 from dataset.annotations import read_records
 from dataset.images import load_image, to_uint8
-from tools.evaluation.encoders import load_encoder
+from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.memorisation import (
     FEWEST_GROUPS,
     TOO_FEW_TO_TELL,

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.phantoms import FIELD_UM, PhantomParameters, draw_parameters, render_phantom
 from tools.evaluation.morphometry import ABSTENTIONS, BOUNDARIES, Abstention, Ellipse, Measurement, measure_oocyte
 from tools.evaluation.morphometry_pictures import draw_overlay
+from tools.make_phantoms.phantoms import FIELD_UM, PhantomParameters, draw_parameters, render_phantom
 
 SEED = 90
 IN_FOCUS_UM = 4.0  # |focus_um|: about four phantoms in five

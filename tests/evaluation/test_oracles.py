@@ -28,9 +28,9 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from config.schema import INCEPTION_FILE
-from tools.evaluation.encoders import load_encoder
+from tools.evaluation.encoders.encoder import load_encoder
+from tools.evaluation.encoders.inception import FidInception
 from tools.evaluation.frechet import frechet_distance
-from tools.evaluation.inception import FidInception
 from tools.evaluation.kernel import kernel_distance
 from tools.evaluation.lpips_distance import load_perceptual
 from tools.evaluation.neighbours import neighbour_scores

@@ -4,7 +4,8 @@ own side."""
 import numpy as np
 
 from tools.evaluation.image_set import ImageSet
-from tools.evaluation.pictures import compare_side_by_side, label_grid
+from tools.evaluation.side_by_side import compare_side_by_side
+from tools.runtime.image_grid import label_grid
 
 
 def make_set(value: int, labels: list[int], channels: int = 1) -> ImageSet:

@@ -12,7 +12,7 @@ from config.errors import UserError
 from dataset.storage import hash_bytes
 from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import distances, fidelity, protocol, similarities
-from tools.evaluation.encoders import Encoder, load_encoder
+from tools.evaluation.encoders.encoder import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.evaluation.references import blur

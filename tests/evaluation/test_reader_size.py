@@ -15,7 +15,7 @@ from tools.evaluation.reader_size import (
     mean_auc_variance,
     power,
 )
-from tools.evaluation.reader_statistics import weighted_auc
+from tools.reader_study.intervals import weighted_auc
 
 
 def test_case_variance_is_hanley_and_mcneils() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from openpyxl import load_workbook
 
-from tools.evaluation import report
 from tools.evaluation.aspects import Aspect, Tone
+from tools.evaluation.report import report
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.evaluation.summary import SummaryLine, read_study, summarise, summarise_report
 

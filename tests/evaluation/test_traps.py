@@ -13,8 +13,8 @@ import torch
 from dataset.decoding import decode_image
 from dataset.images import from_uint8, to_uint8, write_png
 from models.classifier import Classifier, ClassifierConfig
-from tools.evaluation.encoders import load_encoder
-from tools.evaluation.inception import preprocess
+from tools.evaluation.encoders.encoder import load_encoder
+from tools.evaluation.encoders.inception import preprocess
 
 
 def test_pixels_are_rounded_where_truncation_would_darken_them() -> None:

@@ -12,9 +12,9 @@ import torch
 from config.errors import UserError
 from config.schema import SYMMETRIES
 from dataset.images import from_uint8, load_image
-from dataset.phantoms import draw_parameters, render_phantom
 from dataset.symmetries import apply_symmetry
 from tools.inspection.symmetries import MIN_GROUPS, compose, format_measurement, measure_symmetries
+from tools.make_phantoms.phantoms import draw_parameters, render_phantom
 
 
 @cache

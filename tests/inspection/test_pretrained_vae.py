@@ -11,8 +11,8 @@ from config.errors import UserError
 from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
-from tools import init
-from tools.runtime.data import find_autoencoder, open_codec
+from tools.diffusion.data import find_autoencoder, open_codec
+from tools.init import __main__ as init
 
 
 @pytest.fixture

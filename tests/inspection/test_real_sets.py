@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from dataset.images import write_png
-from tools import check_confounders, check_dataset, check_symmetries, init
+from tools import check_symmetries
+from tools.check_confounders import __main__ as check_confounders
+from tools.check_dataset import __main__ as check_dataset
+from tools.init import __main__ as init
 
 STAGES = ("tPB2", "t2", "t4", "t8")
 SIDE_PX = 96

@@ -10,8 +10,9 @@ import pytest
 from config.load import load_config
 from config.schema import SYMMETRIES, Config
 from dataset.images import write_png
-from tools import check_symmetries, init
-from tools.inspection.dataset_inspection import inspect_dataset
+from tools import check_symmetries
+from tools.check_dataset.inspection import inspect_dataset
+from tools.init import __main__ as init
 from tools.inspection.symmetries import LEVEL, measure_symmetries
 from tools.inspection.symmetry_sample import spread_over_groups
 

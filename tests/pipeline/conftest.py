@@ -9,7 +9,7 @@ from offline_project import OfflineProject, run_offline_project
 from workspace import Workspace, forget_accelerator, write_workspace
 
 import train_ddpm_cond
-from tools import train_encoder
+from tools.train_encoder import __main__ as train_encoder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from dataset.decoding import decode_image
-from tools.runtime.data import open_images
-from tools.sharing.leaks import is_copy, real_pixel_keys
+from tools.diffusion.data import open_images
+from tools.release.leaks import is_copy, real_pixel_keys
 
 REPOSITORY = Path(__file__).parents[2]
 DERIVED = (".safetensors", ".npy", ".npz")
@@ -80,4 +80,4 @@ def test_only_one_file_speaks_to_wandb_and_only_validation_hands_it_pictures() -
             if isinstance(node, ast.Attribute) and node.attr == "log_synthetic_image":
                 senders.add(path.relative_to(REPOSITORY).as_posix())
     assert importers == {"tools/runtime/tracking.py"}
-    assert senders == {"tools/runtime/tracking.py", "tools/runtime/validation.py"}
+    assert senders == {"tools/runtime/tracking.py", "tools/diffusion/validation.py"}

@@ -21,14 +21,14 @@ from config.errors import UserError
 from config.load import load_config
 from dataset.decoding import decode_image
 from dataset.storage import hash_file
-from tools import augmentation_study
-from tools.evaluation.utility import CONTROL, METRICS
-from tools.evaluation.utility_report import NAME
+from tools.augmentation_study import __main__ as augmentation_study
+from tools.augmentation_study.folds import Study, StudyRequest, plan_study, write_fold
+from tools.augmentation_study.page import NAME
+from tools.augmentation_study.runs import _FoldTrainer, run_stage
+from tools.augmentation_study.utility import CONTROL, METRICS
+from tools.diffusion.data import open_codec, open_images
+from tools.diffusion.trained_images import shorten_hashes
 from tools.runtime.command import Interrupted, run_command
-from tools.runtime.data import open_codec, open_images
-from tools.runtime.trained_images import shorten_hashes
-from tools.runtime.utility_folds import Study, StudyRequest, plan_study, write_fold
-from tools.runtime.utility_study import _FoldTrainer, run_stage
 
 pytestmark = pytest.mark.timeout(900)  # four processes start one after another; a busy machine takes minutes for it
 
@@ -92,7 +92,7 @@ def test_every_image_is_tested_once_by_networks_that_did_not_see_its_patient(stu
 
 
 def test_classifiers_see_the_fold_s_real_then_synthetic_then_round_trip_images(study: Path, workspace: Workspace) -> None:
-    """In the order that the arms' members count in (tools/runtime/utility_arms.py)."""
+    """In the order that the arms' members count in (tools/augmentation_study/arms.py)."""
     folder = study / "fold_1"
     config = load_config(folder / "config.yaml")
     planned = plan_study(workspace.config(*SETTINGS), StudyRequest(num_folds=2, num_seeds=2, epochs=1))

@@ -17,10 +17,10 @@ from config.errors import UserError
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from tools import augment_real, sample_gan, train_gan
-from tools.runtime.assessment import evaluate_folder
+from tools.diffusion.data import open_images
+from tools.diffusion.gan_training import WEIGHTS_NAME
+from tools.evaluation.assess import evaluate_folder
 from tools.runtime.checkpoints import TrainingState, list_resume_checkpoints, read_checkpoint
-from tools.runtime.data import open_images
-from tools.runtime.gan_training import WEIGHTS_NAME
 
 
 def of_gan(folder: Path, *, steps: int) -> tuple[str, ...]:

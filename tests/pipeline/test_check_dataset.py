@@ -14,8 +14,8 @@ from workspace import Workspace, read_rows
 import train_ddpm_cond
 from config.errors import UserError
 from dataset.images import write_png
-from tools import check_dataset
-from tools.runtime.data import open_images
+from tools.check_dataset import __main__ as check_dataset
+from tools.diffusion.data import open_images
 
 
 class Sheet:

@@ -14,7 +14,8 @@ from config.errors import UserError
 from dataset.decoding import decode_image
 from dataset.images import write_png
 from dataset.storage import hash_file
-from tools import evaluate, membership_audit
+from tools import evaluate
+from tools.membership_audit import __main__ as membership_audit
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -18,10 +18,12 @@ from workspace import Workspace, forget_accelerator
 import sample_ddpm_class_cond
 import train_ddpm_cond
 from config.errors import UserError
-from tools import cache_latents, evaluate, sample_gan, study, sweep, train_encoder, train_gan
+from tools import cache_latents, evaluate, sample_gan, sweep, train_gan
 from tools.runtime import checkpoints
 from tools.runtime.run_directory import owned
 from tools.runtime.tracking import Tracker, WandbMirror
+from tools.study import __main__ as study
+from tools.train_encoder import __main__ as train_encoder
 
 FULL = r"{}.*: could not be written \(No space left on device\): .*[\d,]+ bytes free; free space or choose another folder"
 

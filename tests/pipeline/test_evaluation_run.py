@@ -18,12 +18,12 @@ from dataset.annotations import read_records
 from dataset.storage import hash_file
 from models.classifier import WEIGHTS_FILE
 from tools import evaluate
-from tools.evaluation.report_page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
+from tools.diffusion.data import open_images
+from tools.diffusion.trained_images import shorten_hashes
+from tools.evaluation import image_sets
+from tools.evaluation.encoders.untrained import UNTRAINED
+from tools.evaluation.report.page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME
 from tools.evaluation.rows import COMPARISONS
-from tools.evaluation.untrained import UNTRAINED
-from tools.runtime import image_sets
-from tools.runtime.data import open_images
-from tools.runtime.trained_images import shorten_hashes
 
 ROW_KEYS = ["metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic", "literature_comparable", "note"]
 

@@ -15,10 +15,12 @@ from config.errors import UserError
 from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
 from models.autoencoder import load_codec
-from tools import check_confounders, check_symmetries, check_vae, train_vae
-from tools.evaluation.encoders import load_encoder
+from tools import check_symmetries, train_vae
+from tools.check_confounders import __main__ as check_confounders
+from tools.check_vae import __main__ as check_vae
+from tools.diffusion.data import open_images
+from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.frechet import frechet_distance
-from tools.runtime.data import open_images
 
 
 def test_symmetries_of_the_phantoms(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,12 @@ import torch
 from workspace import CLASS_NAMES, Workspace
 
 from config.errors import UserError
-from dataset.phantoms import FIELD_UM
 from dataset.storage import hash_file
 from tools import evaluate, morphometry
-from tools.evaluation.report_page import INTERNAL_NAME, SHAREABLE_NAME
-from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime.morphometry_run import draw_flips
+from tools.evaluation.morphometry_run import draw_flips
+from tools.evaluation.report.page import INTERNAL_NAME, SHAREABLE_NAME
+from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
+from tools.make_phantoms.phantoms import FIELD_UM
 
 SIZE_PX = 128
 

@@ -9,8 +9,8 @@ from workspace import Workspace
 
 from config.errors import UserError
 from dataset.images import write_png
-from tools import power_study
-from tools.evaluation.power import format_table
+from tools.power_study import __main__ as power_study
+from tools.power_study.power import format_table
 
 
 def test_a_study_from_start_to_table_and_again_from_the_cache(

@@ -22,17 +22,16 @@ from config.errors import UserError
 from config.load import load_config
 from dataset.share import Share
 from dataset.storage import write_json
-from tools import check_vae, evaluate
-from tools import study as study_command
-from tools.evaluation import downloads, inception
-from tools.evaluation.inception import FidInception
-from tools.evaluation.trunks import NETS
-from tools.runtime import published_weights
-from tools.runtime.estimate import list_preparations
-from tools.runtime.evaluation_weights import hash_evaluation_weights
-from tools.runtime.published_weights import fetch_published, list_downloads
-from tools.runtime.study_runs import ArmRun, StudyRuns
-from tools.runtime.studying import Arm, Study
+from tools import evaluate
+from tools.check_vae import __main__ as check_vae
+from tools.evaluation.encoders import downloads, inception, published_weights
+from tools.evaluation.encoders.config_weights import hash_evaluation_weights
+from tools.evaluation.encoders.inception import FidInception
+from tools.evaluation.encoders.published_weights import fetch_published, list_downloads
+from tools.evaluation.encoders.trunks import NETS
+from tools.study import __main__ as study_command
+from tools.study.plan import Arm, Study
+from tools.study.runs import ArmRun, StudyRuns
 
 AUTO = ("evaluation_params.inception_path=null", "evaluation_params.allow_download=auto")
 
@@ -193,7 +192,7 @@ def test_what_is_fetched_follows_the_config(classifiers: Workspace, tmp_path: Pa
     servers = publish()
     assert listed() == [] and fetch_published(classifiers.config()) == {}  # a config from before
     assert listed(*AUTO) == ["pt_inception", "squeezenet1_1"]
-    [line] = list_preparations(classifiers.config(*AUTO, "evaluation_params.encoders=[vae]"), [], config_words=[])[-1:]
+    [line] = list_downloads(classifiers.config(*AUTO, "evaluation_params.encoders=[vae]"))
     assert line.startswith("download: the evaluation fetches squeezenet1_1-b8a52dc0.pth (5 MB) from http://127.0.0.1")
     assert listed(*AUTO, "evaluation_params.encoders=[classifier]") == ["squeezenet1_1"]
     own = f"evaluation_params.inception_path={tmp_path / 'own/inception.pth'}"

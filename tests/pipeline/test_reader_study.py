@@ -22,10 +22,10 @@ from config.errors import UserError
 from dataset.annotations import ImageRecord, read_records
 from dataset.images import load_image, to_uint8
 from dataset.storage import hash_file
-from tools import reader_study
-from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime.data import open_codec
-from tools.runtime.reader_pack import PackRequest, choose_by_group, class_prior, order_showings, render_page
+from tools.diffusion.data import open_codec
+from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
+from tools.reader_study import __main__ as reader_study
+from tools.reader_study.pack import PackRequest, choose_by_group, class_prior, order_showings, render_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

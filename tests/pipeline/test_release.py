@@ -20,9 +20,9 @@ from config.load import load_config
 from dataset.decoding import decode_image, read_png_text
 from dataset.images import write_png
 from dataset.storage import hash_file
-from tools import release
-from tools.runtime.data import open_images
-from tools.runtime.samples import MANIFEST_COLUMNS
+from tools.diffusion.data import open_images
+from tools.diffusion.samples import MANIFEST_COLUMNS
+from tools.release import __main__ as release
 
 KINDS = {"README.md", "config.yaml", "evaluation.json", "evaluation.xlsx", "grid_class0.png", "grid_class1.png",
          "manifest.csv", "release.json", "report_shareable.html"}

@@ -15,10 +15,10 @@ from config.errors import UserError
 from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from dataset.storage import hash_file
+from tools.diffusion.generation import requested_counts
+from tools.diffusion.samples import MANIFEST_COLUMNS
+from tools.diffusion.trained_model import read_weights
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
-from tools.runtime.generation import requested_counts
-from tools.runtime.samples import MANIFEST_COLUMNS
-from tools.runtime.trained_model import read_weights
 
 
 @pytest.fixture(scope="module")

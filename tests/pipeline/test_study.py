@@ -17,10 +17,10 @@ from workspace import Workspace
 from config.errors import UserError
 from dataset.decoding import decode_image
 from dataset.storage import write_json
-from tools import study
-from tools.runtime import studying
 from tools.runtime.command import run_command
-from tools.runtime.study_runs import StudyRuns
+from tools.study import __main__ as study
+from tools.study import plan as studying
+from tools.study.runs import StudyRuns
 
 pytestmark = pytest.mark.timeout(900)  # a dozen processes start one after another; a busy machine takes minutes for it
 

@@ -9,8 +9,8 @@ from workspace import Workspace
 from config.errors import UserError
 from dataset.decoding import decode_image
 from tools import sweep
-from tools.evaluation.report_page import INTERNAL_NAME, SHAREABLE_NAME
-from tools.runtime.openings import LEDGER_NAME
+from tools.evaluation.openings import LEDGER_NAME
+from tools.evaluation.report.page import INTERNAL_NAME, SHAREABLE_NAME
 
 GRID = ("--steps", "2", "3")
 

@@ -10,8 +10,8 @@ from workspace import Workspace, forget_accelerator, save_tiny_autoencoder
 import sample_ddpm_class_cond
 import train_ddpm_cond
 from dataset.decoding import decode_image
+from tools.diffusion.data import prepare_latents
 from tools.runtime.checkpoints import read_checkpoint
-from tools.runtime.data import prepare_latents
 
 
 def test_latents_without_a_posterior_are_cached_learnt_drawn_and_evaluated(classifiers: Workspace, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from workspace import Workspace
 
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
-from tools import train_encoder
+from tools.evaluation import assess as assessment
+from tools.evaluation.judges import was_chosen_on
 from tools.evaluation.rows import EvaluationReport
-from tools.runtime import assessment, learned_classifier
 from tools.runtime.command import run_command
-from tools.runtime.judges import was_chosen_on
 from tools.runtime.run_directory import owned
+from tools.train_encoder import __main__ as train_encoder
+from tools.train_encoder import learned_classifier
 
 
 def read_record(folder: Path) -> dict:

@@ -19,9 +19,9 @@ from dataset.image_bank import ImageBank
 from dataset.order import generator, normal
 from models.autoencoder import load_codec
 from tools import train_vae
+from tools.diffusion.data import find_autoencoder, open_images
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.data import find_autoencoder, open_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

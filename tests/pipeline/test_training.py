@@ -22,12 +22,12 @@ from config.load import config_to_dict
 from dataset.decoding import decode_image, read_png_text
 from dataset.order import SampleOrder, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
+from tools.diffusion.data import open_codec, open_images, prepare_latents
+from tools.diffusion.latent_source import EncodedLatents
+from tools.diffusion.training import latent_shape, make_unet
 from tools.runtime import checkpoints
 from tools.runtime.command import run_command
-from tools.runtime.data import open_codec, open_images, prepare_latents
-from tools.runtime.latent_source import EncodedLatents
 from tools.runtime.run_directory import owned
-from tools.runtime.training import latent_shape, make_unet
 
 REPOSITORY = Path(__file__).parents[2]
 LONG = ("train_params.max_steps=60", "train_params.gradient_accumulation_steps=2")

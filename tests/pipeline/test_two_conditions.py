@@ -19,12 +19,15 @@ from config.schema import SampleParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.Embryo_loader import Embryo_loader
 from models.classifier import WEIGHTS_FILE
-from tools import evaluate, train_encoder
-from tools.make_phantoms import PhantomRequest, write_phantoms
-from tools.runtime import checkpoints, generation, samples, sweeping
-from tools.runtime.conditions import ConditionPrior
-from tools.runtime.data import open_images
-from tools.runtime.trained_model import TrainedModel, load_trained_model
+from tools import evaluate
+from tools.diffusion import generation, samples
+from tools.diffusion.conditions import ConditionPrior
+from tools.diffusion.data import open_images
+from tools.diffusion.trained_model import TrainedModel, load_trained_model
+from tools.evaluation import sweeping
+from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
+from tools.runtime import checkpoints
+from tools.train_encoder import __main__ as train_encoder
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from config.load import load_config
 from config.schema import Config
-from tools.make_phantoms import PhantomRequest, write_phantoms
+from tools.make_phantoms.__main__ import PhantomRequest, write_phantoms
 
 NUM_STEPS = 12
 CLASS_NAMES = ("arrested", "blastocyst")

@@ -10,7 +10,7 @@ from config.errors import UserError
 from config.load import load_config
 from dataset.decoding import decode_image
 from tools import import_mhsma
-from tools.runtime.data import open_images
+from tools.diffusion.data import open_images
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"train": 6, "valid": 2, "test": 4}

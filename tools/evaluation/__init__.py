@@ -1,1 +1,1 @@
-"""Metrics, one file a family (arrays in, numbers out), the feature cache and the report."""
+"""Metrics, one file a family (arrays in, numbers out), and the evaluation that puts them together."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from config.errors import UserError
 from tools.evaluation.authenticity import authenticity_rows, find_authentic, measure_training
-from tools.evaluation.encoders import Encoder
+from tools.evaluation.encoders.encoder import Encoder
+from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets, EvaluationSettings
-from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import CHUNK_IMAGES, ImageSet
 from tools.evaluation.memorisation import (

@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 
 from dataset.share import ALONE, Share
-from tools.evaluation.encoders import Encoder
+from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
-from tools.evaluation.exhibits import add_feature_exhibit
 from tools.evaluation.features import Features, cached_features, encode_images
 from tools.evaluation.frechet import frechet_distance
 from tools.evaluation.image_set import ImageSet, count_labels
@@ -22,6 +21,7 @@ from tools.evaluation.kernel import (
 )
 from tools.evaluation.neighbours import NeighbourCounts, count_neighbours, nearest_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
+from tools.evaluation.report.exhibits import add_feature_exhibit
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 from tools.evaluation.two_sample import two_sample_test

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from scipy.stats import norm
 
-from tools.evaluation.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.rows import OVERALL, Row
 
 FALSE_ALARMS = 0.025  # share of innocent sets that all comparisons together may accuse; the direct checks have as much

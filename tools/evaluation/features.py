@@ -21,7 +21,7 @@ from config.errors import UserError, name_some
 from dataset.patient_note import write_patient_note
 from dataset.share import ALONE, Share
 from dataset.storage import atomic_path, hash_json
-from tools.evaluation.encoders import Encoder
+from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.image_set import CHUNK_IMAGES, ReadOnDemand
 
 NOTE = (

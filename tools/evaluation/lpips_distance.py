@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
+from tools.evaluation.encoders.trunks import NETS, Weights, build_trunk, find_head, find_net, find_trunk
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
 from tools.evaluation.neighbours import squared_distances
-from tools.evaluation.trunks import NETS, Weights, build_trunk, find_head, find_net, find_trunk
 
 # Constants of LPIPS v0.1: ImageNet mean and deviation moved to inputs in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)

@@ -12,13 +12,13 @@ from tools.evaluation.baseline import BaselineFeatures
 from tools.evaluation.copies import add_authenticity, add_copies
 from tools.evaluation.direct_checks import add_direct_checks
 from tools.evaluation.distances import add_distances, encode_sets
-from tools.evaluation.encoders import Encoder
+from tools.evaluation.encoders.encoder import Encoder
+from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
-from tools.evaluation.exhibits import add_exhibits
-from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
 from tools.evaluation.image_set import groups_of_labels
 from tools.evaluation.lpips_distance import PerceptualEmbedding
+from tools.evaluation.report.exhibits import add_exhibits
 from tools.evaluation.resampling import FEW_GROUPS, FEWEST_GROUPS
 from tools.evaluation.rows import EvaluationReport
 from tools.evaluation.similarities import add_similarities

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.evaluation.aspects import Tone
-from tools.evaluation.feature_kinds import FeatureKind, encoder_of, kind_of
+from tools.evaluation.encoders.feature_kinds import FeatureKind, encoder_of, kind_of
 
 OVERALL = "all"
 # How rows about the class and further conditions are called; those of a condition end in its name in brackets.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.errors import UserError
+from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evidence import name_features
-from tools.evaluation.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.rows import find_headline, list_encoders
 
 # What synthetic images at this comparison are held against: as near as real images are to each other.

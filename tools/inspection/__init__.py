@@ -1,1 +1,1 @@
-"""What can be known of the images, the VAE and the labels before any training; arrays and records in, findings out."""
+"""What two or more checks before training share."""

@@ -6,7 +6,7 @@ import torch
 from config.schema import Config
 from dataset.images import to_uint8
 from models.classifier import Classifier
-from tools.evaluation.encoders import load_encoder
+from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.inference import exact_inference
 
 

@@ -11,8 +11,8 @@ from dataset.annotations import AnnotationError, ImageRecord
 from dataset.images import load_image
 from dataset.latents import LabelledImages
 from dataset.order import generator
+from tools.diffusion.data import open_images, with_table
 from tools.inspection.symmetries import SymmetryMeasurement, measure_symmetries
-from tools.runtime.data import open_images, with_table
 from tools.runtime.progress import Progress
 
 # Of 1,000 patients' images the mean of a statistic is known to 0.03 standard deviations, far below MIN_EFFECT, in seconds.

@@ -1,1 +1,1 @@
-"""What training, sampling and studies share: run directory, checkpoints, tracking, the training step, generation."""
+"""How any long command runs: command line, processes, checkpoints, run directory, tracking, progress."""

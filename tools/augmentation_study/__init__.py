@@ -1,0 +1,1 @@
+"""Do synthetic images help a classifier? Folds, arms, results and the page."""

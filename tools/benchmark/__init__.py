@@ -1,0 +1,1 @@
+"""Speed of each subject, measured against what a user would use instead."""

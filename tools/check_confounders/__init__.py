@@ -1,0 +1,1 @@
+"""Is the class readable from how the image was taken?"""

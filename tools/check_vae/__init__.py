@@ -1,0 +1,1 @@
+"""Does the VAE keep what matters?"""

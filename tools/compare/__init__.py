@@ -1,0 +1,1 @@
+"""Several evaluations of the same real images, compared."""

@@ -1,0 +1,1 @@
+"""The heart: data to latents, training step, validation, generation."""

@@ -1,0 +1,238 @@
+"""What a run will take, before it starts: parameters, images, memory, disk and time. Estimates, said to be such.
+
+Also what is still missing for it.
+"""
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.annotations import ImageRecord
+from models.layers import SelfAttention
+from models.unet import UNet, count_parameters
+from scheduler.guidance import scale_at
+from scheduler.samplers import evaluated_timesteps
+from tools.diffusion.data import find_autoencoder
+from tools.diffusion.training import latent_shape, require_selectable, unet_shape
+
+_FLOAT_BYTES = 4
+_WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
+BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
+_ATTAINED_SHARE = 0.5  # of the matrix-product rate that a training step of this network reaches on a CPU or GPU
+_RATE_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product measures the rate: launching it must cost nothing
+_RATE_BURST = 8  # products that a GPU is given at once
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by train_params.mixed_precision
+
+
+def count_steps(config: Config, num_images: int) -> tuple[int, int]:
+    """(optimizer steps per epoch, steps in all); a last, partial batch of an epoch is filled from the next one."""
+    per_epoch = -(-num_images // config.train_params.ldm_batch_size)
+    total = per_epoch * config.train_params.epochs
+    return per_epoch, min(total, config.train_params.max_steps or total)
+
+
+def estimate_memory(config: Config) -> tuple[int, int]:
+    """(parameters of the UNet, bytes that its training takes: weights, gradient, optimizer, average, activations)."""
+    train = config.train_params
+    with torch.device("meta"):
+        network = UNet(unet_shape(config))
+        micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
+        x = torch.empty(micro_size, *latent_shape(config))
+        labels = torch.empty(micro_size, dtype=torch.int64)
+        conditions = torch.empty(micro_size, len(network.shape.conditions), dtype=torch.int64)
+        for module in network.modules():
+            if isinstance(module, SelfAttention):
+                module.attend = _FusedAttention.apply
+        saved = _SavedBytes()
+        with saved.hooks():
+            network(x, labels, labels, conditions)
+    parameters = count_parameters(network)
+    activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
+    return parameters, parameters * _FLOAT_BYTES * _WEIGHT_COPIES + activation_bytes
+
+
+def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
+    """Sizes and times, a line each."""
+    train = config.train_params
+    parameters, memory = estimate_memory(config)
+    micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
+    num_train = sum(record.split == "train" for record in records)
+    num_val = sum(record.split == "val" for record in records)
+    per_epoch, total = count_steps(config, num_train)
+    step_flops = count_step_flops(config, micro_size) * train.gradient_accumulation_steps
+    rate = measure_training_rate(config, device)
+    seconds = expected_seconds(step_flops * total, rate)
+    checkpoint = parameters * _FLOAT_BYTES * 4
+    latents = 2 * 2 * torch.Size(latent_shape(config)).numel() * (
+        num_train * len(config.dataset_params.symmetries) + num_val)
+    disk = checkpoint * train.keep_last_checkpoints + parameters * _FLOAT_BYTES
+    disk += latents if config.dataset_params.load_latents else 0
+    lines = [
+        f"parameters of the UNet   {parameters:,}",
+        "images                   " + _describe_counts(config, records),
+        f"optimizer steps          {total:,} ({per_epoch:,} per epoch of {num_train:,} images)",
+        f"memory for training      about {_gigabytes(memory)} (weights, optimizer, average, activations)",
+        f"disk                     about {_gigabytes(disk)} (checkpoints and latent cache)",
+        f"time for training        about {format_duration(seconds)} on this {device.type} "
+        f"({rate / 1e9:,.0f} GFLOP/s measured, {step_flops / 1e9:,.0f} GFLOP a step), without encoding and validation",
+    ]
+    return "\n".join(lines)
+
+
+def list_preparations(config: Config, records: Sequence[ImageRecord], *, config_words: Sequence[str]) -> list[str]:
+    """What is missing for the training, or unknown, a line each; `config_words` name the config on a command line."""
+    lines = []
+    vae, training = config.autoencoder_params.pretrained, config.autoencoder_params.training
+    if not Path(vae).is_dir():
+        if Path(vae) == Path(training.output):
+            start = ["--set", "autoencoder_params.pretrained=START"] if training.fine_tune else []
+            remedy = f"run {shlex.join(['python', '-m', 'tools.train_vae', *config_words, *start])}"
+            remedy += ", START being the VAE to fine-tune, a folder or a hub id" if training.fine_tune else ""
+        else:
+            remedy = ("it is fetched from the hub if it is an id there, which needs the network; else correct "
+                      "autoencoder_params.pretrained, or train one by tools.train_vae and name its output there, "
+                      f"{training.output}")
+        lines.append(f"VAE: {vae} is no folder here; {remedy}")
+    else:
+        try:
+            find_autoencoder(config)
+        except UserError as error:
+            lines.append(f"VAE: {error}")
+    try:
+        require_selectable(config, records)
+    except UserError as error:
+        lines.append(str(error))
+    if config.dataset_params.params.group_column is None and len({record.group for record in records}) == len(records):
+        lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
+                     "images of one patient can lie on both sides of a split, and every number is then too good. Name the "
+                     "column that holds patients, if there is one")
+    return lines
+
+
+def expected_seconds(flops: float, rate: float) -> float:
+    """Seconds for so many operations of the UNet where matrix products run at `rate` FLOP/s."""
+    return flops / (rate * _ATTAINED_SHARE)
+
+
+def count_sampling_flops(config: Config, num_images: int) -> float:
+    """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
+    batch_size = config.sample_params.batch_size
+    passes = count_evaluations(config) * -(-num_images // batch_size)
+    return count_step_flops(config, batch_size) / BACKWARD_FACTOR * passes
+
+
+def count_evaluations(config: Config) -> int:
+    """Forward passes of the network that an image takes: two where guidance acts, one elsewhere."""
+    params, num_timesteps = config.sample_params, config.diffusion_params.num_timesteps
+    interval = (params.guidance_interval[0], params.guidance_interval[1])
+    return sum(1 if scale_at(timestep, num_timesteps=num_timesteps, guidance_scale=params.guidance_scale,
+                             interval=interval) == 1 else 2
+               for timestep in evaluated_timesteps(params.sampler, num_timesteps, params.num_steps))
+
+
+def count_step_flops(config: Config, batch_size: int) -> int:
+    """Floating-point operations of matrix products and convolutions in a training step of the config's UNet."""
+    def run() -> None:
+        network, labels = UNet(unet_shape(config)), torch.empty(batch_size, dtype=torch.int64)
+        conditions = torch.empty(batch_size, len(network.shape.conditions), dtype=torch.int64)
+        network(torch.empty(batch_size, *latent_shape(config)), labels, labels, conditions)
+
+    return count_training_flops(run)
+
+
+def count_training_flops(forward: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions in a forward pass and its backward pass.
+
+    `forward` builds its tensors itself; it is run on the meta device, where nothing is computed.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        forward()
+    return counter.get_total_flops() * BACKWARD_FACTOR
+
+
+def measure_training_rate(config: Config, device: torch.device) -> float:
+    """FLOP/s of matrix products in the precision that the config trains in on the device."""
+    on_gpu = device.type == "cuda"
+    return measure_matmul_rate(device, dtype=_DTYPES[config.train_params.mixed_precision] if on_gpu else torch.float32)
+
+
+def measure_matmul_rate(
+    device: torch.device, *, seconds: float = 0.3, dtype: torch.dtype = torch.float32, side: int | None = None
+) -> float:
+    """FLOP/s of products of square matrices on the device, measured for about `seconds`."""
+    side = side or _RATE_SIDE.get(device.type, 4096)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    burst = _RATE_BURST if device.type == "cuda" else 1
+
+    def multiply() -> None:
+        for _ in range(burst):
+            a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    multiply()
+    started, products, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < seconds:
+        multiply()
+        products += burst
+        elapsed = time.perf_counter() - started
+    return products * 2 * side**3 / elapsed
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what fused attention keeps; on the meta device torch's own would form the (N, N) maps."""
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        attended = torch.empty_like(v)
+        context.save_for_backward(q, k, v, attended)
+        return attended
+
+
+class _SavedBytes:
+    """Sums the storage that autograd keeps for the backward pass, each tensor's storage once."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if not isinstance(tensor, torch.nn.Parameter) and storage._cdata not in self._kept:
+                self._kept[storage._cdata] = storage  # held, so that its address is not used again
+                self.total += storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _describe_counts(config: Config, records: Sequence[ImageRecord]) -> str:
+    counts = Counter((record.split, record.label) for record in records)
+    parts = []
+    for split in ("train", "val", "test"):
+        if any(key[0] == split for key in counts):
+            per_class = ", ".join(f"{name} {counts[split, label]:,}"
+                                  for label, name in enumerate(config.dataset_params.params.class_names))
+            parts.append(f"{split}: {per_class}")
+    return "; ".join(parts)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as suits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

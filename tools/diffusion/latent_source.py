@@ -1,0 +1,105 @@
+"""Where training takes raw latents from: the cache, or the VAE's encoder on the fly. Both draw by the same addresses."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from config.schema import Config
+from dataset.image_bank import ImageBank
+from dataset.latents import LatentCache, is_gray_batch, stack_conditions
+from dataset.share import ALONE, Share
+from dataset.storage import hash_json
+from dataset.symmetries import apply_symmetry
+from models.autoencoder import LatentCodec, LatentStatistics
+from tools.diffusion.data import latents_identity, open_codec, open_images, prepare_latents
+
+_STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
+
+
+class LatentSource(Protocol):
+    """Labelled images as raw latents."""
+
+    labels: np.ndarray  # (N,) int64
+    conditions: np.ndarray  # (N, K) int64, levels of the further conditions
+    key: str  # hash of all that determines the latents
+
+    def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Raw latents posterior mean + std * noise, float32 (B, C, h, w), for int64 (B,) positions and views."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale.
+
+    `identity` is the hash of all that the latents depend on, so that a run is not resumed on other images.
+    """
+
+    train: LatentSource
+    val: LatentSource | None
+    codec: LatentCodec
+    identity: str
+
+
+class EncodedLatents:
+    """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
+
+    def __init__(self, config: Config, split: str, codec: LatentCodec) -> None:
+        images = open_images(config, split)
+        self.key = hash_json(latents_identity(config, images, split))
+        self.labels = np.array([record.label for record in images.records], dtype=np.int64)
+        self.conditions = stack_conditions([record.conditions for record in images.records])
+        self._bank = ImageBank(images)
+        self._codec = codec
+        self._symmetries = config.dataset_params.symmetries
+        self._batch_size = config.autoencoder_params.batch_size
+
+    def draw(self, positions: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        pixels = self._bank.batch(positions.tolist())
+        pixels = torch.stack([apply_symmetry(image, self._symmetries[view])
+                              for image, view in zip(pixels, views.tolist(), strict=True)])
+        mean, std = (torch.cat(parts).cpu() for parts in zip(*self._encode(pixels), strict=True))
+        return mean + std * noise
+
+    def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Posterior moments of images spread over the table, from which the latent statistics are measured."""
+        count = min(_STATISTICS_IMAGES, len(self.labels))
+        positions = [number * len(self.labels) // count for number in range(count)]  # the first may be of one class only
+        for start in range(0, count, self._batch_size):
+            yield from self._encode(self._bank.batch(positions[start:start + self._batch_size]))
+
+    def all_gray(self) -> bool:
+        """Whether every image is gray."""
+        return all(is_gray_batch(self._bank.batch([position])) for position in range(len(self.labels)))
+
+    def _encode(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for part in pixels.split(self._batch_size):
+            yield self._codec.encode(part)
+
+
+def open_training_data(config: Config, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
+    """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
+
+    Processes that train together share the encoding of a cache that is not there yet.
+    """
+    train: LatentCache | EncodedLatents
+    val: LatentCache | EncodedLatents | None
+    if config.dataset_params.load_latents:
+        train = prepare_latents(config, "train", device=device, share=share)
+        val = prepare_latents(config, "val", device=device, share=share) if has_val else None
+        statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.gray))
+        codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    else:
+        codec = open_codec(config, device=device)
+        train = EncodedLatents(config, "train", codec)
+        val = EncodedLatents(config, "val", codec) if has_val else None
+        codec.statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.all_gray()))
+    return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))
+
+
+def _scale(config: Config, measured: LatentStatistics) -> LatentStatistics:
+    """The scale that the config asks for; it is measured in any case, since a VAE that encodes nothing shows there."""
+    return measured if config.dataset_params.standardise_latents else measured.unscaled()

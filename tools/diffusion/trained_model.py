@@ -1,0 +1,129 @@
+"""Loading trained weights for use: the averaged network, its codec and schedule, checked against the config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from config.errors import UserError
+from config.load import build_config, config_to_dict
+from config.schema import Config
+from models.autoencoder import LatentCodec, LatentStatistics, hash_autoencoder
+from models.unet import UNet
+from tools.diffusion.conditions import ConditionPrior, null_levels
+from tools.diffusion.data import find_autoencoder, open_codec
+from tools.diffusion.generation import Denoising
+from tools.diffusion.trained_images import TRAINED_KEY
+from tools.diffusion.training import latent_shape, make_schedule, make_unet
+from tools.runtime.checkpoints import read_checkpoint, select_tensors
+
+# Sections that must be those of the training for the weights to mean what they meant.
+_DECISIVE = ("diffusion_params", "unet_params")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling needs."""
+
+    denoising: Denoising
+    codec: LatentCodec
+    class_names: Sequence[str]
+    class_counts: Sequence[int]
+    condition_prior: ConditionPrior
+    trained_images: Sequence[str] | None  # as trained_images.py lists them; None for weights of release 0.1
+
+
+def read_weights(config: Config, checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Averaged weights and what belongs to them. A resume checkpoint holds both averages and state, but neither config nor
+    scale: these are those of the run's best weights beside it.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or a resume checkpoint without the best weights beside it.
+    """
+    tensors, values = read_checkpoint(checkpoint)
+    if "config" in values:
+        return tensors, values
+    best = checkpoint.parent / config.train_params.ldm_ckpt_name
+    if not best.is_file():
+        raise UserError(f"{checkpoint} holds the state to resume a training from; to sample from it, expected the run's "
+                        f"best weights beside it ({best.name}, train_params.ldm_ckpt_name), found none")
+    return select_tensors(tensors, "ema"), read_checkpoint(best)[1]
+
+
+def load_trained_model(config: Config, checkpoint: Path, device: torch.device) -> TrainedModel:
+    """The network with its best averaged weights and the decoder, on a device.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
+            classes, conditions or autoencoder.
+    """
+    tensors, values = read_weights(config, checkpoint)
+    trained = build_config(values["config"], source=str(checkpoint))
+    for section in _DECISIVE:
+        if getattr(trained, section) != getattr(config, section):
+            raise UserError(f"{checkpoint} was trained with other {section} than the config gives: expected "
+                            f"{yaml.safe_dump(values['config'][section], default_flow_style=True, width=10_000).strip()}")
+    if trained.dataset_params.params.class_names != config.dataset_params.params.class_names:
+        raise UserError(f"{checkpoint} was trained on the classes {list(trained.dataset_params.params.class_names)}, the "
+                        f"config names {list(config.dataset_params.params.class_names)}")
+    if trained.dataset_params.params.conditions != config.dataset_params.params.conditions:
+        told = config_to_dict(trained)["dataset_params"]["params"]["conditions"]
+        raise UserError(f"{checkpoint} was trained with other conditions than the config gives: expected "
+                        "dataset_params.params.conditions: "
+                        f"{yaml.safe_dump(told, default_flow_style=True, width=10_000).strip()}")
+    folder = find_autoencoder(config)
+    if values.get("autoencoder_sha256", hash_autoencoder(folder)) != hash_autoencoder(folder):
+        raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {folder}; expected "
+                        f"{trained.autoencoder_params.pretrained} as it was then in autoencoder_params.pretrained")
+    network = make_unet(trained)
+    network.load_state_dict(tensors)
+    network.to(device).eval().requires_grad_(False)
+    stored = values["latent_statistics"]
+    statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"],
+                                  signal_shares=tuple(stored.get("signal_shares", ())))  # not in release 0.1
+    codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
+    guide = None if config.sample_params.guide_checkpoint is None else _load_guide(
+        config, Path(config.sample_params.guide_checkpoint), trained=trained, statistics=statistics, device=device)
+    denoising = Denoising(
+        network=network, guide=guide, schedule=make_schedule(trained.diffusion_params),
+        prediction_type=trained.diffusion_params.prediction_type, null_label=trained.num_classes,
+        latent_shape=latent_shape(trained), device=device, null_levels=null_levels(trained),
+        sees_view=trained.dataset_params.symmetry_conditioning,
+    )
+    counts = values["class_counts"]
+    prior = ConditionPrior.from_values(values.get("condition_counts", [[[[], count]] for count in counts]))
+    return TrainedModel(denoising, codec, trained.dataset_params.params.class_names, counts, prior,
+                        values.get(TRAINED_KEY))
+
+
+def _load_guide(
+    config: Config, checkpoint: Path, *, trained: Config, statistics: LatentStatistics, device: torch.device
+) -> UNet:
+    """The averaged weights of a weaker model, which may have another shape but must speak of the same latents and classes.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one of another process, data, conditions or scale.
+    """
+    tensors, values = read_weights(config, checkpoint)
+    weaker = build_config(values["config"], source=str(checkpoint))
+    key = f"sample_params.guide_checkpoint: {checkpoint}"
+    for name, of in (("diffusion_params", lambda c: (c.diffusion_params.schedule, c.diffusion_params.prediction_type,
+                                                     c.diffusion_params.num_timesteps, c.diffusion_params.beta_start,
+                                                     c.diffusion_params.beta_end)),
+                     ("class_names", lambda c: c.dataset_params.params.class_names),
+                     ("conditions", lambda c: c.dataset_params.params.conditions),
+                     ("symmetry_conditioning", lambda c: c.dataset_params.symmetry_conditioning),
+                     ("latents", latent_shape)):
+        if of(weaker) != of(trained):
+            raise UserError(f"{key} was trained with other {name} than the model that it is to guide; expected an early or "
+                            "smaller model of the same kind")
+    stored = values["latent_statistics"]
+    if (tuple(stored["mean"]), tuple(stored["std"])) != (statistics.mean, statistics.std):
+        raise UserError(f"{key} was trained on latents of another scale than the model that it is to guide; expected a "
+                        "model of the same images and autoencoder")
+    network = make_unet(weaker)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)

@@ -1,0 +1,328 @@
+"""From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from config.errors import UserError
+from config.schema import Config
+from dataset.annotations import ImageRecord
+from dataset.images import write_png
+from dataset.patient_note import write_patient_note
+from dataset.share import ALONE, Share
+from dataset.storage import hash_json
+from dataset.tables import defuse_cell, write_table
+from models.autoencoder import TRAINING_RECORD, hash_autoencoder
+from models.classifier import Classifier
+from tools.diffusion.data import find_autoencoder, open_codec, open_images, transform_identity
+from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD
+from tools.diffusion.trained_images import read_samples_record, read_trained_images, refuse_trained_images
+from tools.evaluation import protocol
+from tools.evaluation.copies import audit_pixels, name_pairs
+from tools.evaluation.encoders.config_weights import list_encoders, open_encoder
+from tools.evaluation.encoders.encoder import Encoder
+from tools.evaluation.encoders.feature_kinds import kind_of
+from tools.evaluation.encoders.published_weights import explain_missing, fetch_published
+from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
+from tools.evaluation.judges import (
+    CLASSIFIER_RECORD,
+    find_condition_judge,
+    load_condition_judges,
+    require_judge,
+    was_chosen_on,
+    with_levels,
+)
+from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.openings import open_test_set
+from tools.evaluation.quoted_results import QuotedResults
+from tools.evaluation.report import page as report_page
+from tools.evaluation.report import report
+from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.side_by_side import compare_side_by_side
+from tools.runtime.progress import Progress
+from tools.runtime.tracking import WandbMirror
+
+SCHEMA = 1
+METHOD = 2  # raised where equal images get other numbers, so that no study mixes two kinds
+INTERNAL_FOLDER = "internal"
+PICTURE_NAME = "real_and_synthetic.png"
+PAIRS_NAME = "nearest_pairs.csv"
+REJECTED_NAME = "rejected.csv"
+
+
+def assess(
+    config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
+    quoted: QuotedResults | None = None, flips: ImageSet | None = None, share: Share = ALONE,
+) -> None:
+    """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
+
+    With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
+    show `quoted` results of other commands; the internal one shows class `flips` from the same noise.
+
+    Processes that share the encoding of images all call this. The first one computes the numbers and writes; the others
+    are done when all images are encoded.
+
+    Raises:
+        UserError: images, weights or settings that cannot be used.
+    """
+    evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
+                                 reject_copies=reject_copies, share=share)
+    if not share.is_first:
+        return
+    (quoted or QuotedResults()).add_to(evaluation)
+    report.write(evaluation, output)
+    evaluation.details["flips"] = flips
+    report_page.write_pages(evaluation, output, internal_folder=output / INTERNAL_FOLDER)
+    _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
+    if reject_copies:
+        _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
+    mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
+    mirror.log(report.scalars(evaluation), step=0)
+    mirror.finish()
+    print(report.format_table(evaluation))
+    print(f"written to {output}: evaluation.json, evaluation.xlsx, {report_page.SHAREABLE_NAME} and, with real images, "
+          f"{INTERNAL_FOLDER}/{report_page.INTERNAL_NAME} and {PICTURE_NAME}")
+
+
+def evaluate_folder(
+    config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False,
+    share: Share = ALONE,
+) -> EvaluationReport:
+    """All rows for a folder that holds manifest.csv and images/, or one folder per class.
+
+    `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
+    without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
+    encoding all call this; only the report of the first one has rows.
+    """
+    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
+    conditions, unjudged = load_condition_judges(config, synthetic)
+    judged_names = [condition.name for condition in conditions]
+    synthetic_images = open_synthetic(config, synthetic, conditions=judged_names)
+    real_images, train_images = open_images(config, params.real_split), open_images(config, "train")
+    refuse_real_images(synthetic_images.records, open_images(config, None).records)
+    folder = find_autoencoder(config)
+    codec = open_codec(config, device=device)
+    read = [read_set(name, images, quiet, share) for name, images in
+            (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
+    made, real, train = as_gray_if_all(read)
+    refuse_trained_images(real.sha256, _list_trainings(config, synthetic, folder, judged_names), split=params.real_split)
+    made = with_levels(made, synthetic_images.records, judged_names)
+    real = with_levels(real, real_images.records, config.dataset_params.params.conditions)
+    train = with_levels(train, train_images.records, config.dataset_params.params.conditions)
+    vae_sha256 = hash_autoencoder(folder)
+    sets = EvaluationSets(
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
+        train_round_trip=round_trip(codec, train, config, quiet, share),
+        class_names=config.dataset_params.params.class_names,
+    )
+    rejection = None
+    if reject_copies:
+        rejection = _reject_copies(sets, share)
+        sets = rejection.kept
+        made = sets.synthetic
+    if picture is not None and share.is_first:
+        write_patient_note(picture.parent, "The pictures of real images in this folder")
+        write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
+                  text={"Note": "shows real images: internal use only"})
+    result = EvaluationReport(provenance={
+        "schema": SCHEMA, "method": METHOD, "real_split": params.real_split, "vae_sha256": vae_sha256,
+        "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": transform_identity(config),
+        "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
+        "num_images": {s.name: len(s) for s in (made, real, train)},
+        "class_names": list(config.dataset_params.params.class_names),
+    })
+    result.details["held_out_sha256"] = real.sha256
+    if share.is_first:
+        opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
+        if opening is not None:
+            result.provenance["test_set_opening"] = opening
+    if config.dataset_params.params.group_column is None and len(set(real.groups)) == len(real):
+        result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
+                    "so every number here may be too good and every interval too narrow")
+    _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
+    failures = fetch_published(config, share=share)
+    encoders = _load_encoders(config, folder, device, result, failures=failures, share=share)
+    perceptual = _load_perceptual(config, device, result, failures)
+    judge = _load_judge(config, result)
+    for reason in unjudged:
+        result.warn(reason)
+    _check_independence(folder, encoders, result)
+    result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset,
+                                              "kind": kind_of(e.name).value} for e in encoders}
+    transform_hash = hash_json({"transform": transform_identity(config), "channels": made.pixels.shape[-1]})
+    settings = EvaluationSettings(
+        feature_folder=Path(config.dataset_params.directory_inception_features), transform_hash=transform_hash,
+        round_trip_hash=hash_json({"transform": transform_hash, "vae": vae_sha256}), batch_size=params.batch_size,
+        max_pairs=params.max_pairs, frechet_repeats=params.repeats, bootstrap_repeats=params.bootstrap_repeats,
+    )
+    protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
+                      settings=settings, report=result,
+                      say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
+                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
+    if not share.is_first:
+        return result
+    replaced = _count_replaced(synthetic)
+    if replaced:
+        result.warn(f"{replaced} near-copies of training images were replaced when these images were drawn")
+    if rejection is not None:
+        rejection.describe(result)
+    return result
+
+
+def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: EvaluationReport) -> None:
+    """Warn of synthetic files whose resizing or compression would count against, or for, the generator."""
+    others, jpeg = [], 0
+    for record in records:
+        with Image.open(record.path) as image:  # reads the header only
+            jpeg += image.format == "JPEG"
+            if image.size != (size_px, size_px):
+                others.append(image.size)
+    if others:
+        width, height = others[0]
+        result.warn(f"{len(others)} of {len(records)} synthetic images are not {size_px} x {size_px} px (such as {width} x "
+                    f"{height}) and were resized, which moves every distance; draw them at dataset_params.params.image_size")
+    if jpeg:
+        result.warn(f"{jpeg} of {len(records)} synthetic images are JPEG files, whose compression moves every distance; "
+                    "save them as PNG")
+
+
+@dataclass(frozen=True)
+class _Rejection:
+    """What is kept, and the near-copies that are not, as rows of tables."""
+
+    kept: EvaluationSets
+    verdict: str
+    rejected: list[dict[str, object]]
+    pairs: list[dict[str, object]]
+
+    def describe(self, result: EvaluationReport) -> None:
+        """Say in the report what was left out."""
+        count, total = len(self.rejected), len(self.kept.synthetic) + len(self.rejected)
+        result.provenance["num_rejected_as_copies"] = count
+        result.details["rejected"] = self.rejected
+        result.details["copy_pairs"] = [*self.pairs, *result.details["copy_pairs"]]
+        result.warn(f"{count} of {total} synthetic images were rejected as near-copies of training images and every number "
+                    f"is of the rest; before that: {self.verdict}")
+
+
+def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
+    """Sort out the synthetic images that the deciding test convicts.
+
+    Raises:
+        UserError: the test cannot be made, or a class loses all of its images.
+    """
+    audit, made = audit_pixels(sets), sets.synthetic
+    flagged = share.join(audit.convicted & share.is_first)  # machines may round apart, and all go on with the same images
+    kept = made.select(np.flatnonzero(~flagged))
+    lost = set(made.labels.tolist()) - set(kept.labels.tolist())
+    if lost:
+        raise UserError(f"every synthetic image of class {min(lost)} is a near-copy of a training image, none is left to "
+                        "evaluate; train for fewer steps or on more images")
+    return _Rejection(
+        kept=replace(sets, synthetic=kept), verdict=audit.verdict,
+        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": round(float(audit.ratios.values[i]), 6)}
+                  for i in np.flatnonzero(flagged)],
+        pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
+    )
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    """A table to look at, in which no name of a file becomes a formula."""
+    lines = [list(rows[0]) if rows else ["IMAGE_NAME", "label", "r"], *(row.values() for row in rows)]
+    write_table(path, [[defuse_cell(cell) if isinstance(cell, str) else str(cell) for cell in line] for line in lines])
+
+
+def _load_encoders(
+    config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
+    share: Share,
+) -> list[Encoder]:
+    """The encoders that every process can open; each other one leaves a row that says what it wants."""
+    encoders = []
+    for name in list_encoders(config):
+        encoder, reason = None, "another process could not open its weights"
+        try:
+            encoder = open_encoder(config, name, vae_folder=vae_folder, device=device)
+        except UserError as error:
+            reason = explain_missing(error, failures)
+        if share.agree(encoder is not None) and encoder is not None:
+            encoders.append(encoder)
+            continue
+        names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
+        for metric in names:
+            result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {reason}"))
+    return encoders
+
+
+def _load_perceptual(
+    config: Config, device: torch.device, result: EvaluationReport, failures: dict[str, str]
+) -> PerceptualEmbedding | None:
+    try:
+        return load_perceptual(config.dataset_params.lpips_path, device=device)
+    except UserError as error:
+        note = f"not computed: {explain_missing(error, failures)}"
+        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=note))
+        return None
+
+
+def _load_judge(config: Config, result: EvaluationReport) -> Classifier | None:
+    if config.evaluation_params.judge_path is None:
+        result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
+                    "and give evaluation_params.judge_path")
+    if was_chosen_on(config.evaluation_params.judge_path, config.evaluation_params.real_split):
+        result.warn(f"the judge's weights were chosen on the {config.evaluation_params.real_split} images, which it reads a "
+                    "little better than others: its numbers on them are a little too good")
+    return require_judge(config)
+
+
+def _list_trainings(
+    config: Config, synthetic: Path, vae_folder: Path, judged_names: Sequence[str]
+) -> dict[str, list[str] | None]:
+    """What each network behind the numbers was trained on, by its name."""
+    params = config.evaluation_params
+    folders = [params.judge_path, *(find_condition_judge(config, name) for name in judged_names)]
+    folders += [params.classifier_path] if "classifier" in params.encoders else []
+    trained = {f"the classifier in {folder}": read_trained_images(Path(folder) / CLASSIFIER_RECORD)
+               for folder in folders if folder is not None}
+    trained[f"the VAE in {vae_folder}"] = read_trained_images(vae_folder / TRAINING_RECORD)
+    trained[f"the generator of {synthetic}"] = read_samples_record(
+        synthetic / TRAINED_RECORD, checkpoint_sha256=_read_checkpoint_hash(synthetic))
+    return trained
+
+
+def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: EvaluationReport) -> None:
+    """Warn where an encoder's weights served as a loss of the VAE: its distances then flatter."""
+    record = vae_folder / TRAINING_RECORD
+    if not record.is_file():
+        return
+    used = set(json.loads(record.read_text(encoding="utf-8")).get("loss_weights_sha256", []))
+    for encoder in encoders:
+        if encoder.weights_sha256 in used:
+            result.warn(f"{encoder.name}: its weights served as a loss of the VAE, so its distances flatter these images; "
+                        "judge them by another encoder")
+
+
+def _read_checkpoint_hash(folder: Path) -> str | None:
+    """The checkpoint that the manifest names, if all rows name one."""
+    named = _read_manifest(folder, "checkpoint_sha256")
+    return named.pop()[0] if len(named) == 1 else None
+
+
+def _count_replaced(folder: Path) -> int:
+    """How many near-copies the sampling replaced, which the manifest says for each class."""
+    return sum(int(count) for _, count in _read_manifest(folder, "label", "rejected_copies") if count)
+
+
+def _read_manifest(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
+    """The different combinations of cells in these columns; none without a manifest."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return set()
+    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
+        return {tuple(row.get(column) for column in columns) for row in csv.DictReader(file)}

@@ -1,0 +1,1 @@
+"""Feature extractors: published, untrained and in-domain, and where their weights come from."""

@@ -1,0 +1,86 @@
+"""Drawing until enough images are no near-copies of training images. Owns the loop and the test of an image as it is
+drawn; what a near-copy is, tools/evaluation/copies.py says."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from config.schema import Config
+from tools.diffusion.data import open_codec, open_images
+from tools.diffusion.generation import ImageRequest
+from tools.evaluation.copies import audit_pixels
+from tools.evaluation.evaluation_sets import EvaluationSets
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.image_sets import read_set, round_trip
+
+_FEWEST_REPLACEMENTS = 20  # that a class may take, so that a small request is not refused by chance
+
+Flag = Callable[[np.ndarray], np.ndarray]
+
+
+def most_replacements(count: int) -> int:
+    """How many images of a class may be replaced where `count` are asked for: half of all that are drawn, or twenty."""
+    return max(count, _FEWEST_REPLACEMENTS)
+
+
+def replace_copies(
+    requests: Sequence[ImageRequest], *, complete: Callable[[Sequence[ImageRequest]], list[ImageRequest]],
+    draw: Callable[[Sequence[ImageRequest]], None], flag: Callable[[Sequence[ImageRequest]], Sequence[bool]],
+) -> tuple[list[ImageRequest], list[ImageRequest]]:
+    """The first images of each class that `flag` does not reject, as many as `requests` has, and those rejected.
+
+    `complete` gives new requests their further conditions, `draw` draws a list of requests, `flag` judges them. Whether
+    an image is rejected depends on that image alone, so the same requests always end with the same images.
+
+    Raises:
+        UserError: a class needs more replacements than `most_replacements`.
+    """
+    counts = Counter(request.label for request in requests)
+    following = Counter(counts)
+    accepted: list[ImageRequest] = []
+    rejected: list[ImageRequest] = []
+    wanted = list(requests)
+    while wanted:
+        draw(wanted)
+        flags = flag(wanted)
+        accepted += [request for request, bad in zip(wanted, flags, strict=True) if not bad]
+        bad_ones = [request for request, bad in zip(wanted, flags, strict=True) if bad]
+        rejected += bad_ones
+        wanted = []
+        for request in bad_ones:
+            wanted.append(ImageRequest(request.label, following[request.label]))
+            following[request.label] += 1
+        wanted = complete(wanted)
+        for label, count in counts.items():
+            if following[label] - count > most_replacements(count):
+                raise UserError(f"{sum(r.label == label for r in rejected)} of {following[label]} images of class {label} "
+                                "are near-copies of training images: the model repeats what it was trained on; train it for "
+                                "fewer steps or on more images")
+    return sorted(accepted, key=lambda r: (r.label, r.index)), sorted(rejected, key=lambda r: (r.label, r.index))
+
+
+def make_flag(config: Config, device: torch.device) -> Flag:
+    """A function uint8 (N, H, W, C) -> bool (N,): which images are near-copies, against the config's real images.
+
+    Raises:
+        UserError: too few training or held-out images, or images that cannot be read.
+    """
+    quiet = not config.logging_params.progress_bar
+    held_out = config.evaluation_params.real_split
+    train, real = (read_set(split, open_images(config, split), quiet) for split in ("train", held_out))
+    codec = open_codec(config, device=device)
+    sets = EvaluationSets(
+        synthetic=real, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet),
+        train_round_trip=round_trip(codec, train, config, quiet), class_names=config.dataset_params.params.class_names,
+    )
+
+    def flag(pixels: np.ndarray) -> np.ndarray:
+        names = [str(i) for i in range(len(pixels))]
+        made = ImageSet("synthetic", pixels, np.zeros(len(pixels), np.int64), names, names, names)
+        return audit_pixels(replace(sets, synthetic=made)).convicted
+
+    return flag

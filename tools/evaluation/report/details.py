@@ -1,0 +1,206 @@
+"""The folded part of a report page: provenance, every row in a table, the confusion matrices and what other parts show."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from tools.evaluation.check_kinds import Scale, kind_of_check
+from tools.evaluation.image_set import ImageSet
+from tools.evaluation.morphometry_record import MorphometryRecord
+from tools.evaluation.report.exhibits import Exhibits
+from tools.evaluation.report.headlines import Headline, choose_headlines
+from tools.evaluation.report.markup import capitalise, cell, heading, line, note, show_tone, table
+from tools.evaluation.report.pictures import (
+    show_features,
+    show_flips,
+    show_further_pairs,
+    show_missed,
+    show_ratios,
+    show_round_trips,
+)
+from tools.evaluation.report.plots import draw_interval
+from tools.evaluation.report.results import show_morphometry, show_sweep
+from tools.evaluation.rows import (
+    COMPARISONS,
+    CONDITION_ACCURACY,
+    CONDITION_CONFUSION,
+    CONFUSION,
+    OVERALL,
+    EvaluationReport,
+    Row,
+    format_value,
+)
+from tools.evaluation.sweep_curves import SweepRecord
+from tools.evaluation.verdict import QUESTIONS, write_verdict
+
+_OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
+_BESIDE = {"real_real": ("total", "ceiling", "balanced", "blurred", "noised"), "floor": ("model_gap",),
+           "real_pairs": ("cross", "diversity"), "real_nearest": ("nearest",), "held_out": ("synthetic", "round_trip"),
+           "copies_control": ("copies",), "authentic_real": ("authentic",), "direct_real": ("direct",)}
+_FAMILIES = {
+    "FID": "Fréchet distance of Inception features. 0 for equal sets; depends on n.",
+    "FD[": "Fréchet distance of an encoder's features. 0 for equal sets; depends on n, so compare within this table only.",
+    "KID": "Kernel distance of Inception features. Unbiased: values a little under 0 are valid.",
+    "KD[": "Kernel distance of an encoder's features. Unbiased: values a little under 0 are valid.",
+    "p of": "Permutation test of the kernel distance: small where the sets differ.",
+    "precision": "Share of synthetic images among real ones. Even real images do not reach 1.",
+    "recall": "Share of real images among synthetic ones.",
+    "density": "How densely real images lie around synthetic ones; may pass 1.",
+    "coverage": "Share of real images with a synthetic one in their neighbourhood.",
+    "two-sample": "How well a linear model tells the two sets apart: 0.5 not at all.",
+    "SSIM": "Similarity of pairs. More is not better: cross should equal real pairs.",
+    "LPIPS": "Perceptual distance of pairs. Less is not better: cross should equal real pairs.",
+    "class": "What a separately trained classifier reads from images it has not seen.",
+    "condition": "What a classifier that was trained on the levels of this condition reads from images it has not seen.",
+    "ratio of": "1: as well read from synthetic images as from held-out real ones.",
+    "judged": "Confusion matrix: share of a class that is judged as another.",
+    "authenticity": "Share of images farther from the nearest training image than that image is from its own neighbour.",
+    "adjusted p of": "Of a direct check, adjusted for all direct checks together: under 0.05 it is no chance.",
+    "near-copies": "Share of images under the threshold tau of the ratio r; the control should equal its level.",
+}
+_SCALES = {Scale.RATIO: "as a ratio to real images", Scale.DIFFERENCE: "as a difference from real images",
+           Scale.FRACTION: "as a fraction of the images"}
+
+
+def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Titles and finished HTML of the folded sections; `name` gives what an image is called on this page."""
+    exhibits: Exhibits = report.details["exhibits"]
+    yield ("Every finding behind the summary", _show_verdict(report))
+    headlines = choose_headlines(report.rows)
+    if headlines:
+        yield ("Headline numbers and how to read them", _show_headlines(headlines))
+    yield ("Provenance: what was compared, hashes and counts", _show_provenance(report.provenance))
+    yield ("All numbers with reference rows and intervals", _show_metrics(report))
+    if internal:
+        yield ("What the VAE alone does to real images", show_round_trips(exhibits))
+    flips: ImageSet | None = report.details.get("flips")
+    if internal and flips is not None:  # no test for copies was made of them, so they are not for sharing
+        yield ("The same noise under every label", show_flips(flips, exhibits.class_names))
+    if exhibits.ratios:
+        yield ("Copies: how near synthetic and held-out images come to training images",
+               show_ratios(exhibits) + show_further_pairs(exhibits, name=name, internal=internal))
+    else:
+        yield ("Copies", "<p>Copies were not tested.</p>")
+    if exhibits.features:
+        yield ("Feature space: distance against n, joint principal axes", show_features(exhibits))
+        yield ("What the model misses", show_missed(exhibits, internal=internal))
+    confusion = _show_confusion(report, CONFUSION)
+    if confusion:
+        yield ("Confusion matrix of the class", confusion)
+    for condition in _list_conditions(report):
+        yield (f"Confusion matrix of {condition}", _show_confusion(report, CONDITION_CONFUSION, f"[{condition}]"))
+    morphometry: MorphometryRecord | None = report.details.get("morphometry")
+    if morphometry is not None:
+        yield ("Morphometry: measured oocytes, real against synthetic", show_morphometry(morphometry))
+    sweep: SweepRecord | None = report.details.get("sweep")
+    if sweep is not None:
+        yield ("Sweep: metrics against checkpoint, sampler, steps and guidance", show_sweep(sweep))
+
+
+def _show_verdict(report: EvaluationReport) -> str:
+    """Every sentence of the verdict, by aspect."""
+    sentences = write_verdict(report.rows, study=report.details.get("study", []))
+    lines = [line(QUESTIONS[one.aspect], f"<td>{show_tone(one.tone)}</td>", cell(one.text)) for one in sentences]
+    return table(("Question", "Found", "In words"), lines, name="every finding")
+
+
+def _show_headlines(headlines: Sequence[Headline]) -> str:
+    lines = []
+    for one in headlines:
+        same = [row for other in headlines if other.row.metric == one.row.metric for row in (other.row, other.beside)]
+        limits = _limits([row for row in same if row is not None])
+        beside = "" if one.beside is None else f"{one.beside_title} {format_value(one.beside)}"
+        lines.append(line(capitalise(one.title), cell(format_value(one.row), "number"), _bar(one.row, one.beside, limits),
+                          cell(beside), cell(f"{capitalise(one.reading)}.", "text")))
+    return table(("Measure", "Value", "Interval", "Read beside", "How to read it"), lines, numbers=("Value",),
+                 caption=f"Distances: <code>{escape(headlines[0].row.metric)}</code>. In brackets and as a line: the 95% "
+                 "interval. Brown tick: the value to read it beside.", name="headline numbers")
+
+
+def _show_provenance(provenance: Mapping[str, Any]) -> str:
+    return table(("Field", "Value"), [line(key, cell(value, "id")) for key, value in _flatten(provenance)])
+
+
+def _flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{above}{key}, ")
+        else:
+            yield f"{above}{key}".replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _show_metrics(report: EvaluationReport) -> str:
+    """A table for each metric, every comparison and class of it on one scale."""
+    parts = []
+    for metric in dict.fromkeys(row.metric for row in report.rows):
+        if metric.startswith((CONFUSION, CONDITION_CONFUSION)):
+            continue  # the confusion matrices show them
+        rows = [row for row in report.rows if row.metric == metric]
+        limits = _limits([row for row in rows if row.comparison not in _OFF_SCALE])
+        lines = [line(row.class_name, cell(row.comparison.replace("_", " ")), cell(format_value(row), "number"),
+                      _bar(row, _find_beside(report, row), limits), cell(_count(row.n_real), "number"),
+                      cell(_count(row.n_synthetic), "number"), cell(row.note, "text")) for row in rows]
+        kind = kind_of_check(metric)
+        meaning = next((text for prefix, text in _FAMILIES.items() if metric.startswith(prefix)), "") if kind is None else (
+            f"A direct check, {_SCALES[kind.scale]}. Measure: {kind.measure}.")
+        badge = " Comparable with published numbers." if any(row.literature_comparable for row in rows) else ""
+        parts += [heading(metric), note(meaning + badge),
+                  table(("Class", "Comparison", "Value", "Interval", "n real", "n synthetic", "Note"), lines,
+                        numbers=("Value", "n real", "n synthetic"))]
+    used = {row.comparison for row in report.rows}
+    meanings = [line(name.replace("_", " "), cell(text)) for name, text in COMPARISONS.items() if name in used]
+    return "".join([*parts, heading("What the comparisons compare"), table(("Comparison", "Meaning"), meanings)])
+
+
+def _list_conditions(report: EvaluationReport) -> list[str]:
+    """The further conditions that were judged."""
+    return [row.metric.removeprefix(f"{CONDITION_ACCURACY}[").removesuffix("]") for row in report.rows
+            if row.metric.startswith(CONDITION_ACCURACY) and row.comparison == "held_out"]
+
+
+def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> str:
+    """A matrix for real, restored and synthetic images, of rows whose metric is a level between `before` and `after`; none
+    where there are none."""
+    parts = []
+    cells = {(row.comparison, row.class_name, row.metric.removeprefix(before).removesuffix(after)): row
+             for row in report.rows if row.metric.startswith(before) and row.metric.endswith(after)}
+    for comparison in dict.fromkeys(key[0] for key in cells):
+        names = list(dict.fromkeys(key[1] for key in cells if key[0] == comparison))
+        lines = []
+        for name in names:
+            of_class = [cells[comparison, name, other] for other in names]
+            count = of_class[0].n_real or of_class[0].n_synthetic
+            lines.append(line(name, *(_shade(row.value) for row in of_class), cell(_count(count), "number")))
+        matrix = table(("Label", *names, "n"), lines, numbers=("n",), kind="narrow")
+        parts.append(f"<div>{heading(capitalise(COMPARISONS[comparison]))}{matrix}</div>")
+    about = note("Rows: the label. Columns: what the image was judged as, in shares of the row.")
+    return f"{about}<div class=\"matrices\">{''.join(parts)}</div>" if parts else ""
+
+
+def _shade(share: float | None) -> str:
+    """A cell of a confusion matrix, the darker the more."""
+    if share is None:
+        return cell("none", "heat")
+    return f"<td class=\"heat\" style=\"--share:{share:.2f}\">{share:.2f}</td>"
+
+
+def _find_beside(report: EvaluationReport, row: Row) -> Row | None:
+    """The real reference that a row is read beside."""
+    name = next((beside for beside, readers in _BESIDE.items() if row.comparison in readers), None)
+    return None if name is None else report.find(row.metric, name, row.class_name) or report.find(row.metric, name, OVERALL)
+
+
+def _bar(row: Row, beside: Row | None, limits: tuple[float, float]) -> str:
+    if row.value is None or row.comparison in _OFF_SCALE:
+        return "<td></td>"
+    return f"<td>{draw_interval(row.value, row.interval, None if beside is None else beside.value, limits)}</td>"
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """The scale that holds all values and intervals, and 0."""
+    numbers = [number for row in rows if row.value is not None for number in (row.value, *(row.interval or ()))]
+    return min(0.0, *numbers) if numbers else 0.0, max(0.0, *numbers) if numbers else 1.0
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"

@@ -1,0 +1,1 @@
+"""Proposes a config from a table and a folder of images."""

@@ -1,0 +1,1 @@
+"""Synthetic drawings of oocytes, for the demo and the tests."""

@@ -1,0 +1,1 @@
+"""Can the training images be identified from the model's losses?"""

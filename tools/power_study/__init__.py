@@ -1,0 +1,1 @@
+"""At which strength of a fault each kind of features finds it."""

@@ -1,0 +1,1 @@
+"""A folder of synthetic images and weights that can be shared."""

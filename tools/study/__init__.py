@@ -1,0 +1,1 @@
+"""A study of declared recipes: plan, runs and table."""

@@ -1,0 +1,304 @@
+"""The runs of a study: training, drawing and evaluating an arm through this project's commands, several at a time.
+
+What is done is known by its content, so that a study that was stopped goes on, and one whose images, VAE or keys changed
+does again what depends on them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.errors import UserError
+from config.load import config_to_dict, load_config
+from config.schema import Config
+from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
+from models.autoencoder import hash_autoencoder
+from tools.diffusion.data import find_autoencoder, open_images
+from tools.diffusion.gan_training import METHOD as GAN_METHOD
+from tools.evaluation.assess import METHOD
+from tools.evaluation.encoders.config_weights import hash_evaluation_weights
+from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, STOP_SIGNALS, Interrupted, deferred_signals
+from tools.runtime.run_directory import RunDirectory, keys_of_results
+from tools.study.plan import DIVERGED, Arm, Study
+
+_ROOT = Path(__file__).parents[2]
+_MANY_EPOCHS = 1_000_000  # max_steps ends every run
+_LOG_NAME, _DIVERGED_NAME = "log.txt", "diverged.json"
+_TRAIN = {"diffusion": ["train_ddpm_cond.py"], "gan": ["-m", "tools.train_gan"]}
+_DRAW = {"diffusion": ["sample_ddpm_class_cond.py"], "gan": ["-m", "tools.sample_gan"],
+         "augment_real": ["-m", "tools.augment_real"]}
+_METHODS = {"diffusion": 1, "gan": GAN_METHOD, "augment_real": 2}  # raised where the same keys give other images
+_SPEED_METHOD = 2  # raised where the same loop would be timed otherwise
+_POLL_SECONDS = 0.2
+_DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
+_TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
+_AFTER_TRAINING = ("sample_params", "evaluation_params", "logging_params", "launch_params")  # no training depends on them
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One training of an arm, which determines its images."""
+
+    arm: Arm
+    steps: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm.name}, {self.steps} steps, seed {self.seed}"
+
+
+class StudyRuns:
+    """Runs the arms of a study, `jobs` at a time, each with its share of the processor's cores."""
+
+    def __init__(self, study: Study, *, jobs: int = 1) -> None:
+        self._study, self._jobs = study, jobs
+        self._inputs: dict[str, str] = {}
+
+    def config_of(self, arm: Arm, own: Sequence[str] = ()) -> Config:
+        """The arm's config.
+
+        Raises:
+            UserError: keys or values that no config takes, with the arm's name.
+        """
+        try:
+            return load_config(self._study.base, self._overrides(arm, own))
+        except UserError as error:
+            raise UserError(f"arm {arm.name}: {error}") from error
+
+    def identity(self, arms: Sequence[Arm]) -> str:
+        """Hash of the keys of these arms and of the images, labels and weights behind them."""
+        configs = [self.config_of(arm) for arm in arms]
+        return hash_json([METHOD, *([
+            arm.name, _name_method(arm.generator), keys_of_results(config), self._hash_inputs(config),
+            hash_evaluation_weights(config)] for arm, config in zip(arms, configs, strict=True))])
+
+    def seconds_per_step(self, arm: Arm) -> float:
+        """Measured once for each size of network and batch, with all cores, and kept, so that the number of steps, and with
+        it every run, stays the same ever after; 1 where nothing trains."""
+        if arm.generator not in _TRAIN:
+            return 1.0
+        run = ArmRun(arm, self._study.calibration_steps, self._study.seeds[0])
+        folder = Path(self._study.output) / "trainings" / f"{hash_cost(arm.generator, self.config_of(arm))}.speed"
+        kept = folder / "speed.json"
+        if not kept.is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # a run that was killed has steps behind it that were not timed
+            command = self._command(_TRAIN[arm.generator], run, own=_keys_of_training(run, folder))
+            self._run_jobs([_Job(f"measuring the speed of {arm.name}", folder, command, may_diverge=True)], jobs=1)
+            config = self.config_of(arm)
+            batch = config.gan_params.batch_size if arm.generator == "gan" else config.train_params.ldm_batch_size
+            rate = read_json(RunDirectory(folder).timing)["settled_images_per_second"]
+            write_json(kept, {"seconds_per_step": batch / rate})
+        return float(read_json(kept)["seconds_per_step"])
+
+    def evaluate(self, runs: Sequence[ArmRun], split: str) -> list[dict[str, Any]]:
+        """Train and draw whatever is missing, `jobs` at a time, then evaluate one after the other; each evaluation.json, or
+        what a training that diverged said, under `studying.DIVERGED`."""
+        missing = [run for run in runs if not self._is_drawn(run) and not self._diverged(run)]
+        trained: dict[Path, _Job] = {}
+        for run in missing:
+            if run.arm.generator in _TRAIN:
+                folder = self._training(run)
+                trained.setdefault(folder, _Job(str(run), folder, self._command(_TRAIN[run.arm.generator], run),
+                                                   may_diverge=True))
+        self._run_jobs(list(trained.values()), jobs=self._jobs)
+        missing = [run for run in missing if not self._diverged(run)]
+        for run in missing:
+            self._clear_if_stale(run)
+        self._run_jobs([self._drawing(run) for run in missing], jobs=self._jobs)
+        for run in missing:
+            note = self._images(run) / _DIVERGED_NAME
+            said = read_json(note) if note.is_file() else {}
+            write_json(self._note(run), {"key": self._drawn_key(run), "done": True, **said})
+        return [self._diverged(run) or self._evaluate(run, split) for run in runs]
+
+    def _diverged(self, run: ArmRun) -> dict[str, str] | None:
+        """What stands for the evaluation of a training, or of images, that were not finite, as they would be again."""
+        trained, drawn = self._training(run) / _DIVERGED_NAME, self._note(run)
+        if run.arm.generator in _TRAIN and trained.is_file():
+            return read_json(trained)
+        said = read_json(drawn).get(DIVERGED) if self._is_drawn(run) else None
+        return None if said is None else {DIVERGED: said}
+
+    def _note(self, run: ArmRun) -> Path:
+        """Which images lie in the run's folder, and whether they are all there."""
+        return self._images(run) / "drawn.json"
+
+    def _is_drawn(self, run: ArmRun) -> bool:
+        note = read_json(self._note(run)) if self._note(run).is_file() else {}
+        return note.get("key") == self._drawn_key(run) and note["done"]
+
+    def _clear_if_stale(self, run: ArmRun) -> None:
+        """Remove images of other keys, and augmented ones, of which the whole cannot be told from the cut off."""
+        note, begun = self._note(run), {"key": self._drawn_key(run), "done": False}
+        if not note.is_file() or read_json(note) != begun or run.arm.generator == "augment_real":
+            shutil.rmtree(self._images(run), ignore_errors=True)
+            write_json(note, begun)
+
+    def _drawing(self, run: ArmRun) -> "_Job":
+        folder, only = self._images(run), ["--no-metrics"] if run.arm.generator == "diffusion" else []
+        command = self._command(_DRAW[run.arm.generator], run, "--output", str(folder / "samples"), *only)
+        return _Job(f"drawing {run}", folder, command, may_diverge=True)
+
+    def _evaluate(self, run: ArmRun, split: str) -> dict[str, Any]:
+        folder, key = self._images(run) / f"evaluation_{split}", self._key(run, split)
+        done, result = folder / "done.json", folder / "evaluation.json"
+        if not done.is_file() or not result.is_file() or read_json(done)["key"] != key:
+            command = self._command(["-m", "tools.evaluate"], run, "--set", f"evaluation_params.real_split={split}",
+                                    "--set", "evaluation_params.allow_download=false",  # run_study has fetched
+                                    "--synthetic", str(self._images(run) / "samples"), "--output", str(folder))
+            self._run_jobs([_Job(f"evaluating {run} on {split}", folder, command)], jobs=1)
+            write_json(done, {"key": key})
+        return read_json(result)
+
+    def _drawn_key(self, run: ArmRun) -> str:
+        """Hash of all that the run's images depend on."""
+        config = self.config_of(run.arm, self._own(run))
+        guide = config.sample_params.guide_checkpoint
+        weights = [] if guide is None else [hash_file(Path(guide))]
+        return hash_json([self._training(run).name, config_to_dict(config.sample_params), *weights])
+
+    def _key(self, run: ArmRun, split: str) -> str:
+        """Hash of all that an evaluation of the run depends on."""
+        config = self.config_of(run.arm, [f"evaluation_params.real_split={split}"])
+        return hash_json([METHOD, self._drawn_key(run), config_to_dict(config.evaluation_params),
+                          hash_evaluation_weights(config)])
+
+    def _hash_inputs(self, config: Config) -> str:
+        """Hash of the images, labels and VAE that a training reads, computed once."""
+        named = hash_json([config_to_dict(section) for section in (config.dataset_params, config.autoencoder_params)])
+        if named not in self._inputs:
+            self._inputs[named] = hash_json({
+                "vae": hash_autoencoder(find_autoencoder(config)),
+                "images": [[hash_file(record.path), record.label, record.split, record.group, list(record.conditions)]
+                           for record in open_images(config, None).records],
+            })
+        return self._inputs[named]
+
+    def _images(self, run: ArmRun) -> Path:
+        return Path(self._study.output) / "arms" / run.arm.name / f"steps{run.steps}_seed{run.seed}"
+
+    def _training(self, run: ArmRun) -> Path:
+        """The folder of the training, which arms that differ only in how they draw have in common."""
+        config = self.config_of(run.arm, [f"train_params.seed={run.seed}"])
+        kept = {name: value for name, value in config_to_dict(config).items() if name not in _AFTER_TRAINING}
+        if run.arm.generator != "gan":
+            kept.pop("gan_params")
+        name = hash_json([_name_method(run.arm.generator), kept, self._hash_inputs(config)])[:12]
+        return Path(self._study.output) / "trainings" / f"{name}_steps{run.steps}"
+
+    def _own(self, run: ArmRun) -> list[str]:
+        """The keys of this run."""
+        drawing = [f"sample_params.seed={run.seed}"]
+        return drawing if run.arm.generator not in _TRAIN else [*drawing, *_keys_of_training(run, self._training(run))]
+
+    def _overrides(self, arm: Arm, own: Sequence[str]) -> list[str]:
+        given: Mapping[str, Any] = {**(self._study.overrides or {}), **arm.overrides}
+        return [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *own]
+
+    def _command(self, script: Sequence[str], run: ArmRun, *further: str, own: Sequence[str] | None = None) -> list[str]:
+        texts = self._overrides(run.arm, self._own(run) if own is None else own)
+        words = (word for text in texts for word in ("--set", text))
+        start = [sys.executable, *([str(_ROOT / script[0])] if len(script) == 1 else script)]
+        return [*start, "--config", self._study.base, *words, *further]
+
+    def _run_jobs(self, waiting: list["_Job"], *, jobs: int) -> None:
+        """Run every job, `jobs` at a time, each with its share of the cores, however few are left; a signal to this process
+        has all of them stop and save.
+
+        Raises:
+            UserError: a command failed; what it said is in its log.
+            Interrupted: a command was stopped by a signal.
+        """
+        active: dict[int, tuple[_Job, subprocess.Popen[bytes]]] = {}
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+        paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, **threads, "PYTHONPATH": paths}
+        with deferred_signals() as stop:  # none may fall between the start of a process and the note of it
+            try:
+                while (waiting or active) and not stop:
+                    while waiting and len(active) < jobs:
+                        job = waiting.pop(0)
+                        print(f"{job.title}: see {job.log}", flush=True)
+                        process = job.start(environment)
+                        active[process.pid] = job, process
+                    time.sleep(_POLL_SECONDS)
+                    for job, process in list(active.values()):
+                        if (code := process.poll()) is not None:
+                            del active[process.pid]
+                            _check_exit(code, job)
+            finally:
+                for _, process in active.values():
+                    process.send_signal(signal.SIGTERM)
+                for _, process in active.values():
+                    process.wait()
+        if stop:
+            raise Interrupted(stop.signal_number or signal.SIGTERM, "the same command goes on from here")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A command, and the folder that its log lies in; whether its divergence is a result and not a failure."""
+
+    title: str
+    folder: Path
+    command: Sequence[str]
+    may_diverge: bool = False
+
+    @property
+    def log(self) -> Path:
+        return self.folder / _LOG_NAME
+
+    def start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        make_folder(self.folder)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT,
+                                    start_new_session=True)
+
+
+def _check_exit(code: int, job: _Job) -> None:
+    stopped = -code if code < 0 else code - EXIT_SIGNAL_BASE
+    if stopped in STOP_SIGNALS:
+        raise Interrupted(stopped, "the same command goes on from here")
+    if code:
+        said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = said[-1] if said else "no output"
+        if code == EXIT_DIVERGED and job.may_diverge:
+            print(f"{job.title}: diverged ({last})", flush=True)
+            write_json(job.folder / _DIVERGED_NAME, {DIVERGED: last})
+            return
+        raise UserError(f"{job.title}: the command ended with exit code {code} ({last}); see {job.log}; mended, the same "
+                        "command goes on from here")
+
+
+def _name_method(generator: str) -> str:
+    """The generator with the number of its method, so that no study mixes two kinds of images."""
+    return f"{generator} {_METHODS[generator]}"
+
+
+def hash_cost(generator: str, config: Config) -> str:
+    """Of what a step's time depends on: arms that share it get equally many steps, whatever the clock said of each."""
+    sections = config_to_dict(config)
+    data, train, gan = (sections[name] for name in ("dataset_params", "train_params", "gan_params"))
+    shape = [data["params"][key] for key in ("im_channels", "image_size")]
+    if generator == "gan":
+        sizes = {key: gan[key] for key in ("batch_size", "width", "augment")}
+        return hash_json([_SPEED_METHOD, generator, shape, sizes])[:12]
+    live = [] if data["load_latents"] else [sections["autoencoder_params"]]  # then each step encodes its images
+    return hash_json([_SPEED_METHOD, generator, shape, sections["unet_params"], {key: data[key] for key in _DATA_COST},
+                      {key: train[key] for key in _TRAIN_COST}, *live])[:12]
+
+
+def _keys_of_training(run: ArmRun, folder: Path) -> list[str]:
+    common = [f"train_params.seed={run.seed}", f"train_params.epochs={_MANY_EPOCHS}", "train_params.resume_training=true"]
+    if run.arm.generator == "gan":
+        return [*common, f"gan_params.output={folder}", f"gan_params.max_steps={run.steps}"]
+    return [*common, f"train_params.task_name={folder}", f"train_params.max_steps={run.steps}",
+            "train_params.num_samples=1"]  # of previews: by 1000 steps they take as long as the training

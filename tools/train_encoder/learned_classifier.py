@@ -1,0 +1,297 @@
+"""Training a classifier until it reads held-out images no better. Which images it sees is for the caller; no file is written
+here but the state of an unfinished training."""
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config.schema import SYMMETRIES
+from dataset.order import SampleOrder, generator
+from dataset.patient_note import write_patient_note
+from dataset.symmetries import apply_symmetry
+from models.classifier import Classifier, ClassifierConfig
+from models.ema import ExponentialMovingAverage
+from tools.evaluation.classifier_training import ReadPixels
+from tools.runtime import checkpoints
+from tools.runtime.command import Diverged, Interrupted, deferred_signals
+from tools.runtime.machine import choose_device
+from tools.runtime.progress import Progress
+
+BATCH_SIZE = 32
+_PEAK_LR, _WARMUP_STEPS, _FULL_LR_STEPS = 2e-3, 60, 400  # then it falls with the square root of the steps
+_WEIGHT_DECAY = 0.05
+_EMA_LENGTH = 0.1  # of the steps so far, so that the average fits a training whose end is not known
+_LABEL_SMOOTHING = 0.1
+_STRONG_SHARE = 0.5  # of the images; the others are shown as the config's symmetries and small shifts have them
+_LARGEST_SHIFT, _LARGEST_STRONG_SHIFT = 1 / 16, 1 / 10  # of the side: oocytes are never exactly in the middle
+_LARGEST_ZOOM = 0.2  # of the logarithm
+_BRIGHTNESS_STD, _CONTRAST_STD = 0.1, 0.15  # exposure differs between microscopes
+_FEWEST_STEPS_BETWEEN, _IMAGES_PER_STEP = 50, 32  # of evaluations; many held-out images are read less often
+_LEAST_GAIN = 0.003  # nats; a smaller gain is no reason to go on
+_PATIENCE_STEPS, _PATIENCE_SHARE = 600, 0.5  # steps without a gain, and as a share of the steps at the last gain
+_CALIBRATED_ON, _PREDICTED_AT_ONCE = 256, 256  # images
+_SECONDS_BETWEEN_STATES = 30.0
+
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """Positions int64 (B,) -> images float32 (B, C, H, W) in [-1, 1], and the labels int64 (N,) of all positions."""
+
+    read: ReadPixels
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class LearningRecipe:
+    """What a training starts from and what bounds it. `symmetries` are the views that may stand for real images."""
+
+    seed: int
+    symmetries: tuple[str, ...]
+    max_steps: int
+    max_minutes: float
+
+
+@dataclass(frozen=True)
+class UnfinishedTraining:
+    """Where the state of an unfinished training lies, and the hash of all that the training depends on."""
+
+    folder: Path
+    identity: str
+
+
+class Ending(Enum):
+    """Why a training ended."""
+
+    SETTLED = "held-out images were read no better"
+    STEPS = "the largest number of epochs was reached"
+    MINUTES = "the largest number of minutes was reached"
+
+
+@dataclass
+class _Best:
+    """The best weights so far. `gain_loss` and `gain_step` are of the last gain that counted."""
+
+    weights: dict[str, torch.Tensor]
+    loss: float = math.inf
+    step: int = 0
+    gain_loss: float = math.inf
+    gain_step: int = 0
+
+    def offer(self, step: int, loss: float, weights: dict[str, torch.Tensor]) -> None:
+        if loss < self.loss:
+            self.loss, self.step = loss, step
+            self.weights = {name: value.detach().clone() for name, value in weights.items()}
+        if loss < self.gain_loss - _LEAST_GAIN:
+            self.gain_loss, self.gain_step = loss, step
+
+    def has_settled(self, step: int) -> bool:
+        return step - self.gain_step >= max(_PATIENCE_STEPS, _PATIENCE_SHARE * self.gain_step)
+
+
+@dataclass(frozen=True)
+class LearnedClassifier:
+    """A classifier on the CPU in eval mode, the steps it took, and the step whose weights it has."""
+
+    network: Classifier
+    ending: Ending
+    steps: int
+    chosen_step: int
+
+
+def learn_classifier(
+    shape: ClassifierConfig, images: LabelledPixels, held_out: LabelledPixels, recipe: LearningRecipe, *, title: str,
+    show_progress: bool, state: UnfinishedTraining | None = None,
+) -> LearnedClassifier:
+    """Train until the loss on held-out images, in which classes weigh the same, has stopped falling; the best weights.
+
+    Classes come equally often. The weights are averages over the last steps. With `state` the training is saved on the way
+    and resumes from the newest state of its identity, to equal weights. `max_minutes`, counted over all parts, is the one
+    bound that depends on the machine.
+
+    Raises:
+        Interrupted: a signal asked for a stop; without `state` nothing is kept.
+        Diverged: the loss is no longer finite.
+    """
+    run = _Run(shape, recipe)
+    order = SampleOrder(images.labels, seed=recipe.seed, balance=1.0)
+    between = max(_FEWEST_STEPS_BETWEEN, len(held_out.labels) // _IMAGES_PER_STEP)
+    first, seconds = (0, 0.0) if state is None else run.resume(state)
+    started, last_saved, ending = time.monotonic() - seconds, time.monotonic(), None
+    with deferred_signals() as stop, Progress(title, recipe.max_steps, unit="steps", initial=first,
+                                              enabled=show_progress) as bar:
+        step = first
+        while ending is None:
+            loss = run.take_step(images, order, step)
+            step += 1
+            if not math.isfinite(loss):
+                raise Diverged(f"{title}: expected a finite loss at step {step}, found {loss}; look at the images with "
+                               "tools.check_dataset, or choose another train_params.seed")
+            late = time.monotonic() - started > 60 * recipe.max_minutes
+            if step % between == 0 or step == recipe.max_steps or late:
+                run.evaluate(images, order, held_out, step)
+            scored = f", held-out {run.best.loss:.3f}" if math.isfinite(run.best.loss) else ""
+            bar.update(step, f"loss {loss:.3f}{scored}")
+            if step % between == 0 and run.best.has_settled(step):
+                ending = Ending.SETTLED
+            elif step >= recipe.max_steps:
+                ending = Ending.STEPS
+            elif late:
+                ending = Ending.MINUTES
+            if ending is None and state is not None and (stop or time.monotonic() - last_saved > _SECONDS_BETWEEN_STATES):
+                last_saved = time.monotonic()
+                run.save(state, step, last_saved - started)
+            if stop and ending is None:
+                hint = "stopped" if state is None else f"saved at step {step}"
+                raise Interrupted(stop.signal_number or 15, f"{hint}; run the same command to go on")
+    return LearnedClassifier(run.finish(), ending, step, run.best.step)
+
+
+def learning_shape(im_channels: int, num_classes: int, image_size: int) -> ClassifierConfig:
+    """The classifier of images of this size."""
+    return ClassifierConfig(im_channels=im_channels, num_classes=num_classes, image_size=image_size, norm="batch",
+                            pooling="attention", stem_width=16, trunk_size=16 if image_size <= 64 else 32)
+
+
+def count_steps(epochs: int, num_images: int) -> int:
+    """Optimizer steps of `epochs` passes over so many images."""
+    return max(1, epochs * num_images // BATCH_SIZE)
+
+
+class _Run:
+    """The networks of a training, and what is saved of them."""
+
+    def __init__(self, shape: ClassifierConfig, recipe: LearningRecipe) -> None:
+        self._recipe, self._device = recipe, choose_device(precision="float32")
+        torch.manual_seed(recipe.seed)  # the initial weights
+        self._network = Classifier(shape).to(self._device).train()
+        self._averaged = Classifier(shape).to(self._device).eval()
+        matrices = [weights for weights in self._network.parameters() if weights.ndim > 1]
+        others = [weights for weights in self._network.parameters() if weights.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, lr=_PEAK_LR, fused=True)
+        self._ema = ExponentialMovingAverage(self._network, decay=0.0, relative_length=_EMA_LENGTH)
+        self.best = _Best({})
+
+    def take_step(self, images: LabelledPixels, order: SampleOrder, step: int) -> float:
+        """The loss of optimizer step `step`, from 0; everything it draws depends on the seed and the step alone."""
+        positions = order.positions(step * BATCH_SIZE, BATCH_SIZE)
+        pixels = augment(images.read(positions), seed=self._recipe.seed, step=step, symmetries=self._recipe.symmetries)
+        torch.manual_seed(int(generator(self._recipe.seed, "learning dropout", step).integers(2**63 - 1)))
+        for group in self._optimizer.param_groups:
+            group["lr"] = _PEAK_LR * min((step + 1) / _WARMUP_STEPS, math.sqrt(_FULL_LR_STEPS / max(step, _FULL_LR_STEPS)))
+        logits = self._network(pixels.to(self._device))
+        wanted = torch.from_numpy(images.labels[positions]).to(self._device)
+        loss = F.cross_entropy(logits, wanted, label_smoothing=_LABEL_SMOOTHING)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._ema.update(self._network)
+        return loss.item()
+
+    def evaluate(self, images: LabelledPixels, order: SampleOrder, held_out: LabelledPixels, step: int) -> None:
+        """Offer the averaged weights by their loss on held-out images."""
+        self._averaged.load_state_dict(self._ema.state_dict(), strict=False)
+        calibrate(self._averaged, images.read, order.positions(0, _CALIBRATED_ON), self._device)
+        self.best.offer(step, balanced_loss(self._averaged, held_out, self._device), self._averaged.state_dict())
+
+    def finish(self) -> Classifier:
+        """The best weights."""
+        self._averaged.load_state_dict(self.best.weights)
+        return self._averaged.cpu().eval()
+
+    def save(self, state: UnfinishedTraining, step: int, seconds: float) -> None:
+        write_patient_note(state.folder, "The weights in this folder")
+        tensors = checkpoints.prefix_tensors(self._network.state_dict(), "network")
+        tensors |= checkpoints.prefix_tensors(self._ema.state_dict(), "ema")
+        tensors |= checkpoints.prefix_tensors(self.best.weights, "best") | checkpoints.pack_optimizer(self._optimizer)
+        best = {key: value for key, value in vars(self.best).items() if key != "weights"}
+        values = {"identity": state.identity, "step": step, "num_updates": self._ema.num_updates, "seconds": seconds,
+                  "best": {key: str(value) for key, value in best.items()}}
+        checkpoints.write_checkpoint(checkpoints.resume_path(state.folder, step), tensors, values)
+        checkpoints.prune_resume_checkpoints(state.folder, keep=1)
+
+    def resume(self, state: UnfinishedTraining) -> tuple[int, float]:
+        """Steps and seconds of an interrupted training of the same identity; 0 where there is none, or of another."""
+        found = checkpoints.read_newest_checkpoint(state.folder)
+        if found is None:
+            return 0, 0.0
+        tensors, values, warnings = found
+        if values["identity"] != state.identity:
+            print(f"warning: {state.folder} held {values['step']} steps of a training on other images or with other "
+                  "settings; they are discarded and this one starts anew", file=sys.stderr)
+            shutil.rmtree(state.folder, ignore_errors=True)  # its later steps would pass for newer ones
+            return 0, 0.0
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        self._network.load_state_dict(checkpoints.select_tensors(tensors, "network"))
+        self._ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
+        checkpoints.unpack_optimizer(self._optimizer, tensors)
+        best = values["best"]
+        self.best = _Best(checkpoints.select_tensors(tensors, "best"), float(best["loss"]), int(best["step"]),
+                          float(best["gain_loss"]), int(best["gain_step"]))
+        print(f"going on at step {values['step']}")
+        return int(values["step"]), float(values["seconds"])
+
+
+@torch.no_grad()
+def calibrate(network: Classifier, read: ReadPixels, positions: np.ndarray, device: torch.device) -> None:
+    """Measure the statistics of batch normalisations on these images; averages of weights have none of their own.
+
+    Source: Izmailov 2018, arXiv 1803.05407, section 3.2.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # all batches weigh the same
+    network.train()
+    for start in range(0, len(positions) if layers else 0, BATCH_SIZE):
+        network.features(read(positions[start:start + BATCH_SIZE]).to(device))
+    network.eval()
+
+
+@torch.inference_mode()
+def balanced_loss(network: Classifier, images: LabelledPixels, device: torch.device) -> float:
+    """Mean over the classes of their images' mean cross-entropy, float64."""
+    losses = []
+    for start in range(0, len(images.labels), _PREDICTED_AT_ONCE):
+        places = np.arange(start, min(start + _PREDICTED_AT_ONCE, len(images.labels)))
+        wanted = torch.from_numpy(images.labels[places]).to(device)
+        losses.append(F.cross_entropy(network(images.read(places).to(device)), wanted, reduction="none").double().cpu())
+    loss = torch.cat(losses).numpy()
+    return float(np.mean([loss[images.labels == label].mean() for label in np.unique(images.labels)]))
+
+
+def augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:
+    """Images of a batch (B, C, S, S) as they might also have been taken.
+
+    Half of them are shown as real ones may look: the given symmetries, small shifts, changes of exposure. The other half is
+    also flipped, turned by any angle and zoomed. Where the label depends on the direction, an image still has its own label
+    more often than another.
+    """
+    rng, count, size = generator(seed, "learning views", step), len(pixels), pixels.shape[-1]
+    strong = rng.random(count) < _STRONG_SHARE
+    names = [(SYMMETRIES if hard else symmetries)[int(place * len(SYMMETRIES if hard else symmetries))]
+             for place, hard in zip(rng.random(count), strong, strict=True)]
+    turned = torch.stack([apply_symmetry(image, name) for image, name in zip(pixels, names, strict=True)])
+    angles = rng.uniform(-np.pi, np.pi, count) * strong
+    zooms = np.exp(rng.uniform(-_LARGEST_ZOOM, _LARGEST_ZOOM, count) * strong)
+    reach = np.where(strong, _LARGEST_STRONG_SHIFT, _LARGEST_SHIFT)[:, None] * size
+    shifts = rng.uniform(-1, 1, (count, 2)) * reach
+    shifts = 2 / size * np.where(strong[:, None], shifts, np.rint(shifts))  # whole pixels keep the finest texture
+    cosines, sines = np.cos(angles) * zooms, np.sin(angles) * zooms
+    matrices = np.array([[cosines, -sines, shifts[:, 0]], [sines, cosines, shifts[:, 1]]], dtype=np.float32)
+    grid = F.affine_grid(torch.from_numpy(matrices).permute(2, 0, 1), list(turned.shape), align_corners=False)
+    moved = F.grid_sample(turned, grid, padding_mode="border", align_corners=False)
+    exposure = torch.from_numpy(rng.standard_normal((count, 2)).astype(np.float32))
+    contrast = (1 + _CONTRAST_STD * exposure[:, 0]).view(-1, 1, 1, 1)
+    return moved * contrast + (_BRIGHTNESS_STD * exposure[:, 1]).view(-1, 1, 1, 1)
