@@ -118,11 +118,11 @@ def run_training(config: Config, accelerator: Accelerator, share: Share, run: Ru
             if loop.is_due(log_interval):
                 row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.meters.read(accelerator)}
                 shown = "" if row["loss"] is None else f"loss {row['loss']:.4f}"
-                tracker.log(row, timings={"images_per_second": loop.rate})
+                tracker.log(row, timings={"images_per_second": loop.pace.rate})
             if loop.is_due(params.ldm_validate_epochs * steps_per_epoch):
-                loop.say(validator.validate(state, tracker))
-    accelerator.print(f"trained to step {state.step} in {loop.minutes:.1f} min ({loop.rate:.0f} images/s); best weights "
-                      f"(step {state.best_step}) in {run.weights(config)}")
+                loop.bar.say(validator.validate(state, tracker))
+    accelerator.print(f"trained to step {state.step} in {loop.pace.minutes:.1f} min ({loop.pace.rate:.0f} images/s); best "
+                      f"weights (step {state.best_step}) in {run.weights(config)}")
 
 
 def start_state(config: Config, accelerator: Accelerator) -> tuple[TrainState, nn.Module]:

@@ -80,7 +80,7 @@ def _train(config: Config) -> None:
             if loop.is_last:  # before the state: a run that has all its steps has its weights
                 trainer.write_weights(weights, state.step, list_trained_images(images))
     _write_preview(config, output, device, step=state.step)
-    print(f"trained to step {state.step} ({loop.rate:.0f} images/s); weights in {weights}")
+    print(f"trained to step {state.step} ({loop.pace.rate:.0f} images/s); weights in {weights}")
 
 
 def _write_preview(config: Config, output: Path, device: torch.device, *, step: int) -> None:

@@ -104,6 +104,8 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line() -> None:
     broken = LabelledPixels(lambda positions: images.read(positions) * float("nan"), images.labels)
     with pytest.raises(Diverged, match="step 10: loss or gradient was not finite 10 times in a row; the same steps would"):
         learn(broken, images, max_steps=50)
+    with pytest.raises(Diverged, match="the loss on held-out images was never finite"):
+        learn(broken, images, max_steps=5)
 
 
 def signal_at(images: LabelledPixels, batch: int) -> LabelledPixels:

@@ -31,6 +31,8 @@ _MINUTES_FROM_SECONDS = 120.0  # from which the time left is shown in minutes
 class Loop:
     """The steps of one training from `state.step` to `num_steps`, or to `max_minutes` over all parts.
 
+    The body may set `is_last` and use `pace` and `bar`.
+
     remedy: what to change after a divergence, in words.
     saving: None keeps nothing on a stop.
     timing: where the pace is written at the end.
@@ -47,8 +49,8 @@ class Loop:
         self._limit = 60 * (max_minutes or math.inf)
         self._share, self._stop_interval = share, stop_interval
         self._images_per_step = images_per_step
-        self._pace = Pace(images_per_step, timing if share.is_first else None)
-        self._bar = Progress(title, num_steps, unit="steps", initial=state.step, enabled=show and share.is_first)
+        self.pace = Pace(images_per_step, timing if share.is_first else None)
+        self.bar = Progress(title, num_steps, unit="steps", initial=state.step, enabled=show and share.is_first)
         self._stop = StopRequest()
         self._began = self._last_saved = time.monotonic()
         self._seconds_before = state.seconds or 0.0
@@ -57,8 +59,8 @@ class Loop:
     def __enter__(self) -> "Loop":
         self._opened.enter_context(closing(self._tracker))
         self._stop = self._opened.enter_context(deferred_signals())
-        self._opened.enter_context(self._pace)
-        self._opened.enter_context(self._bar)
+        self._opened.enter_context(self.pace)
+        self._opened.enter_context(self.bar)
         return self
 
     def __exit__(
@@ -75,16 +77,6 @@ class Loop:
     def fraction(self) -> float:
         """How much of the training has passed, by steps or by time."""
         return max(self.state.step / self.num_steps, self.elapsed / self._limit)
-
-    @property
-    def rate(self) -> float:
-        """Images a second in this part."""
-        return self._pace.rate
-
-    @property
-    def minutes(self) -> float:
-        """Of this part."""
-        return self._pace.minutes
 
     def steps(self) -> Iterator[int]:
         """The steps' addresses, from 0. After each body the loop saves where it is time, and stops where it was asked to.
@@ -106,13 +98,11 @@ class Loop:
         """
         self.state.step += 1
         self.state.skipped_in_a_row = 0 if note is not None else self.state.skipped_in_a_row + 1
-        if self.state.seconds is not None:
-            self.state.seconds = self.elapsed
         self.is_last = self.state.step >= self.num_steps or self.elapsed > self._limit
-        self._pace.add_step()
-        left = min((self.num_steps - self.state.step) * self._images_per_step / self.rate, self._limit - self.elapsed)
-        notes = ["not finite, step skipped" if note is None else note, f"{self.rate:.0f} images/s", _describe_time(left)]
-        self._bar.update(self.state.step, ", ".join(filter(None, notes)))
+        rate = self.pace.add_step()
+        left = min((self.num_steps - self.state.step) * self._images_per_step / rate, self._limit - self.elapsed)
+        notes = ["not finite, step skipped" if note is None else note, f"{rate:.0f} images/s", _describe_time(left)]
+        self.bar.update(self.state.step, ", ".join(filter(None, notes)))
         self.refuse_divergence(self.state.skipped_in_a_row)
 
     def refuse_divergence(self, skipped_in_a_row: int) -> None:
@@ -130,17 +120,11 @@ class Loop:
         """Whether what comes every `interval` steps comes after this one; it does after the last."""
         return self.state.step % interval == 0 or self.is_last
 
-    def end(self) -> None:
-        """Make this step the last."""
-        self.is_last = True
-
-    def say(self, text: str) -> None:
-        """A line that stays above the bar."""
-        self._bar.say(text)
-
     def _save_or_stop(self) -> None:
         stopping = self.is_due(self._stop_interval) and self._agree_to_stop()
         if self._saving is not None and self._share.is_first and self._is_save_due(self._saving, stopping):
+            if self.state.seconds is not None:
+                self.state.seconds = self.elapsed
             self._tracker.sync_to_disk()
             self.state.save(self._saving)
             self._last_saved = time.monotonic()

@@ -158,17 +158,10 @@ class NullTracker(Tracker):
     def __init__(self) -> None:
         """Nothing is opened."""
 
-    def log(self, row: dict[str, Any], *, timings: dict[str, float] | None = None) -> None:
+    def log(self, *_: Any, **__: Any) -> None:
         """Keep nothing."""
 
-    def log_synthetic_image(self, key: str, pixels: np.ndarray, *, step: int) -> None:
-        """Keep nothing."""
-
-    def sync_to_disk(self) -> None:
-        """Nothing was kept."""
-
-    def close(self) -> None:
-        """Nothing was opened."""
+    log_synthetic_image = sync_to_disk = close = log
 
 
 def open_tracker(config: Config, run: RunDirectory, *, step: int) -> Tracker:

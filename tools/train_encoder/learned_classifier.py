@@ -21,6 +21,7 @@ from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.evaluation.classifier_training import ReadPixels
+from tools.runtime.command import Diverged
 from tools.runtime.loop import Loop, descend
 from tools.runtime.machine import choose_device
 from tools.runtime.resume import OtherTraining, ResumeState, Saving
@@ -154,7 +155,7 @@ def learn_classifier(
                 run.evaluate(images, order, held_out)
             if done % between == 0 and best.has_settled(done):
                 ending = Ending.SETTLED
-                loop.end()
+                loop.is_last = True
             elif loop.is_last and done < recipe.max_steps:
                 ending = Ending.MINUTES
     return LearnedClassifier(run.finish(), ending, run.state.step, run.state.best.step)
@@ -225,7 +226,13 @@ class _Run:
         self.state.best.offer(self.state.step, loss, self._averaged.state_dict())
 
     def finish(self) -> Classifier:
-        """The best weights."""
+        """The best weights.
+
+        Raises:
+            Diverged: none were finite.
+        """
+        if not self.state.best.weights:
+            raise Diverged(f"the loss on held-out images was never finite; {_REMEDY}")
         self._averaged.load_state_dict(self.state.best.weights)
         return self._averaged.cpu().eval()
 
