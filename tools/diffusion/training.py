@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -13,109 +14,19 @@ from torch import nn
 from config.errors import UserError
 from config.schema import Config, DiffusionParams
 from dataset.annotations import ImageRecord
-from dataset.order import StepDraws, TimestepDraws, generator, normal
+from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
+from dataset.share import ALONE, Share
 from models.autoencoder import LatentCodec, LatentStatistics
-from models.ema import ExponentialMovingAverage
 from models.unet import UNet, UNetShape
 from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
-from tools.diffusion.conditions import condition_shapes, join_view
+from tools.diffusion.conditions import condition_shapes, join_view, null_levels
 from tools.diffusion.latent_source import LatentSource
-from tools.runtime import checkpoints
-from tools.runtime.command import Diverged
+from tools.diffusion.train_state import TrainState
 from tools.runtime.processes import unwrap
 
 _SKIPPING_DEVICES = ("cpu", "cuda")  # whose fused kernels read `found_inf`; Apple's do not
-MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
-
-
-class Meters:
-    """Sums of loss and gradient norm since the last reading, and the count of skipped steps, on the training's device.
-
-    A training step writes them without waiting for the device; only reading waits.
-    """
-
-    _SUMS = ("loss", "grad_norm", "count")
-
-    def __init__(self, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # that device has no double precision
-        self._sums = torch.zeros(len(self._SUMS), dtype=dtype, device=device)
-        self._skips = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row, most in a row since a reading
-
-    def add(self, *, loss: torch.Tensor, grad_norm: torch.Tensor, applied: torch.Tensor) -> None:
-        """Add a step's float () loss and norm, which count where they are finite; bool () `applied` is false if skipped."""
-        values = torch.stack([loss, grad_norm, torch.ones_like(loss)]).to(self._sums.dtype)
-        self._sums += torch.where(torch.isfinite(values).all(), values, 0.0)
-        skipped = (~applied).long()
-        total, in_a_row, longest = self._skips.unbind()
-        in_a_row = (in_a_row + skipped) * skipped
-        self._skips = torch.stack([total + skipped, in_a_row, torch.maximum(longest, in_a_row)])
-
-    def read(self, accelerator: Accelerator) -> dict[str, float | int | None]:
-        """Means since the last reading, over all processes, None where no step was finite; and the skipped steps so far."""
-        sums = self._sums.clone()
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.float(), reduction="sum")
-        loss, grad_norm, count = sums.tolist()
-        self._sums.zero_()
-        self._skips[2] = self._skips[1]
-        return {"loss": loss / count if count else None, "grad_norm": grad_norm / count if count else None,
-                "skipped_steps": int(self._skips[0])}
-
-    def longest_row(self) -> int:
-        """The most steps in a row that were skipped since the last reading."""
-        return int(self._skips[2])
-
-    def to_values(self) -> dict[str, Any]:
-        """Everything, as plain values."""
-        skipped, in_a_row, _ = self._skips.tolist()
-        return {"meters": dict(zip(self._SUMS, self._sums.tolist(), strict=True)), "skipped_steps": skipped,
-                "skipped_in_a_row": in_a_row}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Put back what `to_values` gave."""
-        sums, in_a_row = values["meters"], values["skipped_in_a_row"]
-        self._sums.copy_(torch.tensor([sums.get(name, 0.0) for name in self._SUMS], dtype=torch.float64))
-        self._skips.copy_(torch.tensor([values["skipped_steps"], in_a_row, in_a_row]))
-
-
-@dataclass
-class TrainState:
-    """All that changes during training and is needed to go on: tensors in the modules, plain values here."""
-
-    model: nn.Module
-    ema: ExponentialMovingAverage
-    optimizer: torch.optim.Optimizer
-    meters: Meters
-    step: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-
-    _PLAIN = ("step", "best_loss", "best_step")
-
-    def to_checkpoint(self, unwrapped: nn.Module, scaler: Any | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values of a resume checkpoint."""
-        tensors = checkpoints.prefix_tensors(unwrapped.state_dict(), "model")
-        tensors |= checkpoints.prefix_tensors(self.ema.state_dict(), "ema")
-        tensors |= checkpoints.pack_optimizer(self.optimizer)
-        values = {name: getattr(self, name) for name in self._PLAIN}
-        values["ema_updates"] = self.ema.num_updates
-        values |= self.meters.to_values()
-        values["scaler"] = None if scaler is None else {k: v for k, v in scaler.state_dict().items() if v is not None}
-        return tensors, values
-
-    def restore(self, unwrapped: nn.Module, scaler: Any | None, tensors: dict[str, torch.Tensor],
-                values: dict[str, Any]) -> None:
-        """Put back what `to_checkpoint` gave."""
-        unwrapped.load_state_dict(checkpoints.select_tensors(tensors, "model"))
-        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["ema_updates"])
-        checkpoints.unpack_optimizer(self.optimizer, tensors)
-        for name in self._PLAIN:
-            setattr(self, name, values[name])
-        self.meters.restore(values)
-        if scaler is not None and values["scaler"]:
-            scaler.load_state_dict(values["scaler"])
 
 
 @dataclass(frozen=True)
@@ -174,6 +85,21 @@ def make_schedule(params: DiffusionParams) -> ForwardProcess:
 def timestep_draws(params: DiffusionParams) -> TimestepDraws:
     """How training draws timesteps."""
     return TimestepDraws(params.num_timesteps, params.timestep_sampling, params.logit_mean, params.logit_std)
+
+
+def open_draws(config: Config, labels: np.ndarray, *, share: Share = ALONE) -> Callable[[int], StepDraws]:
+    """A function of the step, from 0: the draws of this process's part of the batch. Labels: int64 (N,)."""
+    params, data = config.train_params, config.dataset_params
+    order = SampleOrder(labels, seed=params.seed, balance=params.balanced_sampling)
+    timesteps, num_conditions = timestep_draws(config.diffusion_params), len(null_levels(config))
+    rows = params.ldm_batch_size // share.count
+
+    def draw(step: int) -> StepDraws:
+        whole = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(data.symmetries),
+                          latent_shape=latent_shape(config), timesteps=timesteps, num_conditions=num_conditions)
+        return whole.slice(share.index * rows, (share.index + 1) * rows)
+
+    return draw
 
 
 class DiffusionLoss:
@@ -265,7 +191,6 @@ def train_step(
     state.ema.update(unwrap(accelerator, state.model), finite)
     state.meters.add(loss=total, grad_norm=norm, applied=finite)
     state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
 
 
 def make_optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -306,20 +231,6 @@ def require_selectable(config: Config, records: Sequence[ImageRecord]) -> bool:
         raise UserError("train_params.selection_metric: ema_validation_loss needs a val split; name rows for it, set "
                         "dataset_params.params.val_from_train, or choose selection_metric: last")
     return has_val
-
-
-def refuse_divergence(state: TrainState) -> None:
-    """End a run that has stopped learning.
-
-    Raises:
-        Diverged: ten steps in a row were skipped.
-    """
-    if state.meters.longest_row() >= MOST_BAD_STEPS:
-        raise Diverged(
-            f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
-            "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
-            "warmup_steps, or mixed_precision bf16 or no"
-        )
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

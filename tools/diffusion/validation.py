@@ -19,11 +19,11 @@ from tools.diffusion import generation
 from tools.diffusion.conditions import ConditionPrior, condition_levels, null_levels
 from tools.diffusion.data import find_autoencoder, open_images
 from tools.diffusion.latent_source import LatentSource, TrainingData
+from tools.diffusion.train_state import TrainState
 from tools.diffusion.trained_images import TRAINED_KEY, list_trained_images
 from tools.diffusion.training import (
     Batch,
     DiffusionLoss,
-    TrainState,
     latent_shape,
     make_schedule,
     validation_batches,
@@ -125,6 +125,23 @@ class Validator:
         write_png(path, grid, text={"Synthetic": "BlastDiffusion preview"})
         tracker.log_synthetic_image("preview", grid.squeeze(-1) if grid.shape[-1] == 1 else grid, step=state.step)
         return path
+
+
+class NullValidator(Validator):
+    """Measures and writes nothing, for the processes that leave that to the first."""
+
+    def __init__(self) -> None:
+        """Nothing is needed."""
+
+    def validate(self, state: TrainState, tracker: Tracker) -> str:  # noqa: ARG002 - as the other's
+        """Nothing came out."""
+        return ""
+
+
+def open_validator(config: Config, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
+                   loss_of: DiffusionLoss, device: torch.device) -> Validator:
+    """The validator of a run, or one that does nothing where this process does not write."""
+    return Validator(config, run, data, averaged, loss_of, device) if run.writes else NullValidator()
 
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[

@@ -67,7 +67,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _memory_keys() -> str:
-    script = Path(sys.argv[0])
-    command = script.parent.name if script.stem == "__main__" else script.stem  # of tools/NAME/__main__.py or tools/NAME.py
+    path = Path(sys.argv[0])
+    command = path.parent.name if path.name == "__main__.py" else path.stem
     return _MEMORY_KEYS.get(command, "lower the batch sizes: evaluation_params.batch_size, "
                             "autoencoder_params.batch_size, train_params.ldm_batch_size or sample_params.batch_size")
