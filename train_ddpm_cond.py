@@ -4,52 +4,51 @@
 
     accelerate launch train_ddpm_cond.py --config config/embryo.yaml      # several GPUs
 
-Running the same command again goes on exactly where the run stopped.
+Run the same command again to resume exactly where the run stopped.
 """
 
 import argparse
 import copy
-import sys
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
 
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
-from dataset.order import SampleOrder, draw_step
+from dataset.share import Share
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import estimate
 from tools.diffusion.conditions import null_levels
 from tools.diffusion.latent_source import open_training_data
 from tools.diffusion.project import Project
+from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     DiffusionLoss,
-    Meters,
-    TrainState,
-    latent_shape,
     lr_factor,
     make_optimizer,
     make_unet,
+    open_draws,
     read_batch,
-    refuse_divergence,
     require_selectable,
-    timestep_draws,
     train_step,
 )
-from tools.diffusion.validation import Validator
+from tools.diffusion.validation import open_validator
 from tools.evaluation.encoders.published_weights import list_downloads
-from tools.runtime import checkpoints
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import run_command
+from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
-from tools.runtime.processes import open_accelerator, share_work, unwrap
-from tools.runtime.progress import Pace, Progress
-from tools.runtime.run_directory import RunDirectory, owned
-from tools.runtime.tracking import Tracker, WandbMirror
+from tools.runtime.processes import open_accelerator, share_work
+from tools.runtime.resume import Saving
+from tools.runtime.run_directory import RunDirectory, open_run
+from tools.runtime.tracking import open_tracker
+
+_REMEDY = "start anew under another task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,90 +75,68 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: Config) -> None:
     """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
     accelerator = make_accelerator(config)
-    run = RunDirectory(Path(config.train_params.task_name))
-    if not accelerator.is_main_process:
-        run_training(config, accelerator, run)
-        return
-    with owned(run.root, "train_ddpm_cond.py"):
-        run_training(config, accelerator, run)
+    share = share_work(accelerator)
+    with open_run(Path(config.train_params.task_name), share, "train_ddpm_cond.py") as run:
+        run_training(config, accelerator, share, run)
 
 
-def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) -> None:
+def run_training(config: Config, accelerator: Accelerator, share: Share, run: RunDirectory) -> None:
     """The whole of a run, on each process."""
-    params, device = config.train_params, accelerator.device
+    params, device, log_interval = config.train_params, accelerator.device, config.logging_params.interval_steps
     project = Project.open(config)
     has_val = require_selectable(params.selection_metric, project.records)
-    if accelerator.is_main_process:
-        run.check_resumable(config)
-    data = open_training_data(project, device, has_val=has_val, share=share_work(accelerator))
+    run.check_resumable(config)
+    data = open_training_data(project, device, has_val=has_val, share=share)
     steps_per_epoch, num_steps = estimate.count_steps(params, len(data.train.labels))
-    order = SampleOrder(data.train.labels, seed=params.seed, balance=params.balanced_sampling)
 
+    state, averaged = start_state(config, accelerator)
+    saving = Saving(run.checkpoints, data.identity, key="train_params.task_name", depends_on="images, labels or another VAE",
+                    every_steps=params.checkpoint_interval_steps, keep=params.keep_last_checkpoints)
+    state.resume(saving, tell=share.is_first)
+    if state.step >= num_steps:
+        accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
+        return
+    run.write_config(config)
+
+    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=null_levels(project.table),
+                            device=device, statistics=data.codec.statistics)
+    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
+    tracker = open_tracker(config, run, step=state.step)
+    draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, share=share)
+    read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
+    reading_interval = 1 if device.type == "cpu" else log_interval  # reading has the host wait for a GPU
+    shown = ""
+    with Loop(state, num_steps, title="training", images_per_step=params.ldm_batch_size, remedy=_REMEDY, saving=saving,
+              tracker=tracker, timing=run.timing, share=share, show=config.logging_params.progress_bar,
+              stop_interval=1 if share.count == 1 else reading_interval) as loop:
+        for step in loop.steps():
+            lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
+                                           warmup_steps=params.warmup_steps)
+            train_step(state, draw(step), read, loss_of=loss_of, accelerator=accelerator, params=params,
+                       dropout=config.unet_params.dropout, lr=lr)
+            loop.end_step(shown)
+            if loop.is_due(reading_interval):
+                loop.refuse_divergence(state.meters.longest_row())
+            if loop.is_due(log_interval):
+                row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.meters.read(accelerator)}
+                shown = "" if row["loss"] is None else f"loss {row['loss']:.4f}"
+                tracker.log(row, timings={"images_per_second": loop.pace.rate})
+            if loop.is_due(params.ldm_validate_epochs * steps_per_epoch):
+                loop.bar.say(validator.validate(state, tracker))
+    accelerator.print(f"trained to step {state.step} in {loop.pace.minutes:.1f} min ({loop.pace.rate:.0f} images/s); best "
+                      f"weights (step {state.best_step}) in {run.weights(config)}")
+
+
+def start_state(config: Config, accelerator: Accelerator) -> tuple[TrainState, nn.Module]:
+    """The state before the first step, and a second network that takes the averaged weights."""
+    params, device = config.train_params, accelerator.device
     network = make_unet(config).to(device)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     average = ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length)
     if params.compile_mode != "off":
         network.compile(mode=params.compile_mode)
-    model, optimizer = accelerator.prepare(network, make_optimizer(network, config.train_params))
-    state = TrainState(model, average, optimizer, Meters(device))
-    resume(state, run, config, accelerator, data_identity=data.identity)
-    if state.step >= num_steps:
-        accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in "
-                          f"{run.weights(config)}")
-        return
-    if accelerator.is_main_process:
-        run.write_config(config)
-
-    unknown = null_levels(project.table)
-    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=unknown, device=device,
-                            statistics=data.codec.statistics)
-    validator = Validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
-    tracker = start_tracker(config, run, accelerator, step=state.step)
-    share = params.ldm_batch_size // accelerator.num_processes
-    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    sees_view, shape = project.data.symmetry_conditioning, latent_shape(project.data)
-    timesteps = timestep_draws(config.diffusion_params)
-    validation_interval = params.ldm_validate_epochs * steps_per_epoch
-    shown = ""
-
-    with nullcontext() if tracker is None else closing(tracker), deferred_signals() as stop, \
-            Pace(params.ldm_batch_size, None if tracker is None else run.timing) as pace, \
-            Progress("training", num_steps, unit="steps", initial=state.step,
-                     enabled=config.logging_params.progress_bar and tracker is not None) as bar:
-        while state.step < num_steps:
-            step = state.step
-            draws = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(project.data.symmetries),
-                              latent_shape=shape, timesteps=timesteps, num_conditions=len(unknown))
-            lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
-                                           warmup_steps=params.warmup_steps)
-            train_step(state, draws.slice(mine.start, mine.stop),
-                       lambda part: read_batch(data.train, data.codec, part, device, sees_view=sees_view),
-                       loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
-            rate = pace.add_step()
-            seconds_left = (num_steps - state.step) * params.ldm_batch_size / rate
-            bar.update(state.step, f"{shown}{rate:.0f} images/s, {seconds_left:.0f} s left")
-
-            last = state.step == num_steps
-            reading = state.step % config.logging_params.interval_steps == 0 or last
-            if reading or device.type == "cpu":  # reading has the host wait for a GPU
-                refuse_divergence(state)
-            if reading:
-                row = {"step": state.step, "epoch": step // steps_per_epoch, "lr": lr, **state.meters.read(accelerator)}
-                shown = "" if row["loss"] is None else f"loss {row['loss']:.4f}, "
-                if tracker is not None:
-                    tracker.log(row, timings={"images_per_second": rate})
-            if tracker is not None and (state.step % validation_interval == 0 or last):
-                bar.say(validator.validate(state, tracker))
-            asking = reading or device.type == "cpu" or accelerator.num_processes == 1
-            stopping = asking and agree_to_stop(accelerator, bool(stop))
-            if tracker is not None and (state.step % params.checkpoint_interval_steps == 0 or last or stopping):
-                save(state, run, config, accelerator, tracker, data_identity=data.identity)
-            if stopping and not last:
-                accelerator.wait_for_everyone()  # a process that ends has its launcher end the one that saves
-                raise Interrupted(stop.signal_number or 15, f"saved at step {state.step}; run the same command to go on")
-    if tracker is not None:
-        print(f"trained to step {state.step} in {pace.minutes:.1f} min ({rate:.0f} images/s); best weights "
-              f"(step {state.best_step}) in {run.weights(config)}")
+    model, optimizer = accelerator.prepare(network, make_optimizer(network, params))
+    return TrainState(model, average, optimizer, Meters(device), accelerator.scaler), averaged
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -181,54 +158,6 @@ def make_accelerator(config: Config) -> Accelerator:
                         f"{accelerator.num_processes} processes x {train.gradient_accumulation_steps} micro-steps; choose "
                         f"a multiple of {pieces}")
     return accelerator
-
-
-def start_tracker(config: Config, run: RunDirectory, accelerator: Accelerator, *, step: int) -> Tracker | None:
-    """The log, on the main process only."""
-    if not accelerator.is_main_process:
-        return None
-    return Tracker(run.metrics, WandbMirror(config, folder=run.root, name=run.root.name), step=step)
-
-
-def resume(state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, *, data_identity: str) -> None:
-    """Put the newest intact resume checkpoint into `state`, where there is one.
-
-    Raises:
-        UserError: resuming is switched off, or the images, labels or VAE are not those of the run.
-    """
-    found = checkpoints.read_newest_checkpoint(run.checkpoints)
-    if found is None:
-        return
-    if not config.train_params.resume_training:
-        raise UserError(f"{run.root} holds a run and train_params.resume_training is false; set it to true to go on, or "
-                        "give another task_name to start anew")
-    tensors, values, warnings = found
-    if values["data_identity"] != data_identity:
-        raise UserError(f"{run.root} was trained on other images, labels or another VAE than the config's paths hold now; "
-                        "restore them to go on, or give another train_params.task_name to start anew")
-    if accelerator.is_main_process:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        print(f"going on at step {values['step']}")
-    state.restore(unwrap(accelerator, state.model), accelerator.scaler, tensors, values)
-
-
-def save(
-    state: TrainState, run: RunDirectory, config: Config, accelerator: Accelerator, tracker: Tracker, *, data_identity: str
-) -> None:
-    """Write the resume checkpoint of this step and remove older ones."""
-    tracker.sync_to_disk()
-    tensors, values = state.to_checkpoint(unwrap(accelerator, state.model), accelerator.scaler)
-    values["data_identity"] = data_identity
-    checkpoints.write_checkpoint(checkpoints.resume_path(run.checkpoints, state.step), tensors, values)
-    checkpoints.prune_resume_checkpoints(run.checkpoints, config.train_params.keep_last_checkpoints)
-
-
-def agree_to_stop(accelerator: Accelerator, stop: bool) -> bool:
-    """Whether any process was asked to stop; all of them then stop after the same step."""
-    if accelerator.num_processes == 1:
-        return stop
-    return bool(accelerator.reduce(torch.tensor(float(stop), device=accelerator.device), reduction="sum") > 0)
 
 
 if __name__ == "__main__":

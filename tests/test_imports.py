@@ -139,4 +139,4 @@ def test_there_are_no_cycles() -> None:
 def test_the_walk_sees_the_tree() -> None:
     assert {"config.load", "models.unet", "tools.runtime.checkpoints", "train_ddpm_cond"} <= FILES.keys()
     assert "config.errors" in imports_of("config.load") and "models.layers" in imports_of("models.blocks")
-    assert "tools.runtime.checkpoints" in imports_of("train_ddpm_cond")  # from a package, by name
+    assert "tools.diffusion.estimate" in imports_of("train_ddpm_cond")  # from a package, by name

@@ -1,12 +1,13 @@
-"""Train the baseline GAN on the training images; running the command again goes on where it stopped.
+"""Train the baseline GAN on the training images; running the command again resumes where it stopped.
 
-What it is: `gan_params`. Its images are drawn by `python -m tools.sample_gan` and evaluated by `python -m tools.evaluate`.
+What it is: `gan_params`. Its images are made by `python -m tools.sample_gan` and evaluated by `python -m tools.evaluate`.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from config.load import load_config
 from config.schema import Config
@@ -14,19 +15,28 @@ from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import make_folder
 from models.unet import count_parameters
-from tools.diffusion.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
+from tools.diffusion.gan_training import (
+    LOSSES,
+    WEIGHTS_NAME,
+    GanTrainer,
+    draw_gan_images,
+    load_generator,
+    training_identity,
+)
 from tools.diffusion.generation import list_requests
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import shorten_hashes
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import run_command
 from tools.runtime.image_grid import label_grid
+from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
-from tools.runtime.progress import Pace, Progress
+from tools.runtime.resume import STATE_FOLDER, Saving
 from tools.runtime.run_directory import RunDirectory, owned
-from tools.runtime.tracking import cut_log
+from tools.runtime.tracking import Tracker
 
-_STATE_FOLDER, _LOG_NAME, _PREVIEW_NAME = "training_state", "metrics.jsonl", "preview.png"
+_LOG_NAME, _PREVIEW_NAME = "metrics.jsonl", "preview.png"
 _PREVIEW_IMAGES = 8  # a class
+_REMEDY = "start anew under another gan_params.output with a lower gan_params.lr or a higher r1_weight"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,35 +59,33 @@ def _train(config: Config) -> None:
     project = Project.open(config)
     images = project.images("train")
     trainer = GanTrainer(config, images, device)
-    identity = training_identity(config, project)
+    state, weights = trainer.state, output / WEIGHTS_NAME
+    saving = Saving(output / STATE_FOLDER, training_identity(config, project), key="gan_params.output",
+                    every_steps=config.train_params.checkpoint_interval_steps)
     make_folder(output)
     write_patient_note(output, "The weights in this folder")
-    done = trainer.state.resume(output / _STATE_FOLDER, identity=identity, key="gan_params.output")
-    step = 0 if done is None else int(done["step"])
-    if step >= params.max_steps:
-        print(f"{output}: {step} of {params.max_steps} steps are done; weights in {output / WEIGHTS_NAME}")
+    state.resume(saving)
+    if state.step >= params.max_steps:
+        print(f"{output}: {state.step} of {params.max_steps} steps are done; weights in {weights}")
         return
     print(f"training a GAN of {count_parameters(trainer.generator) / 1e6:.2f} M parameters (discriminator "
-          f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images" + (f" from step {step}" * bool(step)))
-    cut_log(output / _LOG_NAME, step)
-    with (output / _LOG_NAME).open("a", encoding="utf-8") as log, deferred_signals() as stop, \
-            Pace(params.batch_size, RunDirectory(output).timing) as pace, \
-            Progress("GAN", params.max_steps, unit="steps", initial=step, enabled=config.logging_params.progress_bar) as bar:
-        while step < params.max_steps:
+          f"{count_parameters(trainer.critic) / 1e6:.2f} M) on {len(images)} images")
+    tracker = Tracker(output / _LOG_NAME, step=state.step)
+    with Loop(state, params.max_steps, title="GAN", images_per_step=params.batch_size, remedy=_REMEDY, saving=saving,
+              tracker=tracker, timing=RunDirectory(output).timing, show=config.logging_params.progress_bar) as loop:
+        for step in loop.steps():
             losses = trainer.train_step(step)
-            step += 1
-            rate = pace.add_step()
-            bar.update(step, f"critic {losses['critic_loss']:.3f} generator {losses['generator_loss']:.3f}")
-            last = step == params.max_steps
-            if step % config.logging_params.interval_steps == 0 or last:
-                log.write(json.dumps({"step": step, **losses}) + "\n")
-                log.flush()
-            if last:  # before the state: a run that has all its steps has its weights
-                trainer.write_weights(output / WEIGHTS_NAME, step, shorten_hashes(project.hash_images(images)))
-            if step % config.train_params.checkpoint_interval_steps == 0 or last or stop:
-                trainer.state.save(output / _STATE_FOLDER, step, {"identity": identity})
-            if stop and not last:
-                raise Interrupted(stop.signal_number or 15, f"saved at step {step}; run the same command to go on")
+            loop.end_step(losses and f"critic {losses['critic_loss']:.3f} generator {losses['generator_loss']:.3f}")
+            if loop.is_due(config.logging_params.interval_steps):
+                tracker.log({"step": state.step, **(losses or dict.fromkeys(LOSSES))})
+            if loop.is_last:  # before the state: a run that has all its steps has its weights
+                trainer.write_weights(weights, state.step, shorten_hashes(project.hash_images(images)))
+    _write_preview(config, output, device, step=state.step)
+    print(f"trained to step {state.step} ({loop.pace.rate:.0f} images/s); weights in {weights}")
+
+
+def _write_preview(config: Config, output: Path, device: torch.device, *, step: int) -> None:
+    """A few images of each class from the written weights."""
     network, _ = load_generator(config, output / WEIGHTS_NAME, device)
     requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
     pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)
@@ -85,7 +93,6 @@ def _train(config: Config) -> None:
     rows = pixels.reshape(len(names), _PREVIEW_IMAGES, *pixels.shape[1:])
     grid = label_grid(list(zip(names, rows, strict=True)), num_columns=_PREVIEW_IMAGES, title=f"step {step:,}")
     write_png(output / _PREVIEW_NAME, grid, text={"Synthetic": "GAN preview"})
-    print(f"trained to step {step} ({rate:.0f} images/s); weights in {output / WEIGHTS_NAME}")
 
 
 if __name__ == "__main__":

@@ -243,12 +243,22 @@ def test_an_image_is_the_generator_s_of_the_noise_at_its_address_and_its_label()
     assert min(apart) > 2  # else a wrong address would not be noticed
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(make_trainer: Callable[..., GanTrainer]) -> None:
+@pytest.mark.parametrize("bad", ["critic", "generator"])
+def test_a_step_that_is_not_finite_moves_nothing(make_trainer: Callable[..., GanTrainer], bad: str) -> None:
     trainer = make_trainer()
+    assert trainer.train_step(0) is not None
+    network = trainer.critic.psi if bad == "critic" else next(trainer.generator.children())
+    before = next(network.parameters()).detach().clone()
     with torch.no_grad():
-        trainer.critic.psi.weight.fill_(float("nan"))
-    with pytest.raises(Diverged, match=r"step 4: the GAN's loss is not finite; .* lower gan_params\.lr"):
-        trainer.train_step(4)
+        next(network.parameters()).fill_(float("nan"))
+    tensors = {name: value.clone() for name, value in trainer.state.to_checkpoint()[0].items()}
+    updates = trainer.ema.num_updates
+    assert trainer.train_step(4) is None and trainer.ema.num_updates == updates
+    for name, value in trainer.state.to_checkpoint()[0].items():
+        assert torch.equal(value.nan_to_num(), tensors[name].nan_to_num()), name
+    with torch.no_grad():
+        next(network.parameters()).copy_(before)
+    assert trainer.train_step(5) is not None
 
 
 def test_brightness_is_changed_by_no_more_than_the_images_differ_in_it() -> None:

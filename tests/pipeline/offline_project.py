@@ -52,7 +52,10 @@ import torch
 torch.set_num_threads(1)
 import sample_ddpm_class_cond, train_ddpm_cond
 from accelerate.state import AcceleratorState, GradientState
-from tools import cache_latents, evaluate, make_phantoms, train_encoder, train_vae
+from tools import cache_latents, evaluate
+from tools.make_phantoms import __main__ as make_phantoms
+from tools.train_encoder import __main__ as train_encoder
+from tools.train_vae import __main__ as train_vae
 
 arguments, root = json.loads(sys.argv[1]), sys.argv[2]
 make_phantoms.main(["--output", f"{root}/phantoms", "--num-images", "200", "--image-size", "32", "--seed", "3"])

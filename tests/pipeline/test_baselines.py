@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,8 @@ from tools import augment_real, sample_gan, train_gan
 from tools.diffusion.gan_training import WEIGHTS_NAME
 from tools.diffusion.project import Project
 from tools.evaluation.assess import evaluate_folder
-from tools.runtime.checkpoints import TrainingState, list_resume_checkpoints, read_checkpoint
+from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
+from tools.runtime.resume import ResumeState, Saving
 
 
 def of_gan(folder: Path, *, steps: int) -> tuple[str, ...]:
@@ -63,14 +63,14 @@ def test_a_training_killed_after_its_last_checkpoint_has_its_weights(
     workspace: Workspace, gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = workspace.arguments(*of_gan(tmp_path / "gan", steps=12))
-    save = TrainingState.save
+    save = ResumeState.save
 
-    def save_and_die(state: TrainingState, folder: Path, step: int, values: dict[str, Any]) -> None:
-        save(state, folder, step, values)
-        if step == 12:
+    def save_and_die(state: ResumeState, saving: Saving) -> None:
+        save(state, saving)
+        if state.step == 12:
             raise SystemExit(137)
 
-    monkeypatch.setattr(TrainingState, "save", save_and_die)
+    monkeypatch.setattr(ResumeState, "save", save_and_die)
     with pytest.raises(SystemExit):
         train_gan.main(arguments)
     train_gan.main(arguments)  # nothing is left to do

@@ -15,12 +15,13 @@ from config.errors import UserError
 from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
 from models.autoencoder import load_codec
-from tools import check_symmetries, train_vae
+from tools import check_symmetries
 from tools.check_confounders import __main__ as check_confounders
 from tools.check_vae import __main__ as check_vae
 from tools.diffusion.project import Project
 from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.frechet import frechet_distance
+from tools.train_vae import __main__ as train_vae
 
 
 def test_symmetries_of_the_phantoms(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

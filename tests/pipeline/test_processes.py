@@ -92,7 +92,7 @@ def go_on(workspace: Workspace, start: Path, name: str, *overrides: str, num_pro
             forget_accelerator()
         return
     output, complaints = launch(str(PROBE), str(gradient), *arguments).communicate(timeout=200)
-    assert "going on at step 4" in output and output.count("trained to step") == 1, complaints[-2000:]
+    assert "resuming at step 4" in output and output.count("trained to step") == 1, complaints[-2000:]
 
 
 def assert_the_same_training(run: Path, other: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_signal_to_launcher_and_processes_saves_after_the_step(workspace: Work
     finally:
         end(process)
     newest = checkpoints.read_newest_checkpoint(run / "checkpoints")
-    assert newest is not None and f"saved at step {newest[1]['step']}; run the same command to go on" in complaints
+    assert newest is not None and f"saved at step {newest[1]['step']}; run the same command to resume" in complaints
     assert not newest[2] and [row["step"] for row in read_rows(run) if "loss" in row][-1] == newest[1]["step"]
 
 

@@ -120,7 +120,7 @@ def test_a_stopped_study_goes_on_and_ends_like_an_unbroken_one_with_other_jobs(
     assert stopped.value.code == 128 + signal.SIGTERM and not (tmp_path / "study/study.json").exists()
     study.main(command)
     logs = [path.read_text(encoding="utf-8") for path in trainings.glob("*_steps60/log.txt")]
-    assert len(logs) == 2 and any("going on at step" in log for log in logs)
+    assert len(logs) == 2 and any("resuming at step" in log for log in logs)
 
     result = read_result(tmp_path)
     assert result == read_result(tmp_path, "unbroken")

@@ -21,7 +21,6 @@ from tools.evaluation.rows import EvaluationReport
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
 from tools.train_encoder import __main__ as train_encoder
-from tools.train_encoder import learned_classifier
 
 
 def read_record(folder: Path) -> dict:
@@ -85,22 +84,22 @@ def train_until_signal(arguments: list[str], state: Path) -> int:
 def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned_classifier, "_SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(train_encoder, "_SECONDS_BETWEEN_STATES", 0.0)
     output = tmp_path / "encoder"
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={output}"), "--epochs", "12"]
     state = output / "training_state"
     assert train_until_signal(arguments, state) == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     shutil.copytree(state, tmp_path / "older")
     assert train_until_signal(arguments, state) == 130
-    assert "going on at step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
     shutil.rmtree(state)
     (tmp_path / "older").rename(state)  # as if it had been killed before it wrote a further state
     refusal = pytest.raises(UserError, match=r"is in use by another training .*classifier_path")
     with owned(output, "another training"), refusal:
         train_encoder.main(arguments)
     train_encoder.main(arguments)
-    assert "going on at step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
     for name in (CONFIG_FILE, WEIGHTS_FILE, "training.json"):
         assert (output / name).read_bytes() == (classifiers.root / "encoder" / name).read_bytes()
     assert sorted(path.name for path in output.iterdir()) == sorted(
@@ -110,16 +109,16 @@ def test_a_training_that_was_broken_off_ends_with_the_bytes_of_an_unbroken_one(
 def test_the_state_of_another_training_is_discarded_and_one_line_says_so(
     classifiers: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned_classifier, "_SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(train_encoder, "_SECONDS_BETWEEN_STATES", 0.0)
     arguments = [*classifiers.arguments(f"evaluation_params.classifier_path={tmp_path}"), "--epochs"]
     state = tmp_path / "training_state"
     assert train_until_signal([*arguments, "12"], state) == 130
     capsys.readouterr()
     train_encoder.main([*arguments, "1"])
     said = capsys.readouterr()
-    assert "going on" not in said.out
-    assert re.fullmatch(rf"warning: {state} held \d+ steps of a training on other images or with other settings; they are "
-                        "discarded and this one starts anew", said.err.splitlines()[0])
+    assert "resuming" not in said.out
+    assert said.err.splitlines()[0] == (f"warning: {state} held the state of a training on other images or with other "
+                                        "settings; it is discarded and this one starts anew")
 
 
 def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_ended_the_training(

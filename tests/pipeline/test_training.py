@@ -97,7 +97,7 @@ def test_a_run_signalled_killed_and_resumed_equals_an_uninterrupted_one(
     process.send_signal(signal.SIGTERM)
     _, complaints = process.communicate(timeout=90)
     assert process.returncode == 143
-    assert "run the same command to go on" in complaints
+    assert "run the same command to resume" in complaints
     assert "Traceback" not in complaints
     stopped = checkpoints.list_resume_checkpoints(run / "checkpoints")
     assert stopped and last_step(run) < 50
@@ -111,7 +111,7 @@ def test_a_run_signalled_killed_and_resumed_equals_an_uninterrupted_one(
     forget_accelerator()
     capsys.readouterr()
     assert train_until_signal(workspace, run, last_step(run) + 2, signal.SIGINT, *overrides) == 130
-    assert "going on at step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
     train_ddpm_cond.main(workspace.arguments(*overrides))
     assert_equal_runs(run, whole)
     steps = [row["step"] for row in read_rows(run) if "loss" in row]
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     train_ddpm_cond.main(workspace.arguments())
     told = capsys.readouterr()
     assert told.err.startswith(f"warning: {newest}: does not match its own checksum")
-    assert "going on at step 8" in told.out
+    assert "resuming at step 8" in told.out
     assert newest.read_bytes() == whole
     assert (reference / "metrics.jsonl").read_bytes() == before
 

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from config.errors import UserError
-from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints
 from tools.runtime.checkpoints import (
-    TrainingState,
     read_checkpoint,
     read_newest_checkpoint,
     resume_path,
@@ -153,38 +151,6 @@ def test_no_checkpoint_is_none_and_no_intact_one_is_refused(tmp_path: Path) -> N
         read_newest_checkpoint(tmp_path)
 
 
-def test_a_state_goes_on_from_the_one_before_a_damaged_one_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def make(value: float) -> TrainingState:
-        network = torch.nn.Linear(2, 1)
-        torch.nn.init.constant_(network.weight, value)
-        optimizer = torch.optim.AdamW(network.parameters())
-        network(torch.ones(1, 2)).sum().backward()
-        optimizer.step()
-        return TrainingState({"net": network}, ExponentialMovingAverage(network, 0.9), {"of_net": optimizer})
-
-    first = make(3.0)
-    first.save(tmp_path, 1, {"identity": "a", "seconds": 2.5})
-    kept = resume_path(tmp_path, 1).read_bytes()
-    make(5.0).save(tmp_path, 2, {"identity": "a", "seconds": 5})
-    assert [path.name for path in tmp_path.iterdir()] == ["resume-00000002.safetensors"]
-    resume_path(tmp_path, 1).write_bytes(kept)  # as if a kill had come before it was removed
-    damage(resume_path(tmp_path, 2))
-    other = make(7.0)
-    values = other.resume(tmp_path, identity="a", key="some.key")
-    assert values is not None and (values["step"], values["seconds"]) == (1, 2.5)
-    assert torch.equal(other.networks["net"].weight, first.networks["net"].weight)
-    assert torch.equal(other.ema.average["weight"], first.ema.average["weight"])
-    moments = [state.optimizers["of_net"].state_dict()["state"][0]["exp_avg"] for state in (other, first)]
-    assert torch.equal(*moments)
-    told = capsys.readouterr().err
-    assert "resume-00000002" in told and told.endswith("it is damaged; going on from the one before\n")
-    with pytest.raises(UserError, match=r"other settings or images; remove it or name another some\.key"):
-        other.resume(tmp_path, identity="b", key="some.key")
-    assert other.resume(tmp_path / "absent", identity="a", key="some.key") is None
-
-
 def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
     write_steps(tmp_path, 9, 10, 200, 1)
     checkpoints.prune_resume_checkpoints(tmp_path, keep=2)
@@ -222,12 +188,13 @@ def test_an_optimizer_put_back_goes_on_exactly(tmp_path: Path, fused: bool) -> N
 
     model, optimizer = make_training(fused=fused)
     train(model, optimizer, range(4))
-    packed = checkpoints.prefix_tensors(model.state_dict(), "model") | checkpoints.pack_optimizer(optimizer)
+    packed = checkpoints.prefix_tensors(model.state_dict(), "model")
+    packed |= checkpoints.prefix_tensors(checkpoints.pack_optimizer(optimizer), "optimizer")
     write_checkpoint(tmp_path / "c", packed, {})
     read, _ = read_checkpoint(tmp_path / "c")
     model, optimizer = make_training(fused=fused)
     model.load_state_dict(checkpoints.select_tensors(read, "model"))
-    checkpoints.unpack_optimizer(optimizer, read)
+    checkpoints.unpack_optimizer(optimizer, checkpoints.select_tensors(read, "optimizer"))
     train(model, optimizer, range(4, 10))
 
     assert all(torch.equal(model.state_dict()[name], value) for name, value in whole.state_dict().items())

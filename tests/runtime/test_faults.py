@@ -27,8 +27,9 @@ def one_line(error: BaseException, capsys: pytest.CaptureFixture[str], monkeypat
 @pytest.mark.parametrize(("command", "keys"), [
     ("train_ddpm_cond", ("train_params.ldm_batch_size", "gradient_accumulation_steps", "mixed_precision: bf16")),
     ("sample_ddpm_class_cond", ("sample_params.batch_size",)), ("train_gan", ("gan_params.batch_size",)),
-    ("train_vae", ("autoencoder_params.training.batch_size",)), ("cache_latents", ("autoencoder_params.batch_size",)),
-    ("another", ("evaluation_params.batch_size",)),
+    ("train_vae/__main__", ("autoencoder_params.training.batch_size",)),
+    ("membership_audit/__main__", ("lower train_params.ldm_batch_size and autoencoder_params.batch_size",)),
+    ("cache_latents", ("autoencoder_params.batch_size",)), ("another", ("evaluation_params.batch_size",)),
 ])
 def test_memory_names_the_keys_of_the_command(
     command: str, keys: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

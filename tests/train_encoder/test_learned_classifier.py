@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ import torch
 
 from models.classifier import Classifier, ClassifierConfig
 from tools.runtime.command import Diverged, Interrupted
+from tools.runtime.resume import Saving
 from tools.train_encoder import learned_classifier
 from tools.train_encoder.learned_classifier import (
     Ending,
     LabelledPixels,
     LearnedClassifier,
     LearningRecipe,
-    UnfinishedTraining,
     augment,
     balanced_loss,
     calibrate,
@@ -46,9 +47,9 @@ def make_images(count: int, *, seed: int, readable: bool = True) -> LabelledPixe
 
 
 def learn(images: LabelledPixels, held_out: LabelledPixels, *, max_steps: int, max_minutes: float = 60.0,
-          state: UnfinishedTraining | None = None) -> LearnedClassifier:
+          saving: Saving | None = None) -> LearnedClassifier:
     recipe = LearningRecipe(seed=0, symmetries=("identity", "mirror"), max_steps=max_steps, max_minutes=max_minutes)
-    return learn_classifier(SHAPE, images, held_out, recipe, title="test", show_progress=False, state=state)
+    return learn_classifier(SHAPE, images, held_out, recipe, title="test", show_progress=False, saving=saving)
 
 
 def test_it_learns_a_small_thing_that_may_be_anywhere() -> None:
@@ -101,7 +102,9 @@ def test_the_bounds_end_it_with_weights_that_were_evaluated(
 def test_a_loss_that_is_not_finite_ends_it_in_one_line() -> None:
     images = make_images(40, seed=1)
     broken = LabelledPixels(lambda positions: images.read(positions) * float("nan"), images.labels)
-    with pytest.raises(Diverged, match="test: expected a finite loss at step 1, found nan"):
+    with pytest.raises(Diverged, match="step 10: loss or gradient was not finite 10 times in a row; the same steps would"):
+        learn(broken, images, max_steps=50)
+    with pytest.raises(Diverged, match="the loss on held-out images was never finite"):
         learn(broken, images, max_steps=5)
 
 
@@ -129,25 +132,31 @@ def test_a_stop_at_any_step_changes_no_weight_also_after_the_best_ones(
     swapped = LabelledPixels(held_out.read, 1 - held_out.labels)
     unbroken = learn(images, swapped, max_steps=40)
     assert unbroken.chosen_step < 20
-    state, stops = UnfinishedTraining(tmp_path, "one"), 0
+    saving, stops = Saving(tmp_path, "one", key="k", at_end=False), 0
     for batch in (30, 4, 2):
         with pytest.raises(Interrupted, match="saved at step"):
-            learn(signal_at(images, batch), swapped, max_steps=40, state=state)
+            learn(signal_at(images, batch), swapped, max_steps=40, saving=saving)
         stops += 1
-    resumed = learn(images, swapped, max_steps=40, state=state)
-    assert capsys.readouterr().out.count("going on at step") == stops
+    resumed = learn(images, swapped, max_steps=40, saving=saving)
+    assert capsys.readouterr().out.count("resuming at step") == stops
     assert (resumed.steps, resumed.chosen_step, resumed.ending) == (40, unbroken.chosen_step, unbroken.ending)
     for name, value in unbroken.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
 def test_minutes_count_over_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, held_out, state = make_images(40, seed=1), make_images(20, seed=2), UnfinishedTraining(tmp_path, "one")
+    images, held_out = make_images(40, seed=1), make_images(20, seed=2)
+    saving = Saving(tmp_path, "one", key="k", at_end=False)
     with pytest.raises(Interrupted):
-        learn(signal_at(images, 2), held_out, max_steps=50, max_minutes=1.0, state=state)
-    resume = learned_classifier._Run.resume
-    monkeypatch.setattr(learned_classifier._Run, "resume", lambda run, of: (resume(run, of)[0], 59.9999))
-    learned = learn(images, held_out, max_steps=50, max_minutes=1.0, state=state)
+        learn(signal_at(images, 2), held_out, max_steps=50, max_minutes=1.0, saving=saving)
+    restore_values = learned_classifier._State.restore_values
+
+    def restore_late(state: learned_classifier._State, values: dict[str, Any]) -> None:
+        restore_values(state, values)
+        state.seconds = 59.9999
+
+    monkeypatch.setattr(learned_classifier._State, "restore_values", restore_late)
+    learned = learn(images, held_out, max_steps=50, max_minutes=1.0, saving=saving)
     assert learned.ending is Ending.MINUTES and learned.steps < 50
 
 

@@ -120,7 +120,7 @@ def plan_study(config: Config, request: StudyRequest) -> Study:
     if not request.ratios or len(set(request.ratios)) < len(request.ratios) or not all(
             np.isfinite(ratio) and ratio > 0 for ratio in request.ratios):
         raise UserError(f"--synthetic-ratio: expected different numbers above 0, found {list(request.ratios)}")
-    classifier_shape(config)  # refuses images that are too small before any hour is spent
+    classifier_shape(config.dataset_params.params)  # refuses images that are too small before any hour is spent
     records = list(Project.open(config).records)
     digests = [hash_file(record.path) for record in records]
     _refuse_shared_pictures(records, digests)

@@ -102,7 +102,7 @@ def _describe_time(study: Study) -> list[str]:
 def _time_classifier(study: Study) -> tuple[float, float]:
     """Seconds of an optimizer step and of a prediction."""
     images = Project.open(study.config).all_images
-    bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config)
+    bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config.dataset_params.params)
 
     def train(num_steps: int) -> None:
         recipe = ClassifierRecipe(seed=0, num_steps=num_steps, symmetries=study.config.dataset_params.symmetries)

@@ -168,8 +168,8 @@ class _FoldTrainer:
             seed=self._config.train_params.seed + _FIRST_SEED + seed, num_steps=self._num_steps,
             symmetries=self._config.dataset_params.symmetries, balance=arm.balance, augment=arm.augment)
         network = train_classifier(
-            classifier_shape(self._config), lambda places: self._pool.batch(arm.members[places]), arm.labels, recipe,
-            title=title, show_progress=self._config.logging_params.progress_bar)
+            classifier_shape(self._config.dataset_params.params), lambda places: self._pool.batch(arm.members[places]),
+            arm.labels, recipe, title=title, show_progress=self._config.logging_params.progress_bar)
         return class_probabilities(network, self._test.batch, self._num_test)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from config.load import load_config
 from config.schema import Config
 from dataset.images import write_png
-from dataset.order import SampleOrder, StepDraws, draw_step, generator, normal
+from dataset.order import StepDraws, generator, normal
 from dataset.storage import read_json, write_text
 from models.ema import ExponentialMovingAverage
 from models.unet import count_parameters
@@ -25,19 +25,19 @@ from tools.benchmark.limit import MATMUL
 from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
 from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.estimate import count_step_flops
+from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     Batch,
     DiffusionLoss,
-    Meters,
-    TrainState,
     latent_shape,
     lr_factor,
     make_optimizer,
     make_unet,
-    timestep_draws,
+    open_draws,
     to_device,
     train_step,
 )
+from tools.runtime.processes import share_work
 from tools.runtime.run_directory import RunDirectory
 
 OURS, AROUND, PARTS, DIFFUSERS = "demo_step/ours", "demo_step/around", "demo_step/parts", "demo_step/diffusers"
@@ -113,27 +113,24 @@ class Training:
         self._loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=self._nulls,
                                       device=self.device)
         self._labels = torch.arange(_NUM_IMAGES) % config.num_classes
-        self._order = SampleOrder(self._labels.tolist(), seed=params.seed)
         self._latents = normal(generator(0, "benchmark"), (_NUM_IMAGES, *latent_shape(config.dataset_params)))
-        share = params.ldm_batch_size // self.accelerator.num_processes
-        self._mine = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
+        share = share_work(self.accelerator)
+        self._draw = open_draws(params, config.dataset_params, config.diffusion_params, self._labels.numpy(), share=share)
+        self._local_batch = params.ldm_batch_size // share.count
 
     def step(self) -> None:
         """Draw, train, and read the meters as often as the log does."""
         params, step = self.config.train_params, self.state.step
-        draws = draw_step(self._order, step, batch_size=params.ldm_batch_size,
-                          num_views=len(self.config.dataset_params.symmetries),
-                          latent_shape=latent_shape(self.config.dataset_params),
-                          timesteps=timestep_draws(self.config.diffusion_params), num_conditions=len(self._nulls))
         lr = params.ldm_lr * lr_factor(params.lr_schedule, share=0.5, step=step, warmup_steps=params.warmup_steps)
-        train_step(self.state, draws.slice(self._mine.start, self._mine.stop), self._read, loss_of=self._loss_of,
-                   accelerator=self.accelerator, config=self.config, lr=lr)
+        train_step(self.state, self._draw(step), self._read, loss_of=self._loss_of, accelerator=self.accelerator,
+                   params=params, dropout=self.config.unet_params.dropout, lr=lr)
+        self.state.step += 1
         if self.state.step % self.config.logging_params.interval_steps == 0:
             self.state.meters.read(self.accelerator)
 
     def step_network(self) -> None:
         """The network's forward and backward pass on one batch, without anything around them."""
-        rows = torch.arange(self._mine.stop - self._mine.start) % _NUM_IMAGES
+        rows = torch.arange(self._local_batch) % _NUM_IMAGES
         batch = self._batch(rows, torch.zeros_like(rows))
         timesteps = torch.full((len(rows),), 500, device=self.device)
         self._loss_of(self.state.model, batch, noise=batch.latents, timesteps=timesteps).backward()

@@ -1,4 +1,4 @@
-"""The baseline GAN's training step, checkpoints and drawing. The loop over steps is tools/train_gan.py's.
+"""The baseline GAN's training step, weights and sampling. The loop over steps is tools/train_gan.py's.
 
 Like all training here every draw is addressed by the step, so that a resumed training equals an unbroken one on a CPU.
 """
@@ -34,10 +34,13 @@ from models.gan import (
 from tools.diffusion.generation import ImageRequest
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import TRAINED_KEY
-from tools.runtime.checkpoints import TrainingState, read_checkpoint, write_checkpoint
+from tools.runtime.checkpoints import read_checkpoint, write_checkpoint
 from tools.runtime.command import Diverged
+from tools.runtime.loop import descend
+from tools.runtime.resume import ResumeState
 
 WEIGHTS_NAME = "generator.safetensors"
+LOSSES = ("critic_loss", "generator_loss")
 METHOD = 2  # raised when the same keys train another GAN
 _ADAM_BETAS = (0.0, 0.99)  # Mescheder 2018, appendix D
 _CONTRAST_IMAGES = 256  # at most, from which the images' contrast is taken
@@ -87,7 +90,7 @@ def measure_contrast(bank: ImageBank, num_images: int) -> float:
 
 
 class GanTrainer:
-    """Both networks with their optimizers and the generator's average; `state` is what a checkpoint holds of them."""
+    """Both networks with their optimizers and the generator's average; `state` is what a resumed training needs of them."""
 
     def __init__(self, config: Config, images: LabelledImages, device: torch.device) -> None:
         self.config, self.params, self.device = config, config.gan_params, device
@@ -98,35 +101,34 @@ class GanTrainer:
         self.ema = ExponentialMovingAverage(self.generator, self.params.ema_decay)
         self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS, fused=True)
                            for name, network in (("generator", self.generator), ("critic", self.critic))}
-        self.state = TrainingState({"generator": self.generator, "critic": self.critic}, self.ema,
-                                   {f"of_{name}": optimizer for name, optimizer in self.optimizers.items()})
+        self.state = ResumeState({"generator": self.generator, "critic": self.critic}, self.ema,
+                                 {f"of_{name}": optimizer for name, optimizer in self.optimizers.items()})
         self.bank = ImageBank(images)
         self.brightness = measure_contrast(self.bank, len(images))
         self.order = SampleOrder([record.label for record in images.records], seed=config.train_params.seed)
         self.labels = torch.from_numpy(self.order.labels)
         self.class_counts = np.bincount(self.order.labels, minlength=config.num_classes).tolist()
 
-    def train_step(self, step: int) -> dict[str, float]:
+    def train_step(self, step: int) -> dict[str, float] | None:
         """One step of the discriminator and one of the generator; returns both losses, without the penalty.
 
-        Raises:
-            Diverged: a loss that is not finite.
+        None where a loss or its gradient is not finite: that network, and what follows, is left as it is.
         """
         real, labels = self._draw_real(step)
-        losses = {"critic_loss": self._train_critic(real, labels, step)}
+        of_critic = self._train_critic(real, labels, step)
+        if of_critic is None:
+            return None
         self.critic.requires_grad_(False)
         fake = self.generator(self._noise(step, 1), labels)
         deception = deception_loss(self.critic(self._augment(fake, step, 2), labels))
-        self._descend("generator", deception)
+        finite = descend(self.optimizers["generator"], deception)
         self.critic.requires_grad_(True)
+        if not finite:
+            return None
         self.ema.update(self.generator)
-        losses["generator_loss"] = float(deception.detach())
-        if not np.isfinite(list(losses.values())).all():
-            raise Diverged(f"step {step}: the GAN's loss is not finite; its last checkpoint is intact, but the same steps "
-                            "would diverge again: start anew with a lower gan_params.lr or a higher r1_weight")
-        return losses
+        return dict(zip(LOSSES, (of_critic, float(deception.detach())), strict=True))
 
-    def _train_critic(self, real: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+    def _train_critic(self, real: torch.Tensor, labels: torch.Tensor, step: int) -> float | None:
         with torch.no_grad():
             fake = self.generator(self._noise(step, 0), labels)
         penalised = self.params.r1_weight > 0 and step % _PENALTY_INTERVAL_STEPS == 0
@@ -136,13 +138,7 @@ class GanTrainer:
         total = loss
         if penalised:
             total = loss + self.params.r1_weight * _PENALTY_INTERVAL_STEPS * gradient_penalty(real_logits, real)
-        self._descend("critic", total)
-        return float(loss.detach())
-
-    def _descend(self, name: str, loss: torch.Tensor) -> None:
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[name].step()
+        return float(loss.detach()) if descend(self.optimizers["critic"], total) else None
 
     def _draw_real(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The step's real images, each in one of the views that the optics allow, and their labels."""

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -13,109 +14,19 @@ from torch import nn
 from config.errors import UserError
 from config.schema import Config, DatasetParams, DiffusionParams, TrainParams, UNetParams
 from dataset.annotations import ImageRecord
-from dataset.order import StepDraws, TimestepDraws, generator, normal
+from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
+from dataset.share import ALONE, Share
 from models.autoencoder import LatentCodec, LatentStatistics
-from models.ema import ExponentialMovingAverage
 from models.unet import UNet, UNetShape
 from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
-from tools.diffusion.conditions import condition_shapes, join_view
+from tools.diffusion.conditions import condition_shapes, join_view, null_levels
 from tools.diffusion.latent_source import LatentSource
-from tools.runtime import checkpoints
-from tools.runtime.command import Diverged
+from tools.diffusion.train_state import TrainState
 from tools.runtime.processes import unwrap
 
 _SKIPPING_DEVICES = ("cpu", "cuda")  # whose fused kernels read `found_inf`; Apple's do not
-MOST_BAD_STEPS = 10  # non-finite steps in a row after which a run has diverged
-
-
-class Meters:
-    """Sums of loss and gradient norm since the last reading, and the count of skipped steps, on the training's device.
-
-    A training step writes them without waiting for the device; only reading waits.
-    """
-
-    _SUMS = ("loss", "grad_norm", "count")
-
-    def __init__(self, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # that device has no double precision
-        self._sums = torch.zeros(len(self._SUMS), dtype=dtype, device=device)
-        self._skips = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row, most in a row since a reading
-
-    def add(self, *, loss: torch.Tensor, grad_norm: torch.Tensor, applied: torch.Tensor) -> None:
-        """Add a step's float () loss and norm, which count where they are finite; bool () `applied` is false if skipped."""
-        values = torch.stack([loss, grad_norm, torch.ones_like(loss)]).to(self._sums.dtype)
-        self._sums += torch.where(torch.isfinite(values).all(), values, 0.0)
-        skipped = (~applied).long()
-        total, in_a_row, longest = self._skips.unbind()
-        in_a_row = (in_a_row + skipped) * skipped
-        self._skips = torch.stack([total + skipped, in_a_row, torch.maximum(longest, in_a_row)])
-
-    def read(self, accelerator: Accelerator) -> dict[str, float | int | None]:
-        """Means since the last reading, over all processes, None where no step was finite; and the skipped steps so far."""
-        sums = self._sums.clone()
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.float(), reduction="sum")
-        loss, grad_norm, count = sums.tolist()
-        self._sums.zero_()
-        self._skips[2] = self._skips[1]
-        return {"loss": loss / count if count else None, "grad_norm": grad_norm / count if count else None,
-                "skipped_steps": int(self._skips[0])}
-
-    def longest_row(self) -> int:
-        """The most steps in a row that were skipped since the last reading."""
-        return int(self._skips[2])
-
-    def to_values(self) -> dict[str, Any]:
-        """Everything, as plain values."""
-        skipped, in_a_row, _ = self._skips.tolist()
-        return {"meters": dict(zip(self._SUMS, self._sums.tolist(), strict=True)), "skipped_steps": skipped,
-                "skipped_in_a_row": in_a_row}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Put back what `to_values` gave."""
-        sums, in_a_row = values["meters"], values["skipped_in_a_row"]
-        self._sums.copy_(torch.tensor([sums.get(name, 0.0) for name in self._SUMS], dtype=torch.float64))
-        self._skips.copy_(torch.tensor([values["skipped_steps"], in_a_row, in_a_row]))
-
-
-@dataclass
-class TrainState:
-    """All that changes during training and is needed to go on: tensors in the modules, plain values here."""
-
-    model: nn.Module
-    ema: ExponentialMovingAverage
-    optimizer: torch.optim.Optimizer
-    meters: Meters
-    step: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-
-    _PLAIN = ("step", "best_loss", "best_step")
-
-    def to_checkpoint(self, unwrapped: nn.Module, scaler: Any | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values of a resume checkpoint."""
-        tensors = checkpoints.prefix_tensors(unwrapped.state_dict(), "model")
-        tensors |= checkpoints.prefix_tensors(self.ema.state_dict(), "ema")
-        tensors |= checkpoints.pack_optimizer(self.optimizer)
-        values = {name: getattr(self, name) for name in self._PLAIN}
-        values["ema_updates"] = self.ema.num_updates
-        values |= self.meters.to_values()
-        values["scaler"] = None if scaler is None else {k: v for k, v in scaler.state_dict().items() if v is not None}
-        return tensors, values
-
-    def restore(self, unwrapped: nn.Module, scaler: Any | None, tensors: dict[str, torch.Tensor],
-                values: dict[str, Any]) -> None:
-        """Put back what `to_checkpoint` gave."""
-        unwrapped.load_state_dict(checkpoints.select_tensors(tensors, "model"))
-        self.ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["ema_updates"])
-        checkpoints.unpack_optimizer(self.optimizer, tensors)
-        for name in self._PLAIN:
-            setattr(self, name, values[name])
-        self.meters.restore(values)
-        if scaler is not None and values["scaler"]:
-            scaler.load_state_dict(values["scaler"])
 
 
 @dataclass(frozen=True)
@@ -174,6 +85,22 @@ def timestep_draws(params: DiffusionParams) -> TimestepDraws:
     return TimestepDraws(params.num_timesteps, params.timestep_sampling, params.logit_mean, params.logit_std)
 
 
+def open_draws(
+    params: TrainParams, data: DatasetParams, diffusion: DiffusionParams, labels: np.ndarray, *, share: Share = ALONE
+) -> Callable[[int], StepDraws]:
+    """A function of the step, from 0: the draws of this process's part of the batch. Labels: int64 (N,)."""
+    order = SampleOrder(labels, seed=params.seed, balance=params.balanced_sampling)
+    timesteps, num_conditions = timestep_draws(diffusion), len(null_levels(data.params))
+    rows = params.ldm_batch_size // share.count
+
+    def draw(step: int) -> StepDraws:
+        whole = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(data.symmetries),
+                          latent_shape=latent_shape(data), timesteps=timesteps, num_conditions=num_conditions)
+        return whole.slice(share.index * rows, (share.index + 1) * rows)
+
+    return draw
+
+
 class DiffusionLoss:
     """The weighted squared error of the network's prediction, for one schedule and objective.
 
@@ -229,16 +156,17 @@ def read_batch(
 
 def train_step(
     state: TrainState, draws: StepDraws, read: Callable[[StepDraws], Batch], *, loss_of: DiffusionLoss,
-    accelerator: Accelerator, config: Config, lr: float,
+    accelerator: Accelerator, params: TrainParams, dropout: float, lr: float,
 ) -> None:
     """One optimizer step on this process's slice of the global batch, cut into the configured micro-steps.
 
-    `read` maps StepDraws to a Batch. The mean loss over the slice and the gradient's norm before clipping go to the meters.
-    A step whose loss or gradient is not finite leaves weights, average and optimizer untouched and is counted. All of
-    this is decided on the device, and the host waits for nothing: it can prepare the next step meanwhile.
+    `read` maps StepDraws to a Batch; `dropout` is the network's. The mean loss over the slice and the gradient's norm
+    before clipping go to the meters. A step whose loss or gradient is not finite leaves weights, average and optimizer
+    untouched and is counted. All of this is decided on the device, and the host waits for nothing: it can prepare the
+    next step meanwhile.
     """
-    train, device = config.train_params, accelerator.device
-    micro_steps = train.gradient_accumulation_steps
+    device = accelerator.device
+    micro_steps = params.gradient_accumulation_steps
     micro_size = len(draws.positions) // micro_steps
     state.model.train()
     state.optimizer.param_groups[0]["lr"] = lr
@@ -246,24 +174,24 @@ def train_step(
     for micro_step in range(micro_steps):
         part = draws.slice(micro_step * micro_size, (micro_step + 1) * micro_size)
         batch = read(part)
-        batch = batch.drop(part, probability=train.label_dropout, null_label=loss_of.null_label,
+        batch = batch.drop(part, probability=params.label_dropout, null_label=loss_of.null_label,
                            null_levels=loss_of.null_levels)
         last = micro_step == micro_steps - 1
-        _seed_dropout(config, state.step, micro_step, accelerator.process_index)
+        if dropout > 0:
+            _seed_dropout(params.seed, state.step, micro_step, accelerator.process_index)
         with _synchronised(accelerator, state.model, last), accelerator.autocast():
             loss = loss_of(state.model, batch, noise=to_device(part.noise, device),
                            timesteps=to_device(part.timesteps, device)) / micro_steps
         with _synchronised(accelerator, state.model, last):
             accelerator.backward(loss)
         total += loss.detach()
-    norm = accelerator.clip_grad_norm_(state.model.parameters(), train.clip_grad_norm or math.inf)
+    norm = accelerator.clip_grad_norm_(state.model.parameters(), params.clip_grad_norm or math.inf)
     # The norm is of the gradient averaged over all processes, so that all of them apply the step or none does.
     finite = torch.isfinite(norm) & (torch.isfinite(total) | (accelerator.num_processes > 1))
     _apply(state.optimizer, finite, has_scaler=accelerator.scaler is not None)
     state.ema.update(unwrap(accelerator, state.model), finite)
     state.meters.add(loss=total, grad_norm=norm, applied=finite)
     state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
 
 
 def make_optimizer(network: nn.Module, train: TrainParams) -> torch.optim.AdamW:
@@ -305,20 +233,6 @@ def require_selectable(selection_metric: str, records: Sequence[ImageRecord]) ->
     return has_val
 
 
-def refuse_divergence(state: TrainState) -> None:
-    """End a run that has stopped learning.
-
-    Raises:
-        Diverged: ten steps in a row were skipped.
-    """
-    if state.meters.longest_row() >= MOST_BAD_STEPS:
-        raise Diverged(
-            f"step {state.step}: loss or gradient was not finite {MOST_BAD_STEPS} times in a row; the last checkpoint is "
-            "intact, but the same steps would diverge again: start anew under another task_name with a lower ldm_lr, more "
-            "warmup_steps, or mixed_precision bf16 or no"
-        )
-
-
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor there, without the host waiting for a GPU's earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
@@ -338,21 +252,21 @@ def validation_loss(network: nn.Module, batches: Iterator[tuple[Batch, torch.Ten
 
 
 def validation_batches(
-    source: LatentSource, codec: LatentCodec, *, config: Config, device: torch.device
+    source: LatentSource, codec: LatentCodec, *, train: TrainParams, data: DatasetParams, num_timesteps: int,
+    device: torch.device,
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """Every held-out image `validation_draws` times, as it is, with noise and stratified timesteps that never change."""
-    train, count = config.train_params, len(source.labels)
-    shape = latent_shape(config.dataset_params)
+    count, shape = len(source.labels), latent_shape(data)
     for draw in range(train.validation_draws):
         rng = generator(train.seed, "validation", draw)
         fractions = (rng.permutation(count) + rng.random(count)) / count
-        timesteps = torch.from_numpy((fractions * config.diffusion_params.num_timesteps).astype("int64"))
+        timesteps = torch.from_numpy((fractions * num_timesteps).astype("int64"))
         noise = normal(rng, (2, count, *shape))
         for start in range(0, count, train.ldm_batch_size):
             rows = torch.arange(start, min(start + train.ldm_batch_size, count))
             raw = source.draw(rows, torch.zeros_like(rows), noise[0][rows])
             batch = _label_batch(source, codec.standardise(raw), positions=rows, views=torch.zeros_like(rows),
-                                 device=device, sees_view=config.dataset_params.symmetry_conditioning)
+                                 device=device, sees_view=data.symmetry_conditioning)
             yield batch, noise[1][rows].to(device), timesteps[rows].to(device)
 
 
@@ -374,11 +288,9 @@ def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> f
     return warmup * decay
 
 
-def _seed_dropout(config: Config, step: int, micro_step: int, process: int) -> None:
+def _seed_dropout(seed: int, step: int, micro_step: int, process: int) -> None:
     """Address the masks of dropout, which the library draws from its global generator, like every other draw."""
-    if config.unet_params.dropout > 0:
-        rng = generator(config.train_params.seed, "dropout", step, micro_step, process)
-        torch.manual_seed(int(rng.integers(2**63 - 1)))
+    torch.manual_seed(int(generator(seed, "dropout", step, micro_step, process).integers(2**63 - 1)))
 
 
 def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -19,11 +19,11 @@ from tools.diffusion import generation
 from tools.diffusion.conditions import ConditionPrior, condition_levels, null_levels
 from tools.diffusion.latent_source import LatentSource, TrainingData
 from tools.diffusion.project import Project
+from tools.diffusion.train_state import TrainState
 from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
 from tools.diffusion.training import (
     Batch,
     DiffusionLoss,
-    TrainState,
     latent_shape,
     make_schedule,
     validation_batches,
@@ -79,7 +79,8 @@ class Validator:
         return f"step {state.step}: {measured}{best}; preview {preview}"
 
     def _measure_loss(self, val: LatentSource) -> float:
-        batches = validation_batches(val, self.data.codec, config=self.config, device=self.device)
+        batches = validation_batches(val, self.data.codec, train=self.config.train_params, data=self.config.dataset_params,
+                                     num_timesteps=self.config.diffusion_params.num_timesteps, device=self.device)
         total = len(val.labels) * self.config.train_params.validation_draws
         with Progress("validating", total, enabled=self.config.logging_params.progress_bar, passing=True) as bar:
             return validation_loss(self.averaged, _tell(batches, bar), loss_of=self.loss_of)
@@ -126,6 +127,25 @@ class Validator:
         write_png(path, grid, text={"Synthetic": "BlastDiffusion preview"})
         tracker.log_synthetic_image("preview", grid.squeeze(-1) if grid.shape[-1] == 1 else grid, step=state.step)
         return path
+
+
+class NullValidator(Validator):
+    """Measures and writes nothing, for the processes that leave that to the first."""
+
+    def __init__(self) -> None:
+        """Nothing is needed."""
+
+    def validate(self, state: TrainState, tracker: Tracker) -> str:  # noqa: ARG002 - as the other's
+        """Nothing came out."""
+        return ""
+
+
+def open_validator(config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
+                   *, loss_of: DiffusionLoss, device: torch.device) -> Validator:
+    """The validator of a run, or one that does nothing where this process does not write."""
+    if not run.writes:
+        return NullValidator()
+    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
 
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config.schema import Config
+from config.schema import TableParams
 from dataset.order import SampleOrder, generator
 from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.diffusion.training import lr_factor
-from tools.runtime.command import Interrupted, deferred_signals
+from tools.runtime.loop import Loop, descend
 from tools.runtime.machine import choose_device
-from tools.runtime.progress import Progress
+from tools.runtime.resume import ResumeState
 
 BATCH_SIZE = 64
 _PEAK_LR = 2e-3
@@ -42,10 +42,9 @@ class ClassifierRecipe:
     augment: bool = True
 
 
-def classifier_shape(config: Config) -> ClassifierConfig:
-    """The classifier of the config's images and classes."""
-    table = config.dataset_params.params
-    return ClassifierConfig(im_channels=table.im_channels, num_classes=config.num_classes, image_size=table.image_size)
+def classifier_shape(table: TableParams) -> ClassifierConfig:
+    """The classifier of the table's images and classes."""
+    return ClassifierConfig(im_channels=table.im_channels, num_classes=len(table.class_names), image_size=table.image_size)
 
 
 def count_classifier_steps(epochs: int, num_images: int) -> int:
@@ -65,6 +64,7 @@ def train_classifier(
 
     Raises:
         Interrupted: a signal asked for a stop; nothing is kept.
+        Diverged: loss or gradient is no longer finite.
     """
     device = choose_device(precision="float32")
     torch.manual_seed(recipe.seed)  # initial weights and dropout
@@ -72,8 +72,9 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY, fused=True)
     ema = ExponentialMovingAverage(network, _EMA_DECAY)
     order, steps = SampleOrder(labels, seed=recipe.seed, balance=recipe.balance), recipe.num_steps
-    with deferred_signals() as stop, Progress(title, steps, unit="steps", enabled=show_progress) as bar:
-        for step in range(steps):
+    with Loop(ResumeState({"network": network}, ema, {"optimizer": optimizer}), steps, title=title,
+              images_per_step=BATCH_SIZE, remedy="look at the images", show=show_progress) as loop:
+        for step in loop.steps():
             positions = order.positions(step * BATCH_SIZE, BATCH_SIZE)
             pixels = read_pixels(positions)
             if recipe.augment:
@@ -81,13 +82,10 @@ def train_classifier(
             optimizer.param_groups[0]["lr"] = _PEAK_LR * lr_factor("cosine", share=step / steps, step=step, warmup_steps=20)
             wanted = torch.from_numpy(labels[positions]).to(device)
             loss = F.cross_entropy(network(pixels.to(device)), wanted, label_smoothing=_LABEL_SMOOTHING)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            ema.update(network)
-            bar.update(step + 1, f"loss {loss.item():.3f}")
-            if stop:
-                raise Interrupted(stop.signal_number or 15, "stopped; run the same command to go on")
+            finite = descend(optimizer, loss)
+            if finite:
+                ema.update(network)
+            loop.end_step(f"loss {loss.item():.3f}" if finite else None)
     network.load_state_dict(ema.state_dict(), strict=False)
     return network.cpu().eval()
 

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ from safetensors.torch import save as format_safetensors
 
 from config.errors import UserError
 from dataset.storage import write_bytes
-from models.ema import ExponentialMovingAverage
 
 FORMAT = 1
 _NOTE = "derived from patients' images: store, share and delete it by the same rules as those images"
@@ -90,7 +86,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[
         except UserError as error:
             reasons.append(str(error).removesuffix(f"; {_REMEDY}"))
             continue
-        return tensors, values, [f"{reason}; going on from the one before" for reason in reasons]
+        return tensors, values, [f"{reason}; resuming from the one before" for reason in reasons]
     if reasons:
         raise UserError(f"{folder}: no intact resume checkpoint is left ({reasons[0]}); remove the folder to start anew")
     return None
@@ -99,7 +95,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The per-parameter state of an optimizer as named tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": torch.as_tensor(value)
+    return {f"{index}.{name}": torch.as_tensor(value)
             for index, entries in state.items() for name, value in entries.items()}
 
 
@@ -112,12 +108,11 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
-            state.setdefault(int(index), {})[name] = tensor
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
+        state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -129,46 +124,6 @@ def select_tensors(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, t
 def prefix_tensors(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The inverse of `select_tensors`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """All that a training of several networks with one average goes on from; its folder keeps the newest file only."""
-
-    networks: Mapping[str, torch.nn.Module]
-    ema: ExponentialMovingAverage
-    optimizers: Mapping[str, torch.optim.Optimizer]
-
-    def save(self, folder: Path, step: int, values: dict[str, Any]) -> None:
-        """Write the state after `step` with plain values, of which "identity" says what the steps depend on."""
-        tensors = prefix_tensors(self.ema.state_dict(), "ema")
-        for name, network in self.networks.items():
-            tensors |= prefix_tensors(network.state_dict(), name)
-        for name, optimizer in self.optimizers.items():
-            tensors |= prefix_tensors(pack_optimizer(optimizer), name)
-        write_checkpoint(resume_path(folder, step), tensors, {**values, "step": step, "num_updates": self.ema.num_updates})
-        prune_resume_checkpoints(folder, keep=1)
-
-    def resume(self, folder: Path, *, identity: str, key: str) -> dict[str, Any] | None:
-        """Put back the newest intact state and return its values; None where there is none. `key` names the folder.
-
-        Raises:
-            UserError: the state is of a training of another identity, or none is intact.
-        """
-        found = read_newest_checkpoint(folder)
-        if found is None:
-            return None
-        tensors, values, warnings = found
-        if values["identity"] != identity:
-            raise UserError(f"{folder} belongs to a training with other settings or images; remove it or name another {key}")
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        for name, network in self.networks.items():
-            network.load_state_dict(select_tensors(tensors, name))
-        self.ema.load_state_dict(select_tensors(tensors, "ema"), values["num_updates"])
-        for name, optimizer in self.optimizers.items():
-            unpack_optimizer(optimizer, select_tensors(tensors, name))
-        return values
 
 
 def _digest(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> str:

@@ -67,5 +67,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _memory_keys() -> str:
-    return _MEMORY_KEYS.get(Path(sys.argv[0]).stem, "lower the batch sizes: evaluation_params.batch_size, "
+    path = Path(sys.argv[0])
+    command = path.parent.name if path.name == "__main__.py" else path.stem
+    return _MEMORY_KEYS.get(command, "lower the batch sizes: evaluation_params.batch_size, "
                             "autoencoder_params.batch_size, train_params.ldm_batch_size or sample_params.batch_size")

@@ -34,6 +34,11 @@ class Pace:
     def add_step(self) -> float:
         """Note that a step has ended; the rate since the start."""
         self._times.append(time.monotonic())
+        return self.rate
+
+    @property
+    def rate(self) -> float:
+        """Images a second since the start."""
         return self._rate(0)
 
     @property
@@ -45,7 +50,7 @@ class Pace:
         """The rate, that of the later half of the steps, before which networks are compiled and devices warm up, and the
         number of steps."""
         steps = len(self._times) - 1
-        return {"images_per_second": self._rate(0), "settled_images_per_second": self._rate(steps // 2), "steps": steps}
+        return {"images_per_second": self.rate, "settled_images_per_second": self._rate(steps // 2), "steps": steps}
 
     def _rate(self, first: int) -> float:
         steps = len(self._times) - 1 - first

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
 from dataset.patient_note import warn_where_git_takes, write_patient_note
+from dataset.share import Share
 from dataset.storage import locked, make_folder, write_text
+from tools.runtime.checkpoints import list_resume_checkpoints
 
 # Keys that a resumed run may change: they do not alter what the steps done so far computed, or, like the number of
 # processes, only the rounding of those to come.
@@ -33,9 +35,10 @@ _HARMLESS = (
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths below <task_name>."""
+    """Paths below <task_name>. `writes` is false on the processes of a training that leave writing to the first."""
 
     root: Path
+    writes: bool = True
 
     @property
     def config(self) -> Path:
@@ -68,6 +71,8 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Record the resolved config and mark the folder as derived from patients' images."""
+        if not self.writes:
+            return
         write_text(self.config, config_to_yaml(config))
         write_patient_note(self.root, "The checkpoints and the pictures under samples/internal/ in this folder")
 
@@ -75,8 +80,13 @@ class RunDirectory:
         """Refuse to go on under a config that would have computed other steps.
 
         Raises:
-            UserError: the keys that differ, old and new, and how to start anew.
+            UserError: the keys that differ, old and new, and how to start anew; or resuming is switched off.
         """
+        if not self.writes:
+            return
+        if list_resume_checkpoints(self.checkpoints) and not config.train_params.resume_training:
+            raise UserError(f"{self.root} holds a run and train_params.resume_training is false; set it to true to resume, "
+                            "or give another task_name to start anew")
         try:
             old = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -89,6 +99,11 @@ class RunDirectory:
                 f"{self.root} was trained with another config: {'; '.join(differences)}; restore these keys to go on, or "
                 "give another train_params.task_name to start anew"
             )
+
+
+def open_run(root: Path, share: Share, purpose: str) -> AbstractContextManager[RunDirectory]:
+    """The folder of a run that several processes train together: the first one holds it, the others write nothing."""
+    return owned(root, purpose) if share.is_first else nullcontext(RunDirectory(root, writes=False))
 
 
 @contextmanager

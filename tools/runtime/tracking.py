@@ -20,6 +20,7 @@ from config.errors import UserError
 from config.load import config_to_dict
 from config.schema import Config
 from dataset.storage import disk_errors, free_bytes, sync_file, write_text
+from tools.runtime.run_directory import RunDirectory
 
 _PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
 _ID_NAME = "run_id.txt"
@@ -108,9 +109,9 @@ def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Tracker:
-    """The log of one training run, on the main process: metrics.jsonl and its mirror."""
+    """The log of one training run: metrics.jsonl and, where there is one, its mirror."""
 
-    def __init__(self, path: Path, mirror: WandbMirror, *, step: int) -> None:
+    def __init__(self, path: Path, mirror: WandbMirror | None = None, *, step: int) -> None:
         """Open the log, cut to `step`."""
         self._mirror = mirror
         cut_log(path, step)
@@ -130,12 +131,14 @@ class Tracker:
                 raise FileNotFoundError(errno.ENOENT, "removed during the run")
             while data:  # a disk that fills takes a part and refuses the next
                 data = data[self._file.write(data):]
-        values = {key: value for key, value in row.items() if key != "step"}
-        self._mirror.log({**values, **(timings or {})}, step=row["step"])
+        if self._mirror is not None:
+            values = {key: value for key, value in row.items() if key != "step"}
+            self._mirror.log({**values, **(timings or {})}, step=row["step"])
 
     def log_synthetic_image(self, key: str, pixels: np.ndarray, *, step: int) -> None:
         """Mirror a picture of synthetic images, uint8 (H, W) or (H, W, 3)."""
-        self._mirror.log_synthetic_image(key, pixels, step=step)
+        if self._mirror is not None:
+            self._mirror.log_synthetic_image(key, pixels, step=step)
 
     def sync_to_disk(self) -> None:
         """Make the rows so far durable; called before a checkpoint that relies on them."""
@@ -145,7 +148,27 @@ class Tracker:
     def close(self) -> None:
         """Close the log and end the mirror."""
         self._file.close()
-        self._mirror.finish()
+        if self._mirror is not None:
+            self._mirror.finish()
+
+
+class NullTracker(Tracker):
+    """A log that keeps nothing, for whatever process or training has none."""
+
+    def __init__(self) -> None:
+        """Nothing is opened."""
+
+    def log(self, *_: Any, **__: Any) -> None:
+        """Keep nothing."""
+
+    log_synthetic_image = sync_to_disk = close = log
+
+
+def open_tracker(config: Config, run: RunDirectory, *, step: int) -> Tracker:
+    """The log of a run, cut to `step`, with its mirror; one that keeps nothing where this process does not write."""
+    if not run.writes:
+        return NullTracker()
+    return Tracker(run.metrics, WandbMirror(config, folder=run.root, name=run.root.name), step=step)
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -34,13 +34,13 @@ from tools.evaluation.accuracy import balanced_accuracy
 from tools.evaluation.classifier_training import class_probabilities
 from tools.evaluation.judges import CHOSEN_KEY, CLASSIFIER_RECORD, find_condition_judge
 from tools.runtime.command import run_command
+from tools.runtime.resume import STATE_FOLDER, Saving
 from tools.runtime.run_directory import owned
 from tools.train_encoder.learned_classifier import (
     BATCH_SIZE,
     Ending,
     LearnedClassifier,
     LearningRecipe,
-    UnfinishedTraining,
     count_steps,
     learn_classifier,
     learning_shape,
@@ -49,7 +49,7 @@ from tools.train_encoder.plain_baseline import baseline_accuracy
 from tools.train_encoder.stopping_images import StoppingImages, choose_stopping_images
 
 _ROLES = {"encoder": ("classifier_path", 1), "judge": ("judge_path", 2)}  # config key, and what is added to the seed
-_STATE_FOLDER = "training_state"
+_SECONDS_BETWEEN_STATES = 30.0
 _METHOD = 2  # raised where the same images and options give other weights
 
 
@@ -129,8 +129,9 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
         print(f"{output} holds the {subject.title(role)} of these images already")
         return output
     with owned(output, "tools.train_encoder", key=f"evaluation_params.{key}"):
-        state = UnfinishedTraining(output / _STATE_FOLDER, identity)
-        learned = _fit(config, parts, state, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
+        saving = Saving(output / STATE_FOLDER, identity, key=f"evaluation_params.{key}",
+                        every_seconds=_SECONDS_BETWEEN_STATES, at_end=False)
+        learned = _fit(config, parts, saving, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
                        title=subject.title(role))
         _save(config, project, output, subject, learned, role=role, identity=identity, bounds=bounds,
               chosen_on=parts.chosen_on)
@@ -186,12 +187,12 @@ def _save(
             print(f"warning: the {subject.title(role)} has not learned what a plain baseline reads; where evaluations find "
                   "the same on their images, they make no claim that rests on it. More training images help, or more "
                   "minutes where these ended the training", file=sys.stderr)
-    shutil.rmtree(output / _STATE_FOLDER, ignore_errors=True)
+    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}")
 
 
 def _fit(
-    config: Config, parts: StoppingImages, state: UnfinishedTraining, subject: _Subject, *, seed: int, bounds: _Bounds,
+    config: Config, parts: StoppingImages, saving: Saving, subject: _Subject, *, seed: int, bounds: _Bounds,
     title: str,
 ) -> LearnedClassifier:
     table, num_images = config.dataset_params.params, len(parts.learned.labels)
@@ -199,7 +200,7 @@ def _fit(
                             max_steps=count_steps(bounds.epochs, num_images), max_minutes=bounds.max_minutes)
     shape = learning_shape(table.im_channels, len(subject.names), table.image_size)
     learned = learn_classifier(shape, parts.learned, parts.held_out, recipe, title=title,
-                               show_progress=config.logging_params.progress_bar, state=state)
+                               show_progress=config.logging_params.progress_bar, saving=saving)
     print(f"{title}: ended after {learned.steps:,} steps ({learned.steps * BATCH_SIZE / num_images:.0f} epochs), because "
           f"{learned.ending.value}; it has the weights of step {learned.chosen_step:,}, chosen on {parts.chosen_on} "
           f"({len(parts.held_out.labels)} images)")

@@ -4,11 +4,10 @@ here but the state of an unfinished training."""
 import math
 import shutil
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,10 @@ from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.evaluation.classifier_training import ReadPixels
-from tools.runtime import checkpoints
-from tools.runtime.command import Diverged, Interrupted, deferred_signals
+from tools.runtime.command import Diverged
+from tools.runtime.loop import Loop, descend
 from tools.runtime.machine import choose_device
-from tools.runtime.progress import Progress
+from tools.runtime.resume import OtherTraining, ResumeState, Saving
 
 BATCH_SIZE = 32
 _PEAK_LR, _WARMUP_STEPS, _FULL_LR_STEPS = 2e-3, 60, 400  # then it falls with the square root of the steps
@@ -40,7 +39,7 @@ _FEWEST_STEPS_BETWEEN, _IMAGES_PER_STEP = 50, 32  # of evaluations; many held-ou
 _LEAST_GAIN = 0.003  # nats; a smaller gain is no reason to go on
 _PATIENCE_STEPS, _PATIENCE_SHARE = 600, 0.5  # steps without a gain, and as a share of the steps at the last gain
 _CALIBRATED_ON, _PREDICTED_AT_ONCE = 256, 256  # images
-_SECONDS_BETWEEN_STATES = 30.0
+_REMEDY = "look at the images with tools.check_dataset, or choose another train_params.seed"
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,6 @@ class LearningRecipe:
     max_minutes: float
 
 
-@dataclass(frozen=True)
-class UnfinishedTraining:
-    """Where the state of an unfinished training lies, and the hash of all that the training depends on."""
-
-    folder: Path
-    identity: str
-
-
 class Ending(Enum):
     """Why a training ended."""
 
@@ -87,6 +78,12 @@ class _Best:
     gain_loss: float = math.inf
     gain_step: int = 0
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.weights
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        self.weights = state_dict
+
     def offer(self, step: int, loss: float, weights: dict[str, torch.Tensor]) -> None:
         if loss < self.loss:
             self.loss, self.step = loss, step
@@ -96,6 +93,27 @@ class _Best:
 
     def has_settled(self, step: int) -> bool:
         return step - self.gain_step >= max(_PATIENCE_STEPS, _PATIENCE_SHARE * self.gain_step)
+
+
+@dataclass
+class _State(ResumeState):
+    """What a resumed training needs, the best weights so far among it."""
+
+    best: _Best = field(default_factory=lambda: _Best({}))
+
+    def to_values(self) -> dict[str, Any]:
+        return {"best": {name: str(getattr(self.best, name)) for name in _BEST_VALUES}}  # as text: JSON has no infinity
+
+    def restore_values(self, values: dict[str, Any]) -> None:
+        for name, kind in _BEST_VALUES.items():
+            setattr(self.best, name, kind(values["best"][name]))
+
+    def save(self, saving: Saving) -> None:
+        write_patient_note(saving.folder, "The weights in this folder")
+        super().save(saving)
+
+
+_BEST_VALUES = {"loss": float, "step": int, "gain_loss": float, "gain_step": int}
 
 
 @dataclass(frozen=True)
@@ -110,50 +128,47 @@ class LearnedClassifier:
 
 def learn_classifier(
     shape: ClassifierConfig, images: LabelledPixels, held_out: LabelledPixels, recipe: LearningRecipe, *, title: str,
-    show_progress: bool, state: UnfinishedTraining | None = None,
+    show_progress: bool, saving: Saving | None = None,
 ) -> LearnedClassifier:
     """Train until the loss on held-out images, in which classes weigh the same, has stopped falling; the best weights.
 
-    Classes come equally often. The weights are averages over the last steps. With `state` the training is saved on the way
+    Classes come equally often. The weights are averages over the last steps. With `saving` the training is saved on the way
     and resumes from the newest state of its identity, to equal weights. `max_minutes`, counted over all parts, is the one
     bound that depends on the machine.
 
     Raises:
-        Interrupted: a signal asked for a stop; without `state` nothing is kept.
-        Diverged: the loss is no longer finite.
+        Interrupted: a signal asked for a stop; without `saving` nothing is kept.
+        Diverged: loss or gradient is no longer finite.
     """
     run = _Run(shape, recipe)
     order = SampleOrder(images.labels, seed=recipe.seed, balance=1.0)
     between = max(_FEWEST_STEPS_BETWEEN, len(held_out.labels) // _IMAGES_PER_STEP)
-    first, seconds = (0, 0.0) if state is None else run.resume(state)
-    started, last_saved, ending = time.monotonic() - seconds, time.monotonic(), None
-    with deferred_signals() as stop, Progress(title, recipe.max_steps, unit="steps", initial=first,
-                                              enabled=show_progress) as bar:
-        step = first
-        while ending is None:
-            loss = run.take_step(images, order, step)
-            step += 1
-            if not math.isfinite(loss):
-                raise Diverged(f"{title}: expected a finite loss at step {step}, found {loss}; look at the images with "
-                               "tools.check_dataset, or choose another train_params.seed")
-            late = time.monotonic() - started > 60 * recipe.max_minutes
-            if step % between == 0 or step == recipe.max_steps or late:
-                run.evaluate(images, order, held_out, step)
-            scored = f", held-out {run.best.loss:.3f}" if math.isfinite(run.best.loss) else ""
-            bar.update(step, f"loss {loss:.3f}{scored}")
-            if step % between == 0 and run.best.has_settled(step):
+    if saving is not None:
+        _resume_or_discard(run.state, saving)
+    ending = Ending.STEPS
+    with Loop(run.state, recipe.max_steps, title=title, images_per_step=BATCH_SIZE, remedy=_REMEDY, saving=saving,
+              max_minutes=recipe.max_minutes, show=show_progress) as loop:
+        for step in loop.steps():
+            loop.end_step(run.take_step(images, order, step))
+            done, best = run.state.step, run.state.best
+            if done % between == 0 or loop.is_last:
+                run.evaluate(images, order, held_out)
+            if done % between == 0 and best.has_settled(done):
                 ending = Ending.SETTLED
-            elif step >= recipe.max_steps:
-                ending = Ending.STEPS
-            elif late:
+                loop.is_last = True
+            elif loop.is_last and done < recipe.max_steps:
                 ending = Ending.MINUTES
-            if ending is None and state is not None and (stop or time.monotonic() - last_saved > _SECONDS_BETWEEN_STATES):
-                last_saved = time.monotonic()
-                run.save(state, step, last_saved - started)
-            if stop and ending is None:
-                hint = "stopped" if state is None else f"saved at step {step}"
-                raise Interrupted(stop.signal_number or 15, f"{hint}; run the same command to go on")
-    return LearnedClassifier(run.finish(), ending, step, run.best.step)
+    return LearnedClassifier(run.finish(), ending, run.state.step, run.state.best.step)
+
+
+def _resume_or_discard(state: ResumeState, saving: Saving) -> None:
+    """Resume, or remove the state of a training on other images, whose later steps would pass for newer ones."""
+    try:
+        state.resume(saving)
+    except OtherTraining:
+        print(f"warning: {saving.folder} held the state of a training on other images or with other settings; it is "
+              "discarded and this one starts anew", file=sys.stderr)
+        shutil.rmtree(saving.folder, ignore_errors=True)
 
 
 def learning_shape(im_channels: int, num_classes: int, image_size: int) -> ClassifierConfig:
@@ -168,7 +183,7 @@ def count_steps(epochs: int, num_images: int) -> int:
 
 
 class _Run:
-    """The networks of a training, and what is saved of them."""
+    """The networks of a training; `state` is what is saved of them."""
 
     def __init__(self, shape: ClassifierConfig, recipe: LearningRecipe) -> None:
         self._recipe, self._device = recipe, choose_device(precision="float32")
@@ -179,11 +194,16 @@ class _Run:
         others = [weights for weights in self._network.parameters() if weights.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, lr=_PEAK_LR, fused=True)
-        self._ema = ExponentialMovingAverage(self._network, decay=0.0, relative_length=_EMA_LENGTH)
-        self.best = _Best({})
+        ema = ExponentialMovingAverage(self._network, decay=0.0, relative_length=_EMA_LENGTH)
+        best = _Best({})
+        self.state = _State({"network": self._network, "best": best}, ema, {"optimizer": self._optimizer}, seconds=0.0,
+                            best=best)
 
-    def take_step(self, images: LabelledPixels, order: SampleOrder, step: int) -> float:
-        """The loss of optimizer step `step`, from 0; everything it draws depends on the seed and the step alone."""
+    def take_step(self, images: LabelledPixels, order: SampleOrder, step: int) -> str | None:
+        """Optimizer step `step`, from 0, whose random numbers depend on the seed and the step alone.
+
+        Returns a note on the losses; None, and nothing moves, where loss or gradient is not finite.
+        """
         positions = order.positions(step * BATCH_SIZE, BATCH_SIZE)
         pixels = augment(images.read(positions), seed=self._recipe.seed, step=step, symmetries=self._recipe.symmetries)
         torch.manual_seed(int(generator(self._recipe.seed, "learning dropout", step).integers(2**63 - 1)))
@@ -192,55 +212,29 @@ class _Run:
         logits = self._network(pixels.to(self._device))
         wanted = torch.from_numpy(images.labels[positions]).to(self._device)
         loss = F.cross_entropy(logits, wanted, label_smoothing=_LABEL_SMOOTHING)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
-        self._ema.update(self._network)
-        return loss.item()
+        if not descend(self._optimizer, loss):
+            return None
+        self.state.ema.update(self._network)
+        best = self.state.best.loss
+        return f"loss {loss.item():.3f}" + (f", held-out {best:.3f}" if math.isfinite(best) else "")
 
-    def evaluate(self, images: LabelledPixels, order: SampleOrder, held_out: LabelledPixels, step: int) -> None:
+    def evaluate(self, images: LabelledPixels, order: SampleOrder, held_out: LabelledPixels) -> None:
         """Offer the averaged weights by their loss on held-out images."""
-        self._averaged.load_state_dict(self._ema.state_dict(), strict=False)
+        self._averaged.load_state_dict(self.state.ema.state_dict(), strict=False)
         calibrate(self._averaged, images.read, order.positions(0, _CALIBRATED_ON), self._device)
-        self.best.offer(step, balanced_loss(self._averaged, held_out, self._device), self._averaged.state_dict())
+        loss = balanced_loss(self._averaged, held_out, self._device)
+        self.state.best.offer(self.state.step, loss, self._averaged.state_dict())
 
     def finish(self) -> Classifier:
-        """The best weights."""
-        self._averaged.load_state_dict(self.best.weights)
+        """The best weights.
+
+        Raises:
+            Diverged: none were finite.
+        """
+        if not self.state.best.weights:
+            raise Diverged(f"the loss on held-out images was never finite; {_REMEDY}")
+        self._averaged.load_state_dict(self.state.best.weights)
         return self._averaged.cpu().eval()
-
-    def save(self, state: UnfinishedTraining, step: int, seconds: float) -> None:
-        write_patient_note(state.folder, "The weights in this folder")
-        tensors = checkpoints.prefix_tensors(self._network.state_dict(), "network")
-        tensors |= checkpoints.prefix_tensors(self._ema.state_dict(), "ema")
-        tensors |= checkpoints.prefix_tensors(self.best.weights, "best") | checkpoints.pack_optimizer(self._optimizer)
-        best = {key: value for key, value in vars(self.best).items() if key != "weights"}
-        values = {"identity": state.identity, "step": step, "num_updates": self._ema.num_updates, "seconds": seconds,
-                  "best": {key: str(value) for key, value in best.items()}}
-        checkpoints.write_checkpoint(checkpoints.resume_path(state.folder, step), tensors, values)
-        checkpoints.prune_resume_checkpoints(state.folder, keep=1)
-
-    def resume(self, state: UnfinishedTraining) -> tuple[int, float]:
-        """Steps and seconds of an interrupted training of the same identity; 0 where there is none, or of another."""
-        found = checkpoints.read_newest_checkpoint(state.folder)
-        if found is None:
-            return 0, 0.0
-        tensors, values, warnings = found
-        if values["identity"] != state.identity:
-            print(f"warning: {state.folder} held {values['step']} steps of a training on other images or with other "
-                  "settings; they are discarded and this one starts anew", file=sys.stderr)
-            shutil.rmtree(state.folder, ignore_errors=True)  # its later steps would pass for newer ones
-            return 0, 0.0
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        self._network.load_state_dict(checkpoints.select_tensors(tensors, "network"))
-        self._ema.load_state_dict(checkpoints.select_tensors(tensors, "ema"), values["num_updates"])
-        checkpoints.unpack_optimizer(self._optimizer, tensors)
-        best = values["best"]
-        self.best = _Best(checkpoints.select_tensors(tensors, "best"), float(best["loss"]), int(best["step"]),
-                          float(best["gain_loss"]), int(best["gain_step"]))
-        print(f"going on at step {values['step']}")
-        return int(values["step"]), float(values["seconds"])
 
 
 @torch.no_grad()

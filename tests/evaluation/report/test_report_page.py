@@ -228,6 +228,11 @@ def test_how_something_turned_out_is_said_by_word_and_sign(pages: Path) -> None:
     assert len({sign for _, sign, _ in found}) == len({name for name, _, _ in found})
 
 
+@pytest.mark.parametrize("internal", [False, True])
+def test_a_page_says_what_its_numbers_cannot_see(pages: Path, internal: bool) -> None:
+    assert "such as polar bodies, pronuclei or cells" in read(pages, internal=internal)
+
+
 def test_equal_reports_give_equal_pages(report: EvaluationReport, pages: Path, tmp_path: Path) -> None:
     write_pages(report, tmp_path, internal_folder=tmp_path / "internal")
     for internal in (False, True):

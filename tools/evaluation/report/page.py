@@ -30,6 +30,8 @@ _PATH = re.compile(r"(?<![\w/.<])(?:[A-Za-z]:[\\/]|file:/+|~?/|\\\\|\.{1,2}/)[^\
 # Reasons that hold numbers only; any other may quote a message about a user's files or patients.
 _PLAIN_REASON = re.compile(r"not computed: (\d+ images|a (?:class|level) has no image|one side has one group)\b")
 _ALWAYS = (
+    "No number here looks for single structures, such as polar bodies, pronuclei or cells. Missing or misplaced ones, and "
+    "shapes that no real oocyte or embryo has, can go unnoticed: look at the images.",
     "A test that finds no copies does not make images private or anonymous.",
     "Every number holds for this encoder, this number of images and this split of the patients.",
     "Not for clinical use.",

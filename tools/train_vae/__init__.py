@@ -1,0 +1,1 @@
+"""Trains a VAE on the training images, or fine-tunes a published one."""
