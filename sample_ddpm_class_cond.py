@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunDirectory(Path(config.train_params.task_name))
     checkpoint = arguments.checkpoint or run.weights(config)
     output = run.samples(config)
-    accelerator, project = open_accelerator(config), Project.open(config)
+    accelerator, project = open_accelerator(config.launch_params), Project.open(config)
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
         model = load_trained_model(config, project, checkpoint, accelerator.device)

@@ -151,7 +151,7 @@ def make_accelerator(config: Config) -> Accelerator:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
-    accelerator = open_accelerator(config, unused, trains=True)
+    accelerator = open_accelerator(config.launch_params, unused, train=train)
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    share, device = open_share(config)
+    share, device = open_share(config.launch_params)
     project = Project.open(config)
     for split in ("train", "val"):
         if project.has_split(split):

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
-    share, device = open_share(config)
+    share, device = open_share(config.launch_params)
     with owned(arguments.output, "tools.evaluate", key="--output") if share.is_first else nullcontext():
         assess(config, Project.open(config), arguments.synthetic, arguments.output, device=device,
                reject_copies=arguments.reject_copies, quoted=quoted, share=share)

@@ -55,9 +55,9 @@ def test_what_would_wrap_or_split_the_network_is_refused_by_name(
 ) -> None:
     monkeypatch.setenv(name, "AO" if "FP8" in name else "true")
     with pytest.raises(UserError, match=rf"^{name}=\w+ asks for .*; |^{name}=\w+ asks for .*Unset it"):
-        open_accelerator(make_config(), trains=True)
+        open_accelerator(make_config().launch_params, train=make_config().train_params)
     monkeypatch.setenv(name, "NO" if "FP8" in name else "false")
-    assert list(settle(os.environ, make_config())) == []
+    assert list(settle(os.environ, make_config().train_params)) == []
 
 
 def test_who_decides_is_said() -> None:
@@ -75,7 +75,7 @@ def test_of_precision_the_config_decides_and_a_line_says_so(make_config: Callabl
     def lines(asked: str, held: str) -> list[str]:
         given = {"ACCELERATE_MIXED_PRECISION": asked, "ACCELERATE_DYNAMO_BACKEND": "NO",
                  "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}  # as `accelerate launch` always sets them
-        return list(settle(given, make_config(train_params={"mixed_precision": held})))
+        return list(settle(given, make_config(train_params={"mixed_precision": held}).train_params))
 
     assert lines("no", "no") == lines("bf16", "bf16") == []
     for asked, held in (("bf16", "no"), ("no", "bf16"), ("fp8", "no")):
@@ -90,7 +90,8 @@ def test_the_environment_changes_neither_gradients_nor_wrapping(
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    accelerator = open_accelerator(make_config(), trains=True)
+    config = make_config()
+    accelerator = open_accelerator(config.launch_params, train=config.train_params)
     assert capsys.readouterr().err.count("is not used: train_params.") == 3
     network = nn.Linear(3, 1)
     model, _ = accelerator.prepare(network, torch.optim.AdamW(network.parameters()))
@@ -104,7 +105,8 @@ def test_the_environment_changes_neither_gradients_nor_wrapping(
 
 
 def test_names_of_the_state_are_those_of_the_bare_network(make_config: Callable[..., Config]) -> None:
-    accelerator, network = open_accelerator(make_config(), trains=True), nn.Sequential(nn.Linear(2, 2))
+    config, network = make_config(), nn.Sequential(nn.Linear(2, 2))
+    accelerator = open_accelerator(config.launch_params, train=config.train_params)
     compiled = torch.compile(network, backend="eager")
     assert "_orig_mod.0.weight" in compiled.state_dict()
     assert unwrap(accelerator, compiled) is network and unwrap(accelerator, network) is network

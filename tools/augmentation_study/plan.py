@@ -81,7 +81,9 @@ def _describe_time(study: Study) -> list[str]:
         classifiers += len(request.arms) * request.num_seeds * (steps * per_step + splits.count("test") * per_prediction)
         flops = estimate.count_step_flops(config.dataset_params, config.unet_params, config.train_params.ldm_batch_size)
         generators += estimate.expected_seconds(flops * estimate.count_steps(config.train_params, num_train)[1], rate)
-        sampling += estimate.expected_seconds(estimate.count_sampling_flops(config, num_synthetic), rate)
+        flops = estimate.count_sampling_flops(config.dataset_params, config.unet_params, config.sample_params, num_synthetic,
+                                              num_timesteps=config.diffusion_params.num_timesteps)
+        sampling += estimate.expected_seconds(flops, rate)
         # A round trip is an encoding and a decoding; each is taken for half of it.
         coding += per_round_trip * ((views * num_train + splits.count("val") + num_synthetic) / 2 + num_train)
     minutes = config.autoencoder_params.training.max_minutes if study.refit_vae else None

@@ -10,7 +10,7 @@ import torch
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
-from config.schema import Config
+from config.schema import TableParams
 from dataset.annotations import ImageRecord
 from dataset.storage import write_json
 from tools.check_confounders.confounders import format_report, measure_confounders
@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels=np.array([record.label for record in images.records]),
         groups=[record.group for record in images.records],
         covariates={name: [record.covariates[place] for record in images.records] for place, name in enumerate(columns)},
-        whole_features=network_features(config, pixels, device=device),
-        judged=_judge(config, images.records, pixels, device), disc=arguments.disc,
+        whole_features=network_features(config.evaluation_params, pixels, device=device),
+        judged=_judge(config.evaluation_params.judge_path, config.dataset_params.params, images.records, pixels, device),
+        disc=arguments.disc,
     )
     if config.dataset_params.params.group_column is None and report.num_groups == report.num_images:
         report = replace(report, notes=(*report.notes, UNGROUPED))
@@ -56,16 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _judge(
-    config: Config, records: Sequence[ImageRecord], pixels: np.ndarray, device: torch.device
+    judge_path: str | None, table: TableParams, records: Sequence[ImageRecord], pixels: np.ndarray, device: torch.device
 ) -> Interval | None:
     """The judge's AUC on images that it neither learned from nor was chosen on, where there are both classes of them.
 
     Without a test split it is the val images, on which it was chosen.
     """
-    judge = load_judge(config.evaluation_params.judge_path, config.dataset_params.params)
+    judge = load_judge(judge_path, table)
     splits = np.array([record.split for record in records])
     held = splits != "train"
-    if was_chosen_on(config.evaluation_params.judge_path, "val") and (splits == "test").any():
+    if was_chosen_on(judge_path, "val") and (splits == "test").any():
         held = splits == "test"
     if judge is None or not held.any():
         return None

@@ -165,7 +165,7 @@ class VaeTrial:
         return Ceiling.between(self._held_features, self._encode(others))
 
     def _encode(self, images: np.ndarray) -> np.ndarray | None:
-        return next(iter(network_features(self.config, images, device=self.device).values()), None)
+        return next(iter(network_features(self.config.evaluation_params, images, device=self.device).values()), None)
 
     def _read_class(self, restored: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         if self._grouped is None:

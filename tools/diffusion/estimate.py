@@ -122,11 +122,12 @@ def expected_seconds(flops: float, rate: float) -> float:
     return flops / (rate * _ATTAINED_SHARE)
 
 
-def count_sampling_flops(config: Config, num_images: int) -> float:
+def count_sampling_flops(
+    data: DatasetParams, unet: UNetParams, sample: SampleParams, num_images: int, *, num_timesteps: int
+) -> float:
     """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
-    batch_size = config.sample_params.batch_size
-    passes = count_evaluations(config.sample_params, config.diffusion_params.num_timesteps) * -(-num_images // batch_size)
-    return count_step_flops(config.dataset_params, config.unet_params, batch_size) / BACKWARD_FACTOR * passes
+    passes = count_evaluations(sample, num_timesteps) * -(-num_images // sample.batch_size)
+    return count_step_flops(data, unet, sample.batch_size) / BACKWARD_FACTOR * passes
 
 
 def count_evaluations(params: SampleParams, num_timesteps: int) -> int:

@@ -7,7 +7,7 @@ the config. Here each of them has its answer; a test reads the installed library
 from collections.abc import Iterator, Mapping
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import TrainParams
 
 REFUSED = {  # switches that wrap the network or split it
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -48,10 +48,10 @@ def is_decided(name: str) -> bool:
     return name in {*REFUSED, *OVERRULED, *TAKEN, *WITHOUT_EFFECT} or name.startswith(tuple(FOLLOWING))
 
 
-def settle(environment: Mapping[str, str], config: Config | None) -> Iterator[str]:
+def settle(environment: Mapping[str, str], train: TrainParams | None) -> Iterator[str]:
     """Lines that say which settings of the environment are not used, and which are but change the rounding.
 
-    config: that of a training; None where a command computes in float32 and trains nothing.
+    train: that of a training; None where a command computes in float32 and trains nothing.
 
     Raises:
         UserError: a setting that wraps or splits the network.
@@ -63,10 +63,10 @@ def settle(environment: Mapping[str, str], config: Config | None) -> Iterator[st
                             "--multi_gpu` without a saved configuration")
     for name, (key, idle) in OVERRULED.items():
         value = environment.get(name, "")
-        held = "float32" if config is None else str(getattr(config.train_params, key.partition(".")[2]))
-        if value == "" or value.lower() in (*idle, held) or (config is None and value.lower() in _OFF):
+        held = "float32" if train is None else str(getattr(train, key.partition(".")[2]))
+        if value == "" or value.lower() in (*idle, held) or (train is None and value.lower() in _OFF):
             continue
-        yield (f"{name}={value} is not used: " + (f"{key} in the config decides, and it is {held}" if config is not None
+        yield (f"{name}={value} is not used: " + (f"{key} in the config decides, and it is {held}" if train is not None
                                                   else "this command trains nothing and computes in float32"))
     for name in _ROUNDING:
         if _asks(environment, name):

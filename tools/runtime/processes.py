@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitPr
 from torch import nn
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import LaunchParams, TrainParams
 from dataset.share import Share
 from tools.runtime.environment import settle
 from tools.runtime.machine import announce_device, cuda_is_usable
@@ -27,7 +27,7 @@ _JOINED_BYTES = 1 << 26  # sent at once, which bounds the memory that it takes o
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def open_accelerator(config: Config, *handlers: Any, trains: bool = False) -> Accelerator:
+def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | None = None) -> Accelerator:
     """The accelerator of this process, which leaves the others in order when the process ends.
 
     Without that the threads behind the connections are torn down by the end of the interpreter, which aborts now and then.
@@ -38,13 +38,12 @@ def open_accelerator(config: Config, *handlers: Any, trains: bool = False) -> Ac
             come.
     """
     is_first = os.environ.get("RANK", "0") == "0"
-    for line in settle(os.environ, config if trains else None):
+    for line in settle(os.environ, train):
         if is_first:
             print(line, file=sys.stderr)
     on_cpu = not cuda_is_usable()
     many = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    mixed_precision = config.train_params.mixed_precision if trains else "no"
-    limits = config.launch_params
+    mixed_precision = "no" if train is None else train.mixed_precision
     meeting = init_method(limits.rendezvous_minutes, then=lambda here: _watch(here, minutes=limits.collective_minutes))
     together = InitProcessGroupKwargs(init_method=meeting, timeout=_PATIENCE)
     accelerator = Accelerator(
@@ -57,7 +56,7 @@ def open_accelerator(config: Config, *handlers: Any, trains: bool = False) -> Ac
         raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that several processes were started, but LOCAL_RANK, "
                         "which says which GPU is this one's, is not set; start with accelerate launch or torchrun, or unset "
                         "WORLD_SIZE")
-    announce_device(accelerator.device, precision=_PRECISIONS[mixed_precision] if trains else None,
+    announce_device(accelerator.device, precision=None if train is None else _PRECISIONS[mixed_precision],
                     num_processes=accelerator.num_processes)
     return accelerator
 
@@ -70,9 +69,9 @@ def unwrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     return accelerator.unwrap_model(model, keep_torch_compile=False)
 
 
-def open_share(config: Config) -> tuple[Share, torch.device]:
+def open_share(limits: LaunchParams) -> tuple[Share, torch.device]:
     """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(limits)
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
     return share_work(accelerator), device
 

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from config.errors import UserError, nearest_name
 from config.load import load_config
-from config.schema import Config
+from config.schema import Config, TableParams
 from dataset.image_bank import ImageBank
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str | None = None) -> Path:
     """Train, report on the validation split, write the folder; does nothing where it was made from the same data."""
     key, seed_offset = _ROLES[role]
-    subject, path = _find_subject(config, condition), getattr(config.evaluation_params, key)
+    subject, path = _find_subject(config.dataset_params.params, condition), getattr(config.evaluation_params, key)
     if path is not None and condition is not None:
         path = find_condition_judge(config.evaluation_params.judge_path, condition)
     if path is None:
@@ -131,17 +131,17 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
     with owned(output, "tools.train_encoder", key=f"evaluation_params.{key}"):
         saving = Saving(output / STATE_FOLDER, identity, key=f"evaluation_params.{key}",
                         every_seconds=_SECONDS_BETWEEN_STATES, at_end=False)
-        learned = _fit(config, parts, saving, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
-                       title=subject.title(role))
+        learned = _fit(project, parts, saving, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
+                       title=subject.title(role), progress_bar=config.logging_params.progress_bar)
         _save(config, project, output, subject, learned, role=role, identity=identity, bounds=bounds,
               chosen_on=parts.chosen_on)
     return output
 
 
-def _find_subject(config: Config, condition: str | None) -> _Subject:
+def _find_subject(table: TableParams, condition: str | None) -> _Subject:
     if condition is None:
-        return _Subject(config.dataset_params.params.class_names)
-    levels = condition_levels(config.dataset_params.params)
+        return _Subject(table.class_names)
+    levels = condition_levels(table)
     if condition not in levels:
         near = nearest_name(condition, levels)
         next_step = f"did you mean {near}?" if near else f"those there are {', '.join(levels) or 'none'}"
@@ -165,7 +165,9 @@ def _save(
     scores = {split: _score(learned.network, project.images(split), subject) for split in ("train", "val")
               if project.has_split(split)}
     if "val" in scores:
-        plain = baseline_accuracy(config, project, subject.labels, seed=config.train_params.seed)
+        plain = baseline_accuracy(
+            project, subject.labels, seed=config.train_params.seed, batch_size=config.evaluation_params.batch_size,
+            progress_bar=config.logging_params.progress_bar)
         scores["val"]["baseline_balanced_accuracy"] = plain
     write_patient_note(output, "The weights in this folder")
     for name, data in files.items():
@@ -192,15 +194,15 @@ def _save(
 
 
 def _fit(
-    config: Config, parts: StoppingImages, saving: Saving, subject: _Subject, *, seed: int, bounds: _Bounds,
-    title: str,
+    project: Project, parts: StoppingImages, saving: Saving, subject: _Subject, *, seed: int, bounds: _Bounds, title: str,
+    progress_bar: bool,
 ) -> LearnedClassifier:
-    table, num_images = config.dataset_params.params, len(parts.learned.labels)
-    recipe = LearningRecipe(seed=seed, symmetries=config.dataset_params.plain_symmetries,
+    table, num_images = project.table, len(parts.learned.labels)
+    recipe = LearningRecipe(seed=seed, symmetries=project.data.plain_symmetries,
                             max_steps=count_steps(bounds.epochs, num_images), max_minutes=bounds.max_minutes)
     shape = learning_shape(table.im_channels, len(subject.names), table.image_size)
     learned = learn_classifier(shape, parts.learned, parts.held_out, recipe, title=title,
-                               show_progress=config.logging_params.progress_bar, saving=saving)
+                               show_progress=progress_bar, saving=saving)
     print(f"{title}: ended after {learned.steps:,} steps ({learned.steps * BATCH_SIZE / num_images:.0f} epochs), because "
           f"{learned.ending.value}; it has the weights of step {learned.chosen_step:,}, chosen on {parts.chosen_on} "
           f"({len(parts.held_out.labels)} images)")

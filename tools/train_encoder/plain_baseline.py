@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from config.schema import Config
 from dataset.latents import LabelledImages
 from dataset.storage import hash_json
 from tools.diffusion.project import Project
@@ -21,30 +20,31 @@ from tools.runtime.progress import Progress
 
 
 def baseline_accuracy(
-    config: Config, project: Project, labels_of: Callable[[LabelledImages], np.ndarray], *, seed: int
+    project: Project, labels_of: Callable[[LabelledImages], np.ndarray], *, seed: int, batch_size: int, progress_bar: bool
 ) -> float | None:
     """Balanced accuracy on val of `fit_baseline` on the train split; None where the training images have one label.
 
     The features go into the cache that evaluations read.
     """
-    quiet, splits = not config.logging_params.progress_bar, ("train", "val")
+    splits = ("train", "val")
     data = [project.images(split) for split in splits]
-    train, val = as_gray_if_all([read_set(split, images, quiet, hash_image=project.hash_image)
-                               for split, images in zip(splits, data, strict=True)])
+    train, val = as_gray_if_all([read_set(split, images, not progress_bar, hash_image=project.hash_image)
+                                 for split, images in zip(splits, data, strict=True)])
     device = choose_device(precision="float32")
     candidates = []
     for name in UNTRAINED:
         encoder = load_encoder(name, weights_path=None, device=device)
-        candidates.append(BaselineFeatures(name, *(_encode(config, project, encoder, images) for images in (train, val))))
+        candidates.append(BaselineFeatures(name, *(
+            _encode(project, encoder, images, batch_size, progress_bar) for images in (train, val))))
     baseline = fit_baseline(candidates, labels_of(data[0]), train.groups, seed=seed)
     return None if baseline is None else balanced_accuracy(labels_of(data[1]), baseline.predicted)
 
 
-def _encode(config: Config, project: Project, encoder: Encoder, images: ImageSet) -> np.ndarray:
+def _encode(project: Project, encoder: Encoder, images: ImageSet, batch_size: int, progress_bar: bool) -> np.ndarray:
     transform_hash = hash_json({"transform": project.transform, "channels": images.pixels.shape[-1]})
-    with Progress(f"{encoder.name}, {images.name}", len(images), enabled=config.logging_params.progress_bar) as bar:
+    with Progress(f"{encoder.name}, {images.name}", len(images), enabled=progress_bar) as bar:
         return cached_features(
-            Path(config.dataset_params.directory_inception_features), encoder=encoder, images=lambda: images.pixels,
+            Path(project.data.directory_inception_features), encoder=encoder, images=lambda: images.pixels,
             ids=images.ids, labels=images.labels, groups=images.groups, image_sha256=images.sha256,
-            transform_hash=transform_hash, split=images.name, batch_size=config.evaluation_params.batch_size,
+            transform_hash=transform_hash, split=images.name, batch_size=batch_size,
             progress=bar.update).values
