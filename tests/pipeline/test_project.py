@@ -1,5 +1,6 @@
 """A project is opened once: a command reads its table once, hashes each image file once and its VAE once."""
 
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Reads:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Counts from here on, in whatever module the functions that read are imported."""
+    importlib.import_module("dataset.Embryo_loader")  # which a config names, so that it may not be there yet
     found = Reads()
 
     def count(function: Callable[..., Any], counter: Counter[str]) -> None:
