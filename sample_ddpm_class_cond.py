@@ -31,7 +31,7 @@ from tools.evaluation.morphometry_run import draw_flips
 from tools.evaluation.quoted_results import add_options, read_quoted
 from tools.evaluation.rejection import Flag, make_flag, most_replacements, replace_copies
 from tools.runtime.command import run_command
-from tools.runtime.processes import open_accelerator, share_work
+from tools.runtime.processes import open_accelerator, ranks_of
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
 
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_trained_model(config, project, checkpoint, accelerator.device)
         draw(config, project, model, checkpoint, output, accelerator, reject_copies=arguments.reject_copies)
         if not arguments.no_metrics:
-            share = share_work(accelerator)
+            ranks = ranks_of(accelerator)
             flips = draw_flips(model, project.table, config.sample_params, NUM_REPORT_FLIPS,
-                               progress_bar=config.logging_params.progress_bar) if share.is_first else None
+                               progress_bar=config.logging_params.progress_bar) if ranks.is_first else None
             accelerator.wait_for_everyone()  # until the first one has written the manifest
-            assess(config, project, output, output, device=accelerator.device, quoted=quoted, flips=flips, share=share)
+            assess(config, project, output, output, device=accelerator.device, quoted=quoted, flips=flips, ranks=ranks)
 
 
 def draw(

@@ -21,7 +21,7 @@ from torch import nn
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
-from dataset.share import Share
+from dataset.ranks import Ranks
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import estimate
 from tools.diffusion.conditions import null_levels
@@ -43,7 +43,7 @@ from tools.evaluation.encoders.published_weights import list_downloads
 from tools.runtime.command import run_command
 from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
-from tools.runtime.processes import open_accelerator, share_work
+from tools.runtime.processes import open_accelerator, ranks_of
 from tools.runtime.resume import Saving
 from tools.runtime.run_directory import RunDirectory, open_run
 from tools.runtime.tracking import open_tracker
@@ -75,24 +75,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: Config) -> None:
     """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
     accelerator = make_accelerator(config)
-    share = share_work(accelerator)
-    with open_run(Path(config.train_params.task_name), share, "train_ddpm_cond.py") as run:
-        run_training(config, accelerator, share, run)
+    ranks = ranks_of(accelerator)
+    with open_run(Path(config.train_params.task_name), ranks, "train_ddpm_cond.py") as run:
+        run_training(config, accelerator, ranks, run)
 
 
-def run_training(config: Config, accelerator: Accelerator, share: Share, run: RunDirectory) -> None:
+def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: RunDirectory) -> None:
     """The whole of a run, on each process."""
     params, device, log_interval = config.train_params, accelerator.device, config.logging_params.interval_steps
     project = Project.open(config)
     has_val = require_selectable(params.selection_metric, project.records)
     run.check_resumable(config)
-    data = open_training_data(project, device, has_val=has_val, share=share)
+    data = open_training_data(project, device, has_val=has_val, ranks=ranks)
     steps_per_epoch, num_steps = estimate.count_steps(params, len(data.train.labels))
 
     state, averaged = start_state(config, accelerator)
     saving = Saving(run.checkpoints, data.identity, key="train_params.task_name", depends_on="images, labels or another VAE",
                     every_steps=params.checkpoint_interval_steps, keep=params.keep_last_checkpoints)
-    state.resume(saving, tell=share.is_first)
+    state.resume(saving, tell=ranks.is_first)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
         return
@@ -102,15 +102,15 @@ def run_training(config: Config, accelerator: Accelerator, share: Share, run: Ru
                             device=device, statistics=data.codec.statistics)
     validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
     tracker = open_tracker(config, run, step=state.step)
-    draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, share=share)
+    draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
     reading_interval = 1 if device.type == "cpu" else log_interval  # reading has the host wait for a GPU
     shown = ""
     with Loop(state, num_steps, title="training", images_per_step=params.ldm_batch_size, remedy=_REMEDY, saving=saving,
-              tracker=tracker, timing=run.timing, share=share, show=config.logging_params.progress_bar,
-              stop_interval=1 if share.count == 1 else reading_interval) as loop:
+              tracker=tracker, timing=run.timing, ranks=ranks, show=config.logging_params.progress_bar,
+              stop_interval=1 if ranks.count == 1 else reading_interval) as loop:
         for step in loop.steps():
-            lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
+            lr = params.ldm_lr * lr_factor(params.lr_schedule, fraction=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
             train_step(state, draw(step), read, loss_of=loss_of, accelerator=accelerator, params=params,
                        dropout=config.unet_params.dropout, lr=lr)

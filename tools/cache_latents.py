@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from config.load import load_config
 from tools.diffusion.project import Project
 from tools.runtime.command import run_command
-from tools.runtime.processes import open_share
+from tools.runtime.processes import open_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,13 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    share, device = open_share(config.launch_params)
+    ranks, device = open_ranks(config.launch_params)
     project = Project.open(config)
     for split in ("train", "val"):
         if project.has_split(split):
-            cache = project.prepare_latents(split, device=device, share=share)
+            cache = project.prepare_latents(split, device=device, ranks=ranks)
             shape = " x ".join(map(str, cache.mean.shape[2:]))
-            if share.is_first:
+            if ranks.is_first:
                 print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, "
                       f"key {cache.key[:16]}")
 

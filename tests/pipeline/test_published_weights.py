@@ -21,7 +21,7 @@ import sample_ddpm_class_cond
 from config.errors import UserError
 from config.load import load_config
 from config.schema import Config
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import write_json
 from tools import evaluate
 from tools.check_vae import __main__ as check_vae
@@ -104,8 +104,8 @@ def run(workspace: Workspace, samples: Path, output: Path, *overrides: str) -> d
     return json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def fetch(config: Config, share: Share = ALONE) -> dict[str, str]:
-    return fetch_published(config.evaluation_params, config.dataset_params.lpips_path, progress_bar=False, share=share)
+def fetch(config: Config, ranks: Ranks = ALONE) -> dict[str, str]:
+    return fetch_published(config.evaluation_params, config.dataset_params.lpips_path, progress_bar=False, ranks=ranks)
 
 
 def list_fetched(config: Config) -> list[str]:
@@ -227,11 +227,11 @@ def test_weights_that_come_later_change_the_key_of_an_evaluation_with_auto_alone
 def test_of_processes_that_share_work_the_first_one_fetches(classifiers: Workspace, publish: Publish) -> None:
     servers = publish()
     config = classifiers.config(*AUTO)
-    first, second = (Share(index, 2, agree=lambda value: value) for index in (0, 1))
-    failed = Share(1, 2, agree=lambda _: False)  # the first one could not
-    assert fetch(config, share=failed) == {} and servers["squeeze"].asked == []
-    assert fetch(config, share=first) == {}
-    assert fetch(config, share=second) == {}
+    first, second = (Ranks(index, 2, agree=lambda value: value) for index in (0, 1))
+    failed = Ranks(1, 2, agree=lambda _: False)  # the first one could not
+    assert fetch(config, ranks=failed) == {} and servers["squeeze"].asked == []
+    assert fetch(config, ranks=first) == {}
+    assert fetch(config, ranks=second) == {}
     assert [len(server.asked) for server in servers.values()] == [1, 1]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from dataset.image_bank import ImageBank
 from dataset.latents import LatentCache, is_gray_batch, stack_conditions
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
@@ -79,16 +79,16 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(project: Project, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
+def open_training_data(project: Project, device: torch.device, *, has_val: bool, ranks: Ranks = ALONE) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
-    Processes that train together share the encoding of a cache that is not there yet.
+    Processes that train together ranks the encoding of a cache that is not there yet.
     """
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
     if project.data.load_latents:
-        train = project.prepare_latents("train", device=device, share=share)
-        val = project.prepare_latents("val", device=device, share=share) if has_val else None
+        train = project.prepare_latents("train", device=device, ranks=ranks)
+        val = project.prepare_latents("val", device=device, ranks=ranks) if has_val else None
         statistics = _scale(LatentStatistics.measure(train.moments(), gray=train.gray), project.data.standardise_latents)
         codec = project.open_codec(statistics=statistics, decoder_only=True, device=device)
     else:

@@ -20,7 +20,7 @@ from dataset.latents import (
     describe_stale_caches,
     open_latent_cache,
 )
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_file
 from models.autoencoder import (
     LatentCodec,
@@ -137,10 +137,10 @@ class Project:
         return cache_identity(images, sha256=self.hash_images(images), transform=self.transform, symmetries=symmetries,
                               vae_sha256=self.vae_sha256)
 
-    def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", share: Share = ALONE) -> LatentCache:
+    def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LatentCache:
         """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
 
-        Validation and test hold the identity view only. Processes that share the work all call this.
+        Validation and test hold the identity view only. Processes that ranks the work all call this.
 
         Raises:
             UserError: a damaged cache, an image that cannot be read, latents of another size than declared.
@@ -148,14 +148,14 @@ class Project:
         images, identity = self.images(split), self.latents_identity(split)
         folder = Path(self.data.directory_latents)
         cache = open_latent_cache(folder, split=split, identity=identity)
-        if not share.agree(cache is not None):
-            for line in describe_stale_caches(folder, split=split, identity=identity) if share.is_first else ():
+        if not ranks.agree(cache is not None):
+            for line in describe_stale_caches(folder, split=split, identity=identity) if ranks.is_first else ():
                 print(f"{line}: building a new one")
             codec = self.open_codec(device=device)
-            with Progress(f"encoding {split}", len(images), enabled=self._progress_bar and share.is_first) as progress:
+            with Progress(f"encoding {split}", len(images), enabled=self._progress_bar and ranks.is_first) as progress:
                 cache = build_latent_cache(
                     folder, images, split=split, identity=identity, encode=codec.encode,
-                    batch_size=self.autoencoder.batch_size, report=progress.report, share=share,
+                    batch_size=self.autoencoder.batch_size, report=progress.report, ranks=ranks,
                 )
         assert cache is not None
         _check_latent_shape(self.data, cache.mean.shape[2:])

@@ -16,7 +16,7 @@ from dataset.annotations import ImageRecord
 from dataset.images import write_png
 from dataset.latents import LabelledImages
 from dataset.patient_note import write_patient_note
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.tables import defuse_cell, write_table
 from models.autoencoder import TRAINING_RECORD
@@ -61,22 +61,22 @@ REJECTED_NAME = "rejected.csv"
 
 def assess(
     config: Config, project: Project, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
-    quoted: QuotedResults | None = None, flips: ImageSet | None = None, share: Share = ALONE,
+    quoted: QuotedResults | None = None, flips: ImageSet | None = None, ranks: Ranks = ALONE,
 ) -> None:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
     show `quoted` results of other commands; the internal one shows class `flips` from the same noise.
 
-    Processes that share the encoding of images all call this. The first one computes the numbers and writes; the others
+    Processes that ranks the encoding of images all call this. The first one computes the numbers and writes; the others
     are done when all images are encoded.
 
     Raises:
         UserError: images, weights or settings that cannot be used.
     """
     evaluation = evaluate_folder(config, project, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
-                                 reject_copies=reject_copies, share=share)
-    if not share.is_first:
+                                 reject_copies=reject_copies, ranks=ranks)
+    if not ranks.is_first:
         return
     (quoted or QuotedResults()).add_to(evaluation)
     report.write(evaluation, output)
@@ -95,30 +95,30 @@ def assess(
 
 def evaluate_folder(
     config: Config, project: Project, synthetic: Path, *, device: torch.device, picture: Path | None = None,
-    reject_copies: bool = False, share: Share = ALONE,
+    reject_copies: bool = False, ranks: Ranks = ALONE,
 ) -> EvaluationReport:
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
     `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
-    without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
+    without the images that the test for copies flags, and details["rejected"] lists them. Processes that ranks the
     encoding all call this; only the report of the first one has rows.
     """
-    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
+    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and ranks.is_first)
     conditions, unjudged = load_condition_judges(params.judge_path, project.table, synthetic)
     judged_names = [condition.name for condition in conditions]
     synthetic_images = open_synthetic(project.data, synthetic, conditions=judged_names)
-    sets = _read_sets(project, params, synthetic, synthetic_images, judged_names, device=device, quiet=quiet, share=share)
-    rejection = _reject_copies(sets, share) if reject_copies else None
+    sets = _read_sets(project, params, synthetic, synthetic_images, judged_names, device=device, quiet=quiet, ranks=ranks)
+    rejection = _reject_copies(sets, ranks) if reject_copies else None
     sets = sets if rejection is None else rejection.kept
-    if picture is not None and share.is_first:
+    if picture is not None and ranks.is_first:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
         write_png(picture, compare_side_by_side(sets.real, sets.synthetic, class_names=sets.class_names),
                   text={"Note": "shows real images: internal use only"})
-    result = _open_report(project, params.real_split, synthetic, sets, share)
+    result = _open_report(project, params.real_split, synthetic, sets, ranks)
     _warn_of_files(synthetic_images.records, project.table.image_size, result)
-    failures = fetch_published(params, project.data.lpips_path, share=share,
+    failures = fetch_published(params, project.data.lpips_path, ranks=ranks,
                                progress_bar=config.logging_params.progress_bar)
-    encoders = _load_encoders(params, project.vae_folder, device, result, failures=failures, share=share)
+    encoders = _load_encoders(params, project.vae_folder, device, result, failures=failures, ranks=ranks)
     perceptual = _load_perceptual(project.data.lpips_path, device, result, failures)
     judge = _load_judge(params, project.table, result)
     for reason in unjudged:
@@ -129,8 +129,8 @@ def evaluate_folder(
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
                       settings=_make_settings(project, params, sets.synthetic.pixels.shape[-1]), report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
-                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
-    if not share.is_first:
+                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), ranks=ranks)
+    if not ranks.is_first:
         return result
     replaced = _count_replaced(synthetic)
     if replaced:
@@ -142,7 +142,7 @@ def evaluate_folder(
 
 def _read_sets(
     project: Project, params: EvaluationParams, synthetic: Path, synthetic_images: LabelledImages,
-    judged_names: Sequence[str], *, device: torch.device, quiet: bool, share: Share,
+    judged_names: Sequence[str], *, device: torch.device, quiet: bool, ranks: Ranks,
 ) -> EvaluationSets:
     """Real and synthetic images and the round trips of the real ones.
 
@@ -153,7 +153,7 @@ def _read_sets(
               "train": project.images("train")}
     refuse_real_images(synthetic_images.records, project.records, hash_image=project.hash_image)
     codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
-    made, real, train = as_gray_if_all([read_set(name, images, quiet, share, hash_image=project.hash_image)
+    made, real, train = as_gray_if_all([read_set(name, images, quiet, ranks, hash_image=project.hash_image)
                                         for name, images in opened.items()])
     refuse_trained_images(real.sha256, _list_trainings(params, synthetic, project.vae_folder, judged_names),
                           split=params.real_split)
@@ -161,13 +161,13 @@ def _read_sets(
     real = with_levels(real, opened[params.real_split].records, project.table.conditions)
     train = with_levels(train, opened["train"].records, project.table.conditions)
     return EvaluationSets(
-        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet, share),
-        train_round_trip=round_trip(codec, train, batch_size, quiet, share), class_names=project.table.class_names,
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet, ranks),
+        train_round_trip=round_trip(codec, train, batch_size, quiet, ranks), class_names=project.table.class_names,
     )
 
 
 def _open_report(
-    project: Project, split: str, synthetic: Path, sets: EvaluationSets, share: Share
+    project: Project, split: str, synthetic: Path, sets: EvaluationSets, ranks: Ranks
 ) -> EvaluationReport:
     """A report without rows, which says what is compared; the first process enters it as an opening of the test set."""
     made, real, train = sets.synthetic, sets.real, sets.train
@@ -178,7 +178,7 @@ def _open_report(
         "num_images": {s.name: len(s) for s in (made, real, train)}, "class_names": list(sets.class_names),
     })
     result.details["held_out_sha256"] = real.sha256
-    if share.is_first:
+    if ranks.is_first:
         opening = open_test_set(Path(project.data.directory_inception_features), split, real_sha256=real.sha256,
                                 synthetic_sha256=made.sha256)
         if opening is not None:
@@ -234,14 +234,14 @@ class _Rejection:
                     f"is of the rest; before that: {self.verdict}")
 
 
-def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
+def _reject_copies(sets: EvaluationSets, ranks: Ranks) -> _Rejection:
     """Sort out the synthetic images that the deciding test convicts.
 
     Raises:
         UserError: the test cannot be made, or a class loses all of its images.
     """
     audit, made = audit_pixels(sets), sets.synthetic
-    flagged = share.join(audit.convicted & share.is_first)  # machines may round apart, and all go on with the same images
+    flagged = ranks.join(audit.convicted & ranks.is_first)  # machines may round apart, and all go on with the same images
     kept = made.select(np.flatnonzero(~flagged))
     lost = set(made.labels.tolist()) - set(kept.labels.tolist())
     if lost:
@@ -263,7 +263,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 def _load_encoders(
     params: EvaluationParams, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
-    share: Share,
+    ranks: Ranks,
 ) -> list[Encoder]:
     """The encoders that every process can open; each other one leaves a row that says what it wants."""
     encoders = []
@@ -273,7 +273,7 @@ def _load_encoders(
             encoder = open_encoder(params, name, vae_folder=vae_folder, device=device)
         except UserError as error:
             reason = explain_missing(error, failures)
-        if share.agree(encoder is not None) and encoder is not None:
+        if ranks.agree(encoder is not None) and encoder is not None:
             encoders.append(encoder)
             continue
         names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")

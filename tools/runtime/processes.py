@@ -14,7 +14,7 @@ from torch import nn
 
 from config.errors import UserError
 from config.schema import LaunchParams, TrainParams
-from dataset.share import Share
+from dataset.ranks import Ranks
 from tools.runtime.environment import settle
 from tools.runtime.machine import announce_device, cuda_is_usable
 from tools.runtime.rendezvous import MeetingPoint, init_method
@@ -51,7 +51,7 @@ def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | 
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # a training step divides by its micro-steps
     if accelerator.distributed_type not in _KINDS:
         raise UserError(f"this launch is of the kind {accelerator.distributed_type.value}; expected one process, or several "
-                        "on CPUs or on NVIDIA's or AMD's GPUs that share each batch (accelerate launch --multi_gpu)")
+                        "on CPUs or on NVIDIA's or AMD's GPUs that ranks each batch (accelerate launch --multi_gpu)")
     if many and accelerator.num_processes == 1:
         raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that several processes were started, but LOCAL_RANK, "
                         "which says which GPU is this one's, is not set; start with accelerate launch or torchrun, or unset "
@@ -69,14 +69,14 @@ def unwrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     return accelerator.unwrap_model(model, keep_torch_compile=False)
 
 
-def open_share(limits: LaunchParams) -> tuple[Share, torch.device]:
+def open_ranks(limits: LaunchParams) -> tuple[Ranks, torch.device]:
     """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
     accelerator = open_accelerator(limits)
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
-    return share_work(accelerator), device
+    return ranks_of(accelerator), device
 
 
-def share_work(accelerator: Accelerator) -> Share:
+def ranks_of(accelerator: Accelerator) -> Ranks:
     """This process's part of the work that the accelerator's processes share."""
     def total(values: torch.Tensor) -> torch.Tensor:
         return accelerator.reduce(values.to(accelerator.device), reduction="sum").cpu()
@@ -93,7 +93,7 @@ def share_work(accelerator: Accelerator) -> Share:
             block.copy_(total(block))
         return joined
 
-    return Share(accelerator.process_index, accelerator.num_processes, agree, join)
+    return Ranks(accelerator.process_index, accelerator.num_processes, agree, join)
 
 
 def _watch(here: MeetingPoint, *, minutes: float) -> None:

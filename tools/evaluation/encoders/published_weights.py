@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.schema import EvaluationParams
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from tools.evaluation.encoders.downloads import (
     PATIENT,
     PROMPT,
@@ -54,13 +54,13 @@ def find_published(
 
 def fetch_published(
     evaluation: EvaluationParams, lpips_path: str | None, *, progress_bar: bool, encoders: Sequence[str] | None = None,
-    share: Share = ALONE,
+    ranks: Ranks = ALONE,
 ) -> dict[str, str]:
     """Fetch the published weights that an evaluation wants and that are not here, where `allow_download` has it so.
 
     Says before and after what is done. With "auto" it gives up after seconds, and after the first address that does not
     answer, so that a machine without a network loses no time; with True it is patient. `encoders` None are those of the
-    config. Processes that share work all call this: the first one fetches, then those whose machine still lacks a file.
+    config. Processes that ranks work all call this: the first one fetches, then those whose machine still lacks a file.
 
     Returns:
         Why a file is still missing, by its name in `SOURCES`; empty where nothing was to be fetched.
@@ -68,8 +68,8 @@ def fetch_published(
     if not evaluation.allow_download:
         return {}
     fetch_missing = partial(_fetch_missing, evaluation, lpips_path, encoders, progress_bar=progress_bar)
-    failures = fetch_missing(quiet=False) if share.is_first else {}
-    if share.count > 1 and share.agree(not failures) and not share.is_first:
+    failures = fetch_missing(quiet=False) if ranks.is_first else {}
+    if ranks.count > 1 and ranks.agree(not failures) and not ranks.is_first:
         failures = fetch_missing(quiet=True)
     return failures
 
