@@ -44,7 +44,7 @@ from tools.diffusion.training import (
 from tools.diffusion.validation import Validator
 from tools.evaluation.encoders.published_weights import list_downloads
 from tools.runtime import checkpoints
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import Interrupted, add_config, deferred_signals, run_command
 from tools.runtime.machine import choose_device
 from tools.runtime.processes import open_accelerator, share_work, unwrap
 from tools.runtime.progress import Pace, Progress
@@ -54,8 +54,7 @@ from tools.runtime.tracking import Tracker, WandbMirror
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config, then what the run will take")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)

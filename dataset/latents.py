@@ -17,6 +17,7 @@ import torch
 
 from config.errors import UserError
 from dataset.annotations import ImageRecord
+from dataset.images import is_gray_batch
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
 from dataset.row_file import RowFile, open_rows
@@ -27,7 +28,6 @@ from dataset.symmetries import apply_symmetry
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
 _FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
-_GRAY_TOLERANCE = 2 * 2 / 255  # two of 255 gray levels, on the range [-1, 1]
 
 _PROGRESS = "progress*.json"
 
@@ -82,11 +82,6 @@ class LatentCache:
 def stack_conditions(conditions: Sequence[Sequence[int]]) -> np.ndarray:
     """Levels of N records as int64 (N, K); K is 0 where there are no further conditions."""
     return np.array(conditions, dtype=np.int64).reshape(len(conditions), -1)
-
-
-def is_gray_batch(pixels: torch.Tensor) -> bool:
-    """Whether the channels of all images (B, C, H, W) in [-1, 1] are equal, but for the rounding of JPEG."""
-    return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= _GRAY_TOLERANCE)
 
 
 def cache_identity(images: LabelledImages, *, transform: dict[str, Any], vae_sha256: str,

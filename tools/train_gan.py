@@ -18,7 +18,7 @@ from tools.diffusion.data import open_images
 from tools.diffusion.gan_training import WEIGHTS_NAME, GanTrainer, draw_gan_images, load_generator, training_identity
 from tools.diffusion.generation import list_requests
 from tools.diffusion.trained_images import list_trained_images
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import Interrupted, add_config, deferred_signals, run_command
 from tools.runtime.image_grid import label_grid
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Pace, Progress
@@ -31,8 +31,7 @@ _PREVIEW_IMAGES = 8  # a class
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_gan", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     train_gan(load_config(arguments.config, arguments.set))
 

@@ -42,7 +42,7 @@ from tools.diffusion.training import MOST_BAD_STEPS, lr_factor
 from tools.evaluation.encoders.config_weights import hash_weights
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.runtime.checkpoints import TrainingState
-from tools.runtime.command import Interrupted, deferred_signals, run_command
+from tools.runtime.command import Interrupted, add_config, deferred_signals, run_command
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
@@ -60,8 +60,7 @@ _FINE_TUNABLE = (AutoencoderKL, AutoencoderTiny)
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_vae", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     train_vae(load_config(arguments.config, arguments.set))
 

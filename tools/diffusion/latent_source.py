@@ -9,7 +9,8 @@ import torch
 
 from config.schema import Config
 from dataset.image_bank import ImageBank
-from dataset.latents import LatentCache, is_gray_batch, stack_conditions
+from dataset.images import is_gray_batch
+from dataset.latents import LatentCache, stack_conditions
 from dataset.share import ALONE, Share
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry

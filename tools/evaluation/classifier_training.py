@@ -14,6 +14,7 @@ from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.diffusion.training import lr_factor
+from tools.evaluation.inference import compute_logits
 from tools.runtime.command import Interrupted, deferred_signals
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
@@ -92,12 +93,11 @@ def train_classifier(
     return network.cpu().eval()
 
 
-@torch.inference_mode()
 def class_probabilities(network: Classifier, read_pixels: ReadPixels, num_images: int) -> np.ndarray:
     """Softmax float64 (N, num_classes) of images 0 to N - 1."""
-    parts = [network(read_pixels(np.arange(start, min(start + _PREDICTED_AT_ONCE, num_images)))).softmax(dim=1)
-             for start in range(0, num_images, _PREDICTED_AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    batches = (read_pixels(np.arange(start, min(start + _PREDICTED_AT_ONCE, num_images)))
+               for start in range(0, num_images, _PREDICTED_AT_ONCE))
+    return compute_logits(network, batches).softmax(dim=1).double().numpy()
 
 
 def _augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:
