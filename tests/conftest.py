@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before the libraries are imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +14,11 @@ os.environ["WANDB_SILENT"] = "true"
 
 import pytest
 import torch
+
+from config.load import build_config
+from config.schema import Config
+
+MakeConfig = Callable[..., Config]
 
 # Our commands go on ignoring a signal that was ignored at their start: SIGINT in a script's background, SIGHUP under nohup.
 # Tests that send one start from the defaults, wherever they are run.
@@ -29,3 +37,32 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}")
     return folder
+
+
+@pytest.fixture
+def make_config() -> MakeConfig:
+    """A function: values of sections, given as keyword arguments, over those of a tiny network. No file is behind it."""
+    def make(**sections: dict[str, Any]) -> Config:
+        raw: dict[str, dict[str, Any]] = {
+            "dataset_params": {"params": {"csv_file": "table.csv", "root_dir": "images", "im_channels": 1, "image_size": 32},
+                               "z_channels": 4, "latent_size": 8},
+            "train_params": {"task_name": "run", "ldm_batch_size": 8, "warmup_steps": 0, "ldm_lr": 0.003},
+            "autoencoder_params": {"pretrained": "vae"},
+            "unet_params": {"channels": [16, 32], "attention": [False, True], "num_layers": 1, "num_heads": 2,
+                            "time_embedding_dim": 32, "context_dim": 16, "norm_groups": 8},
+            "logging_params": {"wandb_mode": "disabled"},
+        }
+        for name, values in sections.items():
+            raw.setdefault(name, {}).update(values)
+        return build_config(raw, source="test")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state for the process, and a command expects to be the first."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
