@@ -22,6 +22,10 @@ MAX_PIXELS = 64 * 2**20
 _FORMAT_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0", b"MM\0*"), "BMP": (b"BM",)}
+_PIXEL_TAGS = frozenset((  # of a TIFF: what its pixels are, where they lie and how they are packed
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, *range(512, 522),
+    529, 530, 531, 532,
+))
 _COPY_AGAIN = "copy the file again from its source"
 _WARNINGS_LOCK = threading.Lock()  # images are decoded on several threads, and the filters of warnings are the process's
 
@@ -315,16 +319,16 @@ def _read_tiff_tags(data: bytes, order: str) -> tuple[dict[int, tuple[int, ...]]
     return tags, struct.unpack_from(order + "I", data, start + 2 + 12 * num_tags)[0]
 
 
-def _drop_tiff_orientation(data: bytes) -> bytes:
-    """The same TIFF with orientation 1 (as stored), because decoders turn the pixels by this tag."""
+def _keep_pixel_tags(data: bytes) -> bytes:
+    """The same TIFF with only those tags that its pixels need: decoders turn the pixels by the orientation, and warn of
+    tags that microscopes write in their own ways."""
     order = "<" if data.startswith(b"II") else ">"
     start = struct.unpack_from(order + "I", data, 4)[0]
     num_tags = struct.unpack_from(order + "H", data, start)[0]
-    changed = bytearray(data)
-    for place in range(start + 2, start + 2 + 12 * num_tags, 12):
-        if struct.unpack_from(order + "H", data, place)[0] == 274:
-            struct.pack_into(order + "HHIHH", changed, place, 274, 3, 1, 1, 0)
-    return bytes(changed)
+    entries = [data[place : place + 12] for place in range(start + 2, start + 2 + 12 * num_tags, 12)]
+    kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _PIXEL_TAGS]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)  # no further directory
+    return data[:start] + directory + data[start + len(directory) :]
 
 
 _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _check_bmp}
@@ -333,24 +337,25 @@ _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _
 def _open_pillow(data: bytes, kind: str) -> Image.Image:
     """A fully decoded image; a warning counts as damage, but for TIFF, where microscopes write odd tags."""
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
+        with _WARNINGS_LOCK, warnings.catch_warnings():  # of the header; decoding, which takes the time, warns of nothing
             warnings.filterwarnings("ignore" if kind == "TIFF" else "error", category=UserWarning, module="PIL")
             image = Image.open(io.BytesIO(data), formats=(kind,))
-            image.load()
-            return image
+            if kind == "TIFF":  # whose other tags were read now and are whole, too
+                image = Image.open(io.BytesIO(_keep_pixel_tags(data)), formats=(kind,))
+        image.load()
+        return image
     except Exception as error:  # decoders let whatever a damaged file provokes through
         raise _Unusable(f"a damaged {kind} ({' '.join(str(error).split())})") from error
 
 
 def _decode(data: bytes, kind: str, header: _Header) -> np.ndarray:
     """Pixels as stored, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
-    if kind == "TIFF":
-        data = _drop_tiff_orientation(data)
     if header.bits == 8:
         return _decode_pillow(data, kind)
     if kind == "TIFF":
         # OpenCV fills up damaged strips in silence; Pillow, which has no RGB of 16 bits, refuses them.
         _open_pillow(data, kind).close()
+        data = _keep_pixel_tags(data)
     return _decode_opencv(data)
 
 

@@ -3,7 +3,9 @@
 import io
 import os
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from config.errors import UserError
 from dataset.decoding import ImageError, decode_image, read_png_text
@@ -328,6 +330,28 @@ def test_a_cut_file_is_told_from_another_unusable_one(tmp_path):
         with pytest.raises(ImageError) as caught:
             decode_image(put(tmp_path / name, data))
         assert caught.value.is_cut is is_cut, str(caught.value)
+
+
+def test_images_are_decoded_side_by_side_on_several_threads(tmp_path, monkeypatch):
+    """No lock is held where the time goes: two threads meet inside the decoder."""
+    both, load = threading.Barrier(2), ImageFile.ImageFile.load
+
+    def wait_and_load(image):
+        if not both.broken and threading.current_thread() is not threading.main_thread():
+            both.wait(timeout=30)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", wait_and_load)
+    paths = [put(tmp_path / f"a{suffix}", encode(GRAY, kind)) for suffix, kind in ((".png", "PNG"), (".bmp", "BMP"))]
+    with ThreadPoolExecutor(2) as pool:
+        assert all(np.array_equal(pixels, GRAY) for pixels in pool.map(decode_image, paths))
+
+
+def test_tags_of_a_microscope_neither_warn_nor_turn_the_image(tmp_path):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[274], info[270], info[65000] = 6, "made by a microscope", "private"
+    data = encode(GRAY, "TIFF", tiffinfo=info, compression="tiff_lzw")
+    assert np.array_equal(decode_image(put(tmp_path / "a.tif", data)), GRAY)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
