@@ -46,7 +46,7 @@ from tools.evaluation.encoders.published_weights import list_downloads
 from tools.runtime import checkpoints
 from tools.runtime.command import Interrupted, add_config, deferred_signals, run_command
 from tools.runtime.machine import choose_device
-from tools.runtime.processes import open_accelerator, share_work, unwrap
+from tools.runtime.processes import open_accelerator, ranks_of, unwrap
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.run_directory import RunDirectory, owned
 from tools.runtime.tracking import Tracker, WandbMirror
@@ -89,7 +89,7 @@ def run_training(config: Config, accelerator: Accelerator, run: RunDirectory) ->
     has_val = require_selectable(config, records)
     if accelerator.is_main_process:
         run.check_resumable(config)
-    data = open_training_data(config, device, has_val=has_val, share=share_work(accelerator))
+    data = open_training_data(config, device, has_val=has_val, ranks=ranks_of(accelerator))
     steps_per_epoch, num_steps = estimate.count_steps(config, len(data.train.labels))
     order = SampleOrder(data.train.labels, seed=params.seed, balance=params.balanced_sampling)
 

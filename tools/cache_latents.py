@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from config.load import load_config
 from tools.diffusion.data import has_split, prepare_latents
 from tools.runtime.command import add_config, run_command
-from tools.runtime.processes import open_share
+from tools.runtime.processes import open_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_config(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    share, device = open_share(config)
+    ranks, device = open_ranks(config)
     for split in ("train", "val"):
         if has_split(config, split):
-            cache = prepare_latents(config, split, device=device, share=share)
+            cache = prepare_latents(config, split, device=device, ranks=ranks)
             shape = " x ".join(map(str, cache.mean.shape[2:]))
-            if share.is_first:
+            if ranks.is_first:
                 print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, "
                       f"key {cache.key[:16]}")
 

@@ -14,7 +14,7 @@ from config.paths import as_path
 from tools.evaluation.assess import assess
 from tools.evaluation.quoted_results import add_options, read_quoted
 from tools.runtime.command import add_config, run_command
-from tools.runtime.processes import open_share
+from tools.runtime.processes import open_ranks
 from tools.runtime.run_directory import owned
 
 
@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
-    share, device = open_share(config)
-    with owned(arguments.output, "tools.evaluate", key="--output") if share.is_first else nullcontext():
+    ranks, device = open_ranks(config)
+    with owned(arguments.output, "tools.evaluate", key="--output") if ranks.is_first else nullcontext():
         assess(config, arguments.synthetic, arguments.output, device=device, reject_copies=arguments.reject_copies,
-               quoted=quoted, share=share)
+               quoted=quoted, ranks=ranks)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataset.image_folder import IMAGE_SUFFIXES, escape_name, refuse_odd_names
 from dataset.images import is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.prefetch import read_ahead
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_file
 from models.autoencoder import LatentCodec
 from tools.diffusion.data import open_images, with_table
@@ -88,7 +88,7 @@ def refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord])
                         f"{name_some(copies)}; give the folder of the synthetic ones")
 
 
-def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALONE) -> ImageSet:
+def read_set(name: str, images: LabelledImages, quiet: bool, ranks: Ranks = ALONE) -> ImageSet:
     """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
 
     Processes that share the decoding all get all images.
@@ -100,12 +100,12 @@ def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALON
     held = name != "synthetic" or len(images) * int(np.prod(shape)) <= _HELD_BYTES
     pixels: np.ndarray | ReadOnDemand
     if held:
-        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), share.rows(len(images))
+        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), ranks.rows(len(images))
         with Progress(f"reading {name}", len(rows), enabled=not quiet) as bar:
             for index, image in enumerate(read_ahead(read, rows)):
                 pixels[rows[index]] = image
                 bar.update(index + 1)
-        pixels = share.join(pixels)
+        pixels = ranks.join(pixels)
     else:
         pixels = ReadOnDemand(read, np.arange(len(images)), shape)
     return ImageSet(
@@ -132,13 +132,13 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
     return np.stack([gray(image) for image in pixels])
 
 
-def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, share: Share = ALONE) -> ImageSet:
+def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, ranks: Ranks = ALONE) -> ImageSet:
     """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
 
     Batches hold the same images whatever the number of processes that share them, which all get all images.
     """
     size, channels = config.autoencoder_params.batch_size, images.pixels.shape[-1]
-    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), share.rows(len(images), size)
+    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), ranks.rows(len(images), size)
     with Progress(f"round trip {images.name}", len(rows), enabled=not quiet) as bar:
         for start in range(rows.start, rows.stop, size):
             pixels = torch.from_numpy(images.pixels[start:start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -146,4 +146,4 @@ def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool
             restored = restored.mean(dim=1, keepdim=True) if channels == 1 else restored
             whole[start:start + size] = to_uint8(restored.permute(0, 2, 3, 1))
             bar.update(min(start + size, rows.stop) - rows.start)
-    return images.with_pixels(f"{images.name}_round_trip", share.join(whole))
+    return images.with_pixels(f"{images.name}_round_trip", ranks.join(whole))
