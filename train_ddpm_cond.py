@@ -21,7 +21,7 @@ from torch import nn
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
-from dataset.share import Share
+from dataset.ranks import Ranks
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import estimate
 from tools.diffusion.conditions import null_levels
@@ -40,10 +40,10 @@ from tools.diffusion.training import (
 )
 from tools.diffusion.validation import open_validator
 from tools.evaluation.encoders.published_weights import list_downloads
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
-from tools.runtime.processes import open_accelerator, share_work
+from tools.runtime.processes import open_accelerator, ranks_of
 from tools.runtime.resume import Saving
 from tools.runtime.run_directory import RunDirectory, open_run
 from tools.runtime.tracking import open_tracker
@@ -53,8 +53,7 @@ _REMEDY = "start anew under another task_name with a lower ldm_lr, more warmup_s
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config, then what the run will take")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
@@ -74,24 +73,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: Config) -> None:
     """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
     accelerator = make_accelerator(config)
-    share = share_work(accelerator)
-    with open_run(Path(config.train_params.task_name), share, "train_ddpm_cond.py") as run:
-        run_training(config, accelerator, share, run)
+    ranks = ranks_of(accelerator)
+    with open_run(Path(config.train_params.task_name), ranks, "train_ddpm_cond.py") as run:
+        run_training(config, accelerator, ranks, run)
 
 
-def run_training(config: Config, accelerator: Accelerator, share: Share, run: RunDirectory) -> None:
+def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: RunDirectory) -> None:
     """The whole of a run, on each process."""
     params, device, log_interval = config.train_params, accelerator.device, config.logging_params.interval_steps
     records = open_images(config, None).records
     has_val = require_selectable(config, records)
     run.check_resumable(config)
-    data = open_training_data(config, device, has_val=has_val, share=share)
+    data = open_training_data(config, device, has_val=has_val, ranks=ranks)
     steps_per_epoch, num_steps = estimate.count_steps(config, len(data.train.labels))
 
     state, averaged = start_state(config, accelerator)
     saving = Saving(run.checkpoints, data.identity, key="train_params.task_name", depends_on="images, labels or another VAE",
                     every_steps=params.checkpoint_interval_steps, keep=params.keep_last_checkpoints)
-    state.resume(saving, tell=share.is_first)
+    state.resume(saving, tell=ranks.is_first)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
         return
@@ -101,15 +100,15 @@ def run_training(config: Config, accelerator: Accelerator, share: Share, run: Ru
                             device=device, statistics=data.codec.statistics)
     validator = open_validator(config, run, data, averaged, loss_of, device)
     tracker = open_tracker(config, run, step=state.step)
-    draw = open_draws(config, data.train.labels, share=share)
+    draw = open_draws(config, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=config.dataset_params.symmetry_conditioning)
     reading_interval = 1 if device.type == "cpu" else log_interval  # reading has the host wait for a GPU
     shown = ""
     with Loop(state, num_steps, title="training", images_per_step=params.ldm_batch_size, remedy=_REMEDY, saving=saving,
-              tracker=tracker, timing=run.timing, share=share, show=config.logging_params.progress_bar,
-              stop_interval=1 if share.count == 1 else reading_interval) as loop:
+              tracker=tracker, timing=run.timing, ranks=ranks, show=config.logging_params.progress_bar,
+              stop_interval=1 if ranks.count == 1 else reading_interval) as loop:
         for step in loop.steps():
-            lr = params.ldm_lr * lr_factor(params.lr_schedule, share=step / num_steps, step=step,
+            lr = params.ldm_lr * lr_factor(params.lr_schedule, fraction=step / num_steps, step=step,
                                            warmup_steps=params.warmup_steps)
             train_step(state, draw(step), read, loss_of=loss_of, accelerator=accelerator, config=config, lr=lr)
             loop.end_step(shown)

@@ -17,17 +17,17 @@ import torch
 
 from config.errors import UserError
 from dataset.annotations import ImageRecord
+from dataset.images import is_gray_batch
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
+from dataset.ranks import ALONE, Ranks
 from dataset.row_file import RowFile, open_rows
-from dataset.share import ALONE, Share
 from dataset.storage import hash_file, hash_json, locked, make_folder, move_file, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
 _FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
-_GRAY_TOLERANCE = 2 * 2 / 255  # two of 255 gray levels, on the range [-1, 1]
 
 _PROGRESS = "progress*.json"
 
@@ -84,11 +84,6 @@ def stack_conditions(conditions: Sequence[Sequence[int]]) -> np.ndarray:
     return np.array(conditions, dtype=np.int64).reshape(len(conditions), -1)
 
 
-def is_gray_batch(pixels: torch.Tensor) -> bool:
-    """Whether the channels of all images (B, C, H, W) in [-1, 1] are equal, but for the rounding of JPEG."""
-    return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= _GRAY_TOLERANCE)
-
-
 def cache_identity(images: LabelledImages, *, transform: dict[str, Any], vae_sha256: str,
                    symmetries: Sequence[str]) -> dict[str, Any]:
     """All that determines the content of a cache; the key is its hash. Reads every file's bytes, decodes none."""
@@ -135,7 +130,7 @@ def describe_stale_caches(folder: Path, *, split: str, identity: dict[str, Any])
 
 def build_latent_cache(
     folder: Path, images: LabelledImages, *, split: str, identity: dict[str, Any], encode: Encode, batch_size: int,
-    report: Report | None = None, share: Share = ALONE,
+    report: Report | None = None, ranks: Ranks = ALONE,
 ) -> LatentCache:
     """Encode every image in every view and write the cache; a killed run goes on at its last flushed batches.
 
@@ -148,18 +143,18 @@ def build_latent_cache(
             writable, or another command that builds the same cache.
     """
     path = _cache_folder(folder, split, identity)
-    if share.is_first:
+    if ranks.is_first:
         make_folder(path)
     lock = locked(path / ".lock", purpose="the build of a latent cache", refusal=lambda holder: (
         f"{path} is being written by {holder}; wait for it, then run the same command again"))
-    with lock if share.is_first else nullcontext():
-        share.agree(True)  # from here on no other command can finish or alter the cache
+    with lock if ranks.is_first else nullcontext():
+        ranks.agree(True)  # from here on no other command can finish or alter the cache
         if open_latent_cache(folder, split=split, identity=identity) is None:
-            _encode_share(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, share=share)
-            if share.is_first:
+            _encode_rows(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, ranks=ranks)
+            if ranks.is_first:
                 _finish(path, images, split=split, identity=identity)
-        share.agree(True)
-        if share.is_first:
+        ranks.agree(True)
+        if ranks.is_first:
             with suppress(OSError):  # Windows removes no open file
                 (path / ".lock").unlink()
     cache = open_latent_cache(folder, split=split, identity=identity)
@@ -167,20 +162,20 @@ def build_latent_cache(
     return cache
 
 
-def _encode_share(
+def _encode_rows(
     path: Path, images: LabelledImages, *, identity: dict[str, Any], encode: Encode, batch_size: int,
-    report: Report | None, share: Share,
+    report: Report | None, ranks: Ranks,
 ) -> None:
     """Encode this process's contiguous part of the batches that are not done yet; returns when all have done theirs."""
     symmetries, total = identity["symmetries"], len(images)
-    if share.is_first:
+    if ranks.is_first:
         write_patient_note(path, "The latents in this folder")
         _merge_progress(path, identity, total)
-    share.agree(True)
+    ranks.agree(True)
     before = _read_progress(path / "progress.json", identity, total)
     missing = [start for start in range(0, total, batch_size) if not before.done[start:start + batch_size].all()]
-    mine = share.part(missing)
-    progress = before if share.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
+    mine = ranks.part(missing)
+    progress = before if ranks.count == 1 else _Progress(np.zeros(total, dtype=bool), gray=True)
     arrays: list[RowFile] = []
     positions = [i for start in mine for i in range(start, min(start + batch_size, total))]
     upcoming = read_ahead(lambda i: images[i][0], positions)
@@ -205,11 +200,11 @@ def _encode_share(
             if number % _FLUSH_BATCHES == _FLUSH_BATCHES - 1 or start == mine[-1]:
                 for array in arrays:
                     array.flush()
-                own = "progress.json" if share.count == 1 else f"progress-{share.index}.json"
+                own = "progress.json" if ranks.count == 1 else f"progress-{ranks.rank}.json"
                 write_json(path / own, progress.to_json(identity))
             if report is not None:
-                report(total - min(total, (len(mine) - number - 1) * batch_size * share.count), total)
-    share.agree(True)
+                report(total - min(total, (len(mine) - number - 1) * batch_size * ranks.count), total)
+    ranks.agree(True)
 
 
 def _finish(path: Path, images: LabelledImages, *, split: str, identity: dict[str, Any]) -> None:

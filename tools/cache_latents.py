@@ -10,22 +10,21 @@ from collections.abc import Sequence
 
 from config.load import load_config
 from tools.diffusion.data import has_split, prepare_latents
-from tools.runtime.command import run_command
-from tools.runtime.processes import open_share
+from tools.runtime.command import add_config, run_command
+from tools.runtime.processes import open_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.cache_latents", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    share, device = open_share(config)
+    ranks, device = open_ranks(config)
     for split in ("train", "val"):
         if has_split(config, split):
-            cache = prepare_latents(config, split, device=device, share=share)
+            cache = prepare_latents(config, split, device=device, ranks=ranks)
             shape = " x ".join(map(str, cache.mean.shape[2:]))
-            if share.is_first:
+            if ranks.is_first:
                 print(f"{split}: {len(cache)} images x {len(cache.symmetries)} views of {shape} latents, "
                       f"key {cache.key[:16]}")
 

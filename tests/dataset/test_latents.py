@@ -17,15 +17,15 @@ import torch
 from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.image_bank import ImageBank
+from dataset.images import is_gray_batch
 from dataset.latents import (
     LatentCache,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
-    is_gray_batch,
     open_latent_cache,
 )
-from dataset.share import Share
+from dataset.ranks import Ranks
 from dataset.storage import hash_file, hash_json
 from dataset.symmetries import apply_symmetry
 
@@ -188,7 +188,7 @@ def build_together(folder: Path, images: PixelFiles, count: int, *, encode: Call
 
     def work(index: int) -> None:
         try:
-            build(folder, images, share=Share(index, count, agree), encode=encode, **changes)
+            build(folder, images, ranks=Ranks(index, count, agree), encode=encode, **changes)
         except BaseException:
             barrier.abort()
             raise

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from config.errors import UserError
-from dataset.share import Share
+from dataset.ranks import Ranks
 from dataset.storage import hash_bytes
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import ReadOnDemand
@@ -199,10 +199,10 @@ def encode_together(folder, image_array, encoders, **changes):
         return values
 
     def work(index):
-        share = Share(index, count, agree=lambda value: all(gather(index, value)),
+        ranks = Ranks(index, count, agree=lambda value: all(gather(index, value)),
                       join=lambda values: np.sum([part.view(np.uint8) for part in gather(index, values)], axis=0,
                                                  dtype=np.uint8).view(values.dtype))
-        return cached_features(folder, **_arguments(image_array, encoder=encoders[index], share=share, **changes)).values
+        return cached_features(folder, **_arguments(image_array, encoder=encoders[index], ranks=ranks, **changes)).values
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, range(count)))

@@ -20,7 +20,7 @@ from workspace import Workspace
 import sample_ddpm_class_cond
 from config.errors import UserError
 from config.load import load_config
-from dataset.share import Share
+from dataset.ranks import Ranks
 from dataset.storage import write_json
 from tools import evaluate
 from tools.check_vae import __main__ as check_vae
@@ -218,11 +218,11 @@ def test_weights_that_come_later_change_the_key_of_an_evaluation_with_auto_alone
 def test_of_processes_that_share_work_the_first_one_fetches(classifiers: Workspace, publish: Publish) -> None:
     servers = publish()
     config = classifiers.config(*AUTO)
-    first, second = (Share(index, 2, agree=lambda value: value) for index in (0, 1))
-    failed = Share(1, 2, agree=lambda _: False)  # the first one could not
-    assert fetch_published(config, share=failed) == {} and servers["squeeze"].asked == []
-    assert fetch_published(config, share=first) == {}
-    assert fetch_published(config, share=second) == {}
+    first, second = (Ranks(index, 2, agree=lambda value: value) for index in (0, 1))
+    failed = Ranks(1, 2, agree=lambda _: False)  # the first one could not
+    assert fetch_published(config, ranks=failed) == {} and servers["squeeze"].asked == []
+    assert fetch_published(config, ranks=first) == {}
+    assert fetch_published(config, ranks=second) == {}
     assert [len(server.asked) for server in servers.values()] == [1, 1]
 
 

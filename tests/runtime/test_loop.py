@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dataset.share import Share
+from dataset.ranks import Ranks
 from models.ema import ExponentialMovingAverage
 from tools.runtime import loop as loop_module
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
@@ -157,7 +157,7 @@ def test_the_first_of_several_processes_alone_saves_and_all_stop_after_the_same_
         asked.clear()
         state, saving = make_state(), Saving(tmp_path / str(index), "a", key="k")
         with pytest.raises(Interrupted) as stopped:
-            run(state, 100, saving=saving, share=Share(index, 2, agree=agree), stop_interval=5)
+            run(state, 100, saving=saving, ranks=Ranks(index, 2, agree=agree), stop_interval=5)
         assert stopped.value.signal_number == signal.SIGTERM and state.step == 10
         assert len(asked) == 3  # after every fifth step, and once to wait for the one that saves
         assert steps_saved(tmp_path / str(index)) == [10][index:]

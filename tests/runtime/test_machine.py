@@ -15,7 +15,7 @@ from tools.runtime.command import announce, project_version, run_command
 
 ROOT = Path(__file__).parents[2]
 WHEEL = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # of torch 2.14 for CUDA 13
-OPENERS = ("choose_device(", "open_share(", "open_accelerator(")
+OPENERS = ("choose_device(", "open_ranks(", "open_accelerator(")
 
 
 @pytest.mark.parametrize(("capability", "runs"), [

@@ -37,7 +37,7 @@ from tools.diffusion.training import (
     to_device,
     train_step,
 )
-from tools.runtime.processes import share_work
+from tools.runtime.processes import ranks_of
 from tools.runtime.run_directory import RunDirectory
 
 OURS, AROUND, PARTS, DIFFUSERS = "demo_step/ours", "demo_step/around", "demo_step/parts", "demo_step/diffusers"
@@ -92,7 +92,7 @@ def write_images(folder: Path, config: Config) -> None:
 
 
 class Training:
-    """The training step on made-up latents, on this process's share of the batch."""
+    """The training step on made-up latents, on this process's part of the batch."""
 
     def __init__(self, config: Config, *, cpu: bool = True) -> None:
         self.config = config
@@ -114,14 +114,14 @@ class Training:
                                       device=self.device)
         self._labels = torch.arange(_NUM_IMAGES) % config.num_classes
         self._latents = normal(generator(0, "benchmark"), (_NUM_IMAGES, *latent_shape(config)))
-        share = share_work(self.accelerator)
-        self._draw = open_draws(config, self._labels.numpy(), share=share)
-        self._local_batch = params.ldm_batch_size // share.count
+        ranks = ranks_of(self.accelerator)
+        self._draw = open_draws(config, self._labels.numpy(), ranks=ranks)
+        self._local_batch = params.ldm_batch_size // ranks.count
 
     def step(self) -> None:
         """Draw, train, and read the meters as often as the log does."""
         params, step = self.config.train_params, self.state.step
-        lr = params.ldm_lr * lr_factor(params.lr_schedule, share=0.5, step=step, warmup_steps=params.warmup_steps)
+        lr = params.ldm_lr * lr_factor(params.lr_schedule, fraction=0.5, step=step, warmup_steps=params.warmup_steps)
         train_step(self.state, self._draw(step), self._read, loss_of=self._loss_of, accelerator=self.accelerator,
                    config=self.config, lr=lr)
         self.state.step += 1

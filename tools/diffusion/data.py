@@ -17,7 +17,7 @@ from dataset.latents import (
     describe_stale_caches,
     open_latent_cache,
 )
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from models.autoencoder import (
     LatentCodec,
     LatentStatistics,
@@ -97,7 +97,7 @@ def open_codec(
 
 
 def prepare_latents(
-    config: Config, split: str, *, device: torch.device | str = "cpu", share: Share = ALONE
+    config: Config, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE
 ) -> LatentCache:
     """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
 
@@ -110,15 +110,15 @@ def prepare_latents(
     folder = Path(config.dataset_params.directory_latents)
     identity = latents_identity(config, images, split)
     cache = open_latent_cache(folder, split=split, identity=identity)
-    if not share.agree(cache is not None):
-        for line in describe_stale_caches(folder, split=split, identity=identity) if share.is_first else ():
+    if not ranks.agree(cache is not None):
+        for line in describe_stale_caches(folder, split=split, identity=identity) if ranks.is_first else ():
             print(f"{line}: building a new one")
         codec = open_codec(config, device=device)
         with Progress(f"encoding {split}", len(images),
-                      enabled=config.logging_params.progress_bar and share.is_first) as progress:
+                      enabled=config.logging_params.progress_bar and ranks.is_first) as progress:
             cache = build_latent_cache(
                 folder, images, split=split, identity=identity, encode=codec.encode,
-                batch_size=config.autoencoder_params.batch_size, report=progress.report, share=share,
+                batch_size=config.autoencoder_params.batch_size, report=progress.report, ranks=ranks,
             )
     assert cache is not None
     _check_latent_shape(config, cache.mean.shape[2:])

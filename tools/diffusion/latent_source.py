@@ -9,8 +9,9 @@ import torch
 
 from config.schema import Config
 from dataset.image_bank import ImageBank
-from dataset.latents import LatentCache, is_gray_batch, stack_conditions
-from dataset.share import ALONE, Share
+from dataset.images import is_gray_batch
+from dataset.latents import LatentCache, stack_conditions
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics
@@ -80,7 +81,7 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(config: Config, device: torch.device, *, has_val: bool, share: Share = ALONE) -> TrainingData:
+def open_training_data(config: Config, device: torch.device, *, has_val: bool, ranks: Ranks = ALONE) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
     Processes that train together share the encoding of a cache that is not there yet.
@@ -88,8 +89,8 @@ def open_training_data(config: Config, device: torch.device, *, has_val: bool, s
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
     if config.dataset_params.load_latents:
-        train = prepare_latents(config, "train", device=device, share=share)
-        val = prepare_latents(config, "val", device=device, share=share) if has_val else None
+        train = prepare_latents(config, "train", device=device, ranks=ranks)
+        val = prepare_latents(config, "val", device=device, ranks=ranks) if has_val else None
         statistics = _scale(config, LatentStatistics.measure(train.moments(), gray=train.gray))
         codec = open_codec(config, statistics=statistics, decoder_only=True, device=device)
     else:

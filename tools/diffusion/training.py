@@ -15,7 +15,7 @@ from config.errors import UserError
 from config.schema import Config, DiffusionParams
 from dataset.annotations import ImageRecord
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from models.autoencoder import LatentCodec, LatentStatistics
 from models.unet import UNet, UNetShape
 from scheduler.guidance import drop_conditions, drop_labels
@@ -87,17 +87,17 @@ def timestep_draws(params: DiffusionParams) -> TimestepDraws:
     return TimestepDraws(params.num_timesteps, params.timestep_sampling, params.logit_mean, params.logit_std)
 
 
-def open_draws(config: Config, labels: np.ndarray, *, share: Share = ALONE) -> Callable[[int], StepDraws]:
+def open_draws(config: Config, labels: np.ndarray, *, ranks: Ranks = ALONE) -> Callable[[int], StepDraws]:
     """A function of the step, from 0: the draws of this process's part of the batch. Labels: int64 (N,)."""
     params, data = config.train_params, config.dataset_params
     order = SampleOrder(labels, seed=params.seed, balance=params.balanced_sampling)
     timesteps, num_conditions = timestep_draws(config.diffusion_params), len(null_levels(config))
-    rows = params.ldm_batch_size // share.count
+    rows = params.ldm_batch_size // ranks.count
 
     def draw(step: int) -> StepDraws:
         whole = draw_step(order, step, batch_size=params.ldm_batch_size, num_views=len(data.symmetries),
                           latent_shape=latent_shape(config), timesteps=timesteps, num_conditions=num_conditions)
-        return whole.slice(share.index * rows, (share.index + 1) * rows)
+        return whole.slice(ranks.rank * rows, (ranks.rank + 1) * rows)
 
     return draw
 
@@ -280,11 +280,11 @@ def _label_batch(
                  None if conditions is None else to_device(conditions, device))
 
 
-def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> float:
-    """Factor on the peak learning rate after `share` of the training: linear warm-up, then constant or a decay to 0."""
+def lr_factor(schedule: str, *, fraction: float, step: int, warmup_steps: int) -> float:
+    """Factor on the peak learning rate after `fraction` of the training: linear warm-up, then constant or a decay to 0."""
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    share = min(max(share, 0.0), 1.0)
-    decay = {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1.0 + math.cos(math.pi * share))}[schedule]
+    fraction = min(max(fraction, 0.0), 1.0)
+    decay = {"constant": 1.0, "linear": 1.0 - fraction, "cosine": 0.5 * (1.0 + math.cos(math.pi * fraction))}[schedule]
     return warmup * decay
 
 

@@ -1,6 +1,5 @@
 """From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,13 @@ from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.tables import defuse_cell, write_table
 from models.autoencoder import TRAINING_RECORD, hash_autoencoder
 from models.classifier import Classifier
 from tools.diffusion.data import find_autoencoder, open_codec, open_images, transform_identity
-from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD
+from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD, read_manifest
 from tools.diffusion.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 from tools.evaluation import protocol
 from tools.evaluation.copies import audit_pixels, name_pairs
@@ -60,7 +59,7 @@ REJECTED_NAME = "rejected.csv"
 
 def assess(
     config: Config, synthetic: Path, output: Path, *, device: torch.device, reject_copies: bool = False,
-    quoted: QuotedResults | None = None, flips: ImageSet | None = None, share: Share = ALONE,
+    quoted: QuotedResults | None = None, flips: ImageSet | None = None, ranks: Ranks = ALONE,
 ) -> None:
     """Evaluate the images below `synthetic`; write evaluation.json, .xlsx and the reports to `output`, print the table.
 
@@ -74,8 +73,8 @@ def assess(
         UserError: images, weights or settings that cannot be used.
     """
     evaluation = evaluate_folder(config, synthetic, device=device, picture=output / INTERNAL_FOLDER / PICTURE_NAME,
-                                 reject_copies=reject_copies, share=share)
-    if not share.is_first:
+                                 reject_copies=reject_copies, ranks=ranks)
+    if not ranks.is_first:
         return
     (quoted or QuotedResults()).add_to(evaluation)
     report.write(evaluation, output)
@@ -94,7 +93,7 @@ def assess(
 
 def evaluate_folder(
     config: Config, synthetic: Path, *, device: torch.device, picture: Path | None = None, reject_copies: bool = False,
-    share: Share = ALONE,
+    ranks: Ranks = ALONE,
 ) -> EvaluationReport:
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
@@ -102,7 +101,7 @@ def evaluate_folder(
     without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
     encoding all call this; only the report of the first one has rows.
     """
-    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and share.is_first)
+    params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and ranks.is_first)
     conditions, unjudged = load_condition_judges(config, synthetic)
     judged_names = [condition.name for condition in conditions]
     synthetic_images = open_synthetic(config, synthetic, conditions=judged_names)
@@ -110,7 +109,7 @@ def evaluate_folder(
     refuse_real_images(synthetic_images.records, open_images(config, None).records)
     folder = find_autoencoder(config)
     codec = open_codec(config, device=device)
-    read = [read_set(name, images, quiet, share) for name, images in
+    read = [read_set(name, images, quiet, ranks) for name, images in
             (("synthetic", synthetic_images), (params.real_split, real_images), ("train", train_images))]
     made, real, train = as_gray_if_all(read)
     refuse_trained_images(real.sha256, _list_trainings(config, synthetic, folder, judged_names), split=params.real_split)
@@ -119,16 +118,16 @@ def evaluate_folder(
     train = with_levels(train, train_images.records, config.dataset_params.params.conditions)
     vae_sha256 = hash_autoencoder(folder)
     sets = EvaluationSets(
-        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, share),
-        train_round_trip=round_trip(codec, train, config, quiet, share),
+        synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, config, quiet, ranks),
+        train_round_trip=round_trip(codec, train, config, quiet, ranks),
         class_names=config.dataset_params.params.class_names,
     )
     rejection = None
     if reject_copies:
-        rejection = _reject_copies(sets, share)
+        rejection = _reject_copies(sets, ranks)
         sets = rejection.kept
         made = sets.synthetic
-    if picture is not None and share.is_first:
+    if picture is not None and ranks.is_first:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
         write_png(picture, compare_side_by_side(real, made, class_names=config.dataset_params.params.class_names),
                   text={"Note": "shows real images: internal use only"})
@@ -140,7 +139,7 @@ def evaluate_folder(
         "class_names": list(config.dataset_params.params.class_names),
     })
     result.details["held_out_sha256"] = real.sha256
-    if share.is_first:
+    if ranks.is_first:
         opening = open_test_set(config, real_sha256=real.sha256, synthetic_sha256=made.sha256)
         if opening is not None:
             result.provenance["test_set_opening"] = opening
@@ -148,8 +147,8 @@ def evaluate_folder(
         result.warn("patients are unknown (group_column: null): images of one patient can be trained on and compared with, "
                     "so every number here may be too good and every interval too narrow")
     _warn_of_files(synthetic_images.records, config.dataset_params.params.image_size, result)
-    failures = fetch_published(config, share=share)
-    encoders = _load_encoders(config, folder, device, result, failures=failures, share=share)
+    failures = fetch_published(config, ranks=ranks)
+    encoders = _load_encoders(config, folder, device, result, failures=failures, ranks=ranks)
     perceptual = _load_perceptual(config, device, result, failures)
     judge = _load_judge(config, result)
     for reason in unjudged:
@@ -166,8 +165,8 @@ def evaluate_folder(
     protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
                       settings=settings, report=result,
                       say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
-                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), share=share)
-    if not share.is_first:
+                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), ranks=ranks)
+    if not ranks.is_first:
         return result
     replaced = _count_replaced(synthetic)
     if replaced:
@@ -213,14 +212,14 @@ class _Rejection:
                     f"is of the rest; before that: {self.verdict}")
 
 
-def _reject_copies(sets: EvaluationSets, share: Share) -> _Rejection:
+def _reject_copies(sets: EvaluationSets, ranks: Ranks) -> _Rejection:
     """Sort out the synthetic images that the deciding test convicts.
 
     Raises:
         UserError: the test cannot be made, or a class loses all of its images.
     """
     audit, made = audit_pixels(sets), sets.synthetic
-    flagged = share.join(audit.convicted & share.is_first)  # machines may round apart, and all go on with the same images
+    flagged = ranks.join(audit.convicted & ranks.is_first)  # machines may round apart, and all go on with the same images
     kept = made.select(np.flatnonzero(~flagged))
     lost = set(made.labels.tolist()) - set(kept.labels.tolist())
     if lost:
@@ -242,7 +241,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 def _load_encoders(
     config: Config, vae_folder: Path, device: torch.device, result: EvaluationReport, *, failures: dict[str, str],
-    share: Share,
+    ranks: Ranks,
 ) -> list[Encoder]:
     """The encoders that every process can open; each other one leaves a row that says what it wants."""
     encoders = []
@@ -252,7 +251,7 @@ def _load_encoders(
             encoder = open_encoder(config, name, vae_folder=vae_folder, device=device)
         except UserError as error:
             reason = explain_missing(error, failures)
-        if share.agree(encoder is not None) and encoder is not None:
+        if ranks.agree(encoder is not None) and encoder is not None:
             encoders.append(encoder)
             continue
         names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
@@ -311,18 +310,16 @@ def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: E
 
 def _read_checkpoint_hash(folder: Path) -> str | None:
     """The checkpoint that the manifest names, if all rows name one."""
-    named = _read_manifest(folder, "checkpoint_sha256")
+    named = _read_columns(folder, "checkpoint_sha256")
     return named.pop()[0] if len(named) == 1 else None
 
 
 def _count_replaced(folder: Path) -> int:
     """How many near-copies the sampling replaced, which the manifest says for each class."""
-    return sum(int(count) for _, count in _read_manifest(folder, "label", "rejected_copies") if count)
+    return sum(int(count) for _, count in _read_columns(folder, "label", "rejected_copies") if count)
 
 
-def _read_manifest(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
+def _read_columns(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
     """The different combinations of cells in these columns; none without a manifest."""
-    if not (folder / MANIFEST_NAME).is_file():
-        return set()
-    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
-        return {tuple(row.get(column) for column in columns) for row in csv.DictReader(file)}
+    rows = read_manifest(folder) if (folder / MANIFEST_NAME).is_file() else []
+    return {tuple(row.get(column) for column in columns) for row in rows}

@@ -19,7 +19,7 @@ from PIL import __version__ as pillow_version
 
 from config.errors import UserError, name_some
 from dataset.patient_note import write_patient_note
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import atomic_path, hash_json
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.image_set import CHUNK_IMAGES, ReadOnDemand
@@ -72,7 +72,7 @@ def cached_features(
     split: str,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
-    share: Share = ALONE,
+    ranks: Ranks = ALONE,
 ) -> Features:
     """Features of the listed images, from `folder` where they are there and current, else encoded and stored.
 
@@ -104,15 +104,15 @@ def cached_features(
     }
     path = Path(folder) / f"{encoder.name}_{split}.npz"
     key = hash_json(fields)
-    values = _read(path, fields) if share.is_first else None
-    if share.agree(values is None):  # which the others always say
+    values = _read(path, fields) if ranks.is_first else None
+    if ranks.agree(values is None):  # which the others always say
         values = encode_images(encoder, images(), count=len(ids), split=split, batch_size=batch_size, progress=progress,
-                               share=share)
-        if share.is_first:
+                               ranks=ranks)
+        if ranks.is_first:
             meta = {**fields, "key": key, "note": NOTE, "dtype": "float32", "device": _device_of(encoder), **_versions()}
             _write(path, meta, values=values, ids=ids, labels=labels, groups=groups, image_sha256=list(image_sha256))
     else:
-        values = share.join(np.zeros((len(ids), encoder.dimension), dtype=np.float32) if values is None else values)
+        values = ranks.join(np.zeros((len(ids), encoder.dimension), dtype=np.float32) if values is None else values)
     return Features(values=values, ids=ids, labels=labels, groups=groups, key=key)
 
 
@@ -124,7 +124,7 @@ def encode_images(
     split: str,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-    share: Share = ALONE,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Features float32 (count, D) of uint8 images (H, W, C), of which few are held at a time.
 
@@ -134,9 +134,9 @@ def encode_images(
     Raises:
         UserError: images of several sizes, another number than `count`, or a feature that is not finite.
     """
-    values, rows = np.zeros((count, encoder.dimension), dtype=np.float32), share.rows(count, batch_size)
+    values, rows = np.zeros((count, encoder.dimension), dtype=np.float32), ranks.rows(count, batch_size)
     done = rows.start
-    for chunk in _chunks(images if share.count == 1 else _select(images, rows), batch_size):
+    for chunk in _chunks(images if ranks.count == 1 else _select(images, rows), batch_size):
         shapes = {image.shape for image in chunk}
         if len(shapes) != 1:
             raise UserError(f"features of {split}: expected images of one size, found {sorted(shapes)}; resize them")
@@ -145,10 +145,10 @@ def encode_images(
         values[done : done + len(chunk)] = encoder.encode(np.stack(chunk), batch_size=batch_size)
         done += len(chunk)
         if progress is not None:
-            progress(min((done - rows.start) * share.count, count))
+            progress(min((done - rows.start) * ranks.count, count))
     if done != rows.stop:
         raise UserError(f"features of {split}: expected {count} images as listed, found {done}")
-    values = share.join(values)
+    values = ranks.join(values)
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
         raise UserError(f"features of {split}: {len(broken)} of {count} images have NaN or infinite features of encoder "

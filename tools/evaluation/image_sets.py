@@ -16,10 +16,10 @@ from config.errors import UserError, name_some
 from config.schema import Config
 from dataset.annotations import ImageRecord
 from dataset.image_folder import IMAGE_SUFFIXES, escape_name, refuse_odd_names
-from dataset.images import to_uint8
+from dataset.images import is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.prefetch import read_ahead
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_file
 from models.autoencoder import LatentCodec
 from tools.diffusion.data import open_images, with_table
@@ -28,7 +28,6 @@ from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.runtime.progress import Progress
 
 _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
-_GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
 def open_synthetic(config: Config, folder: Path, *, conditions: Sequence[str] = ()) -> LabelledImages:
@@ -89,7 +88,7 @@ def refuse_real_images(made: Sequence[ImageRecord], real: Sequence[ImageRecord])
                         f"{name_some(copies)}; give the folder of the synthetic ones")
 
 
-def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALONE) -> ImageSet:
+def read_set(name: str, images: LabelledImages, quiet: bool, ranks: Ranks = ALONE) -> ImageSet:
     """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
 
     Processes that share the decoding all get all images.
@@ -101,12 +100,12 @@ def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALON
     held = name != "synthetic" or len(images) * int(np.prod(shape)) <= _HELD_BYTES
     pixels: np.ndarray | ReadOnDemand
     if held:
-        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), share.rows(len(images))
+        pixels, rows = np.zeros((len(images), *shape), dtype=np.uint8), ranks.rows(len(images))
         with Progress(f"reading {name}", len(rows), enabled=not quiet) as bar:
             for index, image in enumerate(read_ahead(read, rows)):
                 pixels[rows[index]] = image
                 bar.update(index + 1)
-        pixels = share.join(pixels)
+        pixels = ranks.join(pixels)
     else:
         pixels = ReadOnDemand(read, np.arange(len(images)), shape)
     return ImageSet(
@@ -118,7 +117,7 @@ def read_set(name: str, images: LabelledImages, quiet: bool, share: Share = ALON
 
 def as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """Keep one channel where every image of every set is gray, so that all are treated alike."""
-    if all(int(np.ptp(pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets for pixels in s.chunks()):
+    if all(is_gray(pixels) for s in sets for pixels in s.chunks()):
         return [s.with_pixels(s.name, _to_gray(s.pixels)) for s in sets]
     return list(sets)
 
@@ -133,13 +132,13 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
     return np.stack([gray(image) for image in pixels])
 
 
-def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, share: Share = ALONE) -> ImageSet:
+def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool, ranks: Ranks = ALONE) -> ImageSet:
     """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
 
     Batches hold the same images whatever the number of processes that share them, which all get all images.
     """
     size, channels = config.autoencoder_params.batch_size, images.pixels.shape[-1]
-    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), share.rows(len(images), size)
+    whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), ranks.rows(len(images), size)
     with Progress(f"round trip {images.name}", len(rows), enabled=not quiet) as bar:
         for start in range(rows.start, rows.stop, size):
             pixels = torch.from_numpy(images.pixels[start:start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -147,4 +146,4 @@ def round_trip(codec: LatentCodec, images: ImageSet, config: Config, quiet: bool
             restored = restored.mean(dim=1, keepdim=True) if channels == 1 else restored
             whole[start:start + size] = to_uint8(restored.permute(0, 2, 3, 1))
             bar.update(min(start + size, rows.stop) - rows.start)
-    return images.with_pixels(f"{images.name}_round_trip", share.join(whole))
+    return images.with_pixels(f"{images.name}_round_trip", ranks.join(whole))

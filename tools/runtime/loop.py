@@ -18,7 +18,7 @@ from types import TracebackType
 
 import torch
 
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from tools.runtime.command import Diverged, Interrupted, StopRequest, deferred_signals
 from tools.runtime.progress import Pace, Progress
 from tools.runtime.resume import ResumeState, Saving
@@ -36,21 +36,21 @@ class Loop:
     remedy: what to change after a divergence, in words.
     saving: None keeps nothing on a stop.
     timing: where the pace is written at the end.
-    share: of several processes that take each step together, the first alone saves and shows.
+    ranks: of several processes that take each step together, the first alone saves and shows.
     stop_interval: steps between the questions whether any of these processes was asked to stop, which have GPUs wait.
     """
 
     def __init__(self, state: ResumeState, num_steps: int, *, title: str, images_per_step: int, remedy: str,
                  saving: Saving | None = None, tracker: Tracker | None = None, timing: Path | None = None,
-                 max_minutes: float | None = None, share: Share = ALONE, stop_interval: int = 1, show: bool = True) -> None:
+                 max_minutes: float | None = None, ranks: Ranks = ALONE, stop_interval: int = 1, show: bool = True) -> None:
         self.state, self.num_steps = state, num_steps
         self.is_last = state.step >= num_steps
         self._remedy, self._saving, self._tracker = remedy, saving, tracker or NullTracker()
         self._limit = 60 * (max_minutes or math.inf)
-        self._share, self._stop_interval = share, stop_interval
+        self._ranks, self._stop_interval = ranks, stop_interval
         self._images_per_step = images_per_step
-        self.pace = Pace(images_per_step, timing if share.is_first else None)
-        self.bar = Progress(title, num_steps, unit="steps", initial=state.step, enabled=show and share.is_first)
+        self.pace = Pace(images_per_step, timing if ranks.is_first else None)
+        self.bar = Progress(title, num_steps, unit="steps", initial=state.step, enabled=show and ranks.is_first)
         self._stop = StopRequest()
         self._began = self._last_saved = time.monotonic()
         self._seconds_before = state.seconds or 0.0
@@ -122,14 +122,14 @@ class Loop:
 
     def _save_or_stop(self) -> None:
         stopping = self.is_due(self._stop_interval) and self._agree_to_stop()
-        if self._saving is not None and self._share.is_first and self._is_save_due(self._saving, stopping):
+        if self._saving is not None and self._ranks.is_first and self._is_save_due(self._saving, stopping):
             if self.state.seconds is not None:
                 self.state.seconds = self.elapsed
             self._tracker.sync_to_disk()
             self.state.save(self._saving)
             self._last_saved = time.monotonic()
         if stopping and not self.is_last:
-            self._share.agree(True)  # a process that ends has its launcher end the one that saves
+            self._ranks.agree(True)  # a process that ends has its launcher end the one that saves
             done = "stopped" if self._saving is None else f"saved at step {self.state.step}"
             raise Interrupted(self._stop.signal_number or 15, f"{done}; run the same command to resume")
 
@@ -141,7 +141,7 @@ class Loop:
 
     def _agree_to_stop(self) -> bool:
         """Whether any process was asked to stop; all of them then stop after the same step."""
-        return bool(self._stop) if self._share.count == 1 else not self._share.agree(not self._stop)
+        return bool(self._stop) if self._ranks.count == 1 else not self._ranks.agree(not self._stop)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float | None = None) -> bool:

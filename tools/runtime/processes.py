@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` started together: how they find and watch one another, and how they share work."""
+"""Processes that `accelerate launch` started together: how they find and watch one another, and how they divide work."""
 
 import atexit
 import os
@@ -14,7 +14,7 @@ from torch import nn
 
 from config.errors import UserError
 from config.schema import Config
-from dataset.share import Share
+from dataset.ranks import Ranks
 from tools.runtime.environment import settle
 from tools.runtime.machine import announce_device, cuda_is_usable
 from tools.runtime.rendezvous import MeetingPoint, init_method
@@ -70,14 +70,14 @@ def unwrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     return accelerator.unwrap_model(model, keep_torch_compile=False)
 
 
-def open_share(config: Config) -> tuple[Share, torch.device]:
+def open_ranks(config: Config) -> tuple[Ranks, torch.device]:
     """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
     accelerator = open_accelerator(config)
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
-    return share_work(accelerator), device
+    return ranks_of(accelerator), device
 
 
-def share_work(accelerator: Accelerator) -> Share:
+def ranks_of(accelerator: Accelerator) -> Ranks:
     """This process's part of the work that the accelerator's processes share."""
     def total(values: torch.Tensor) -> torch.Tensor:
         return accelerator.reduce(values.to(accelerator.device), reduction="sum").cpu()
@@ -94,7 +94,7 @@ def share_work(accelerator: Accelerator) -> Share:
             block.copy_(total(block))
         return joined
 
-    return Share(accelerator.process_index, accelerator.num_processes, agree, join)
+    return Ranks(accelerator.process_index, accelerator.num_processes, agree, join)
 
 
 def _watch(here: MeetingPoint, *, minutes: float) -> None:

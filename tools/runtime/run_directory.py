@@ -13,7 +13,7 @@ from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
 from config.schema import Config
 from dataset.patient_note import warn_where_git_takes, write_patient_note
-from dataset.share import Share
+from dataset.ranks import Ranks
 from dataset.storage import locked, make_folder, write_text
 from tools.runtime.checkpoints import list_resume_checkpoints
 
@@ -101,9 +101,9 @@ class RunDirectory:
             )
 
 
-def open_run(root: Path, share: Share, purpose: str) -> AbstractContextManager[RunDirectory]:
+def open_run(root: Path, ranks: Ranks, purpose: str) -> AbstractContextManager[RunDirectory]:
     """The folder of a run that several processes train together: the first one holds it, the others write nothing."""
-    return owned(root, purpose) if share.is_first else nullcontext(RunDirectory(root, writes=False))
+    return owned(root, purpose) if ranks.is_first else nullcontext(RunDirectory(root, writes=False))
 
 
 @contextmanager

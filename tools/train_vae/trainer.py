@@ -73,14 +73,14 @@ class VaeTrainer:
         """Hashes of pretrained weights that the loss used: an encoder of a headline number may not be among them."""
         return [] if self.perceptual is None else [self.perceptual.trunk_sha256, self.perceptual.head_sha256]
 
-    def train_step(self, pixels: torch.Tensor, *, step: int, share: float, seed: int) -> str | None:
-        """One step on images (B, C, H, W); `share` is the fraction of the training that has passed.
+    def train_step(self, pixels: torch.Tensor, *, step: int, fraction: float, seed: int) -> str | None:
+        """One step on images (B, C, H, W); `fraction` is the part of the training that has passed.
 
         Returns a note on the losses; None where a loss or its gradient was not finite, which leaves that network as it is.
         """
-        adversarial = self.params.adversarial_weight > 0 and share >= self.params.adversarial_start
+        adversarial = self.params.adversarial_weight > 0 and fraction >= self.params.adversarial_start
         for optimizer, steps in ((self.vae_optimizer, step), (self.disc_optimizer, self.state.adversarial_steps)):
-            factor = lr_factor("cosine", share=share, step=steps, warmup_steps=100)
+            factor = lr_factor("cosine", fraction=fraction, step=steps, warmup_steps=100)
             optimizer.param_groups[0]["lr"] = self.params.peak_lr * factor
 
         pixels = pixels.to(self.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.schema import Config
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from tools.evaluation.encoders.downloads import (
     PATIENT,
     PROMPT,
@@ -52,7 +52,7 @@ def find_published(config: Config, encoders: Sequence[str] | None = None) -> tup
 
 
 def fetch_published(
-    config: Config, *, encoders: Sequence[str] | None = None, share: Share = ALONE
+    config: Config, *, encoders: Sequence[str] | None = None, ranks: Ranks = ALONE
 ) -> dict[str, str]:
     """Fetch the published weights that an evaluation wants and that are not here, where `allow_download` has it so.
 
@@ -65,8 +65,8 @@ def fetch_published(
     """
     if not config.evaluation_params.allow_download:
         return {}
-    failures = _fetch_missing(config, encoders, quiet=False) if share.is_first else {}
-    if share.count > 1 and share.agree(not failures) and not share.is_first:
+    failures = _fetch_missing(config, encoders, quiet=False) if ranks.is_first else {}
+    if ranks.count > 1 and ranks.agree(not failures) and not ranks.is_first:
         failures = _fetch_missing(config, encoders, quiet=True)
     return failures
 

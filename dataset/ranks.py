@@ -1,4 +1,4 @@
-"""A process's part of work that several processes do together. Owns how work is divided; how processes talk is handed in."""
+"""The part of one rank in work that several processes do together. How processes talk is handed in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ def _unchanged(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Share:
-    """This process is number `index` of `count`, which all call the same things in the same order.
+class Ranks:
+    """This process is rank `rank` of `count`; all call the same things in the same order.
 
     `agree` waits for all processes and says whether it was called with True in every one. `join` takes an array of which
     each process has filled its own part and left the rest zero, and gives the whole to every one, bit for bit.
     """
 
-    index: int = 0
+    rank: int = 0
     count: int = 1
     agree: Callable[[bool], bool] = bool
     join: Callable[[np.ndarray], np.ndarray] = _unchanged
 
     @property
     def is_first(self) -> bool:
-        return self.index == 0
+        return self.rank == 0
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's contiguous part of the items, which may be empty."""
-        return items[self._bound(self.index, len(items)):self._bound(self.index + 1, len(items))]
+        return items[self._bound(self.rank, len(items)):self._bound(self.rank + 1, len(items))]
 
     def rows(self, total: int, batch_size: int = 1) -> range:
         """The positions of this process's part of `total`: contiguous, and whole batches as one process would make them."""
@@ -44,4 +44,4 @@ class Share:
         return index * total // self.count
 
 
-ALONE = Share()
+ALONE = Ranks()

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
 @pytest.mark.parametrize("total", [0, 1, 23, 64])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_parts_are_disjoint_whole_and_alike(count: int, total: int, batch_size: int) -> None:
-    shares = [Share(index, count) for index in range(count)]
+    group = [Ranks(rank, count) for rank in range(count)]
     items = [f"item{i}" for i in range(total)]
-    assert [item for share in shares for item in share.part(items)] == items
-    assert np.ptp([len(share.part(items)) for share in shares]) <= 1
-    rows = [share.rows(total, batch_size) for share in shares]
+    assert [item for ranks in group for item in ranks.part(items)] == items
+    assert np.ptp([len(ranks.part(items)) for ranks in group]) <= 1
+    rows = [ranks.rows(total, batch_size) for ranks in group]
     assert [row for part in rows for row in part] == list(range(total))
     assert all(part.start % batch_size == 0 or not part for part in rows)
 
