@@ -81,7 +81,8 @@ def train_classifier(
             pixels = read_pixels(positions)
             if recipe.augment:
                 pixels = _augment(pixels, seed=recipe.seed, step=step, symmetries=recipe.symmetries)
-            optimizer.param_groups[0]["lr"] = _PEAK_LR * lr_factor("cosine", fraction=step / steps, step=step, warmup_steps=20)
+            factor = lr_factor("cosine", fraction=step / steps, step=step, warmup_steps=20)
+            optimizer.param_groups[0]["lr"] = _PEAK_LR * factor
             wanted = torch.from_numpy(labels[positions]).to(device)
             loss = F.cross_entropy(network(pixels.to(device)), wanted, label_smoothing=_LABEL_SMOOTHING)
             finite = descend(optimizer, loss)
