@@ -30,7 +30,7 @@ from tools.evaluation.assess import assess
 from tools.evaluation.morphometry_run import draw_flips
 from tools.evaluation.quoted_results import add_options, read_quoted
 from tools.evaluation.rejection import Flag, make_flag, most_replacements, replace_copies
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.processes import open_accelerator, ranks_of
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
@@ -40,8 +40,7 @@ NUM_REPORT_FLIPS = 6  # noises that the report shows under every label
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--checkpoint", type=as_path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
     parser.add_argument("--per-class", type=int, metavar="N", help="images per class")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the images")

@@ -40,7 +40,7 @@ from tools.diffusion.training import (
 )
 from tools.diffusion.validation import open_validator
 from tools.evaluation.encoders.published_weights import list_downloads
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
 from tools.runtime.processes import open_accelerator, ranks_of
@@ -53,8 +53,7 @@ _REMEDY = "start anew under another task_name with a lower ldm_lr, more warmup_s
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config, then what the run will take")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)

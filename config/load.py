@@ -1,7 +1,6 @@
 """YAML and `--set` overrides -> Config. Every mistake is one line: file, key, expected, found, nearest key."""
 
 import dataclasses
-import math
 import re
 import types
 import typing
@@ -14,6 +13,7 @@ import yaml
 from config.errors import SURELY_ALIKE, UserError, nearest_name
 from config.paths import expand_path
 from config.schema import Config, check_consistency
+from config.values import convert, describe, is_within, section_by_name
 from config.words import UniqueKeyLoader, Word, settle_words
 
 # What yaml raises besides its own errors, from values such as `!!bool x`, `!!int ''` or `!!timestamp x`.
@@ -147,7 +147,7 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     """Check and convert one value to the type `hint`; numeric strings count as numbers for floats."""
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, prefix=f"{key}.", source=source)
-    if (section := _section_by_name(hint)) is not None:
+    if (section := section_by_name(hint)) is not None:
         return _build_each(section, value, key=key, source=source)
     value = settle_words(value, _text_rule(hint, limits))
     if limits.get("numbers_as_text"):
@@ -156,17 +156,17 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     if value is None:
         if types.NoneType in options:
             return None
-        raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found nothing")
+        raise UserError(f"{source}: {key}: expected {describe(hint, limits)}, found nothing")
     for option in options:
-        parsed = _convert(value, option)
-        if parsed is not None and all(_within(item, limits) for item in _items(parsed)):
+        parsed = convert(value, option)
+        if parsed is not None and is_within(parsed, limits):
             return _expand(parsed, f"{source}: {key}") if limits.get("is_path") else parsed
     remedy = ""
     if isinstance(value, bool) and limits.get("choices"):
         remedy = f"; YAML reads off and no as False: quote the value{' or write disabled' if not value else ''}"
     elif isinstance(value, list) and any(isinstance(item, bool) for item in value):
         remedy = "; YAML reads on, off, yes and no as True and False: quote them"
-    raise UserError(f"{source}: {key}: expected {_describe(hint, limits)}, found {_show(value)}{remedy}")
+    raise UserError(f"{source}: {key}: expected {describe(hint, limits)}, found {_show(value)}{remedy}")
 
 
 def _text_rule(hint: Any, limits: Mapping[str, Any]) -> Callable[[str], bool]:
@@ -182,7 +182,7 @@ def _find_key(key: str) -> tuple[Any, Mapping[str, Any]]:
     """Type and limits of a dotted key; None and nothing where there is none of this name."""
     cls, hint, limits = Config, None, {}
     for part in key.split("."):
-        if hint is not None and (section := _section_by_name(hint)) is not None:
+        if hint is not None and (section := section_by_name(hint)) is not None:
             cls, hint = section, section  # `part` is a name of the user's
             continue
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
@@ -215,13 +215,6 @@ def _write_number(item: Any) -> Any:
     return str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
 
 
-def _section_by_name(hint: Any) -> type | None:
-    """The dataclass of the values where `hint` is a mapping from free names to sections."""
-    arguments = typing.get_args(hint)
-    by_name = typing.get_origin(hint) is not None and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1])
-    return arguments[1] if by_name else None
-
-
 def _build_each(cls: type, raw: Any, *, key: str, source: str) -> dict[str, Any]:
     """A section for every name that the user chose; a bare list is the section's first key."""
     raw = {} if raw is None else raw
@@ -238,83 +231,6 @@ def _build_each(cls: type, raw: Any, *, key: str, source: str) -> dict[str, Any]
                             f"{_show(value)}")
         sections[str(name)] = _build(cls, given, prefix=f"{key}.{name}.", source=source)
     return sections
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as `hint`, or None where it is not one."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return None
-        items = [_convert(item, typing.get_args(hint)[0]) for item in value]
-        return None if any(item is None for item in items) else tuple(items)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            return None
-        item_hint = typing.get_args(hint)[1]
-        items = {name: item if item_hint is Any else _convert(item, item_hint) for name, item in value.items()}
-        valid = all(isinstance(name, str) for name in items) and (item_hint is Any or None not in items.values())
-        return items if valid else None
-    if hint is bool:
-        return value if isinstance(value, bool) else None
-    if hint is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-    if hint is float:
-        return _to_float(value)
-    if hint is str:
-        return value if isinstance(value, str) and value.strip() else None
-    return None
-
-
-def _to_float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, tuple):
-        return value
-    return value.values() if isinstance(value, Mapping) else (value,)
-
-
-def _within(value: Any, limits: Mapping[str, Any]) -> bool:
-    choices = limits.get("choices")
-    if choices is not None and str(value) not in choices and not isinstance(value, bool):
-        return False
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, above, high, below = (limits.get(name) for name in ("at_least", "above", "at_most", "below"))
-        return not ((low is not None and value < low) or (above is not None and value <= above)
-                    or (high is not None and value > high) or (below is not None and value >= below))
-    return True
-
-
-def _describe(hint: Any, limits: Mapping[str, Any]) -> str:
-    """The expected value in words: "an integer, at least 1"."""
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    words = []
-    for option in options:
-        origin = typing.get_origin(option)
-        if origin is tuple:
-            words.append(f"a list, each {names.get(typing.get_args(option)[0], 'a value')}")
-        elif origin is not None:
-            words.append("a mapping")
-        else:
-            words.append(names.get(option, "a section"))
-    text = " or ".join(words)
-    if limits.get("choices"):
-        text = "a list of " if "a list" in text else ""
-        switch = ["true", "false"] if bool in options else []
-        return f"{text}{' | '.join([*switch, *limits['choices']])}"
-    bounds = [f"{word} {limits[name]:g}" for name, word in
-              (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
-              if limits.get(name) is not None]
-    return ", ".join([text, *bounds])
 
 
 def _nearest(name: str, fields: Iterable[str], prefix: str) -> str:

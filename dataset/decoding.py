@@ -21,7 +21,12 @@ from config.errors import UserError
 MAX_PIXELS = 64 * 2**20
 _FORMAT_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0", b"MM\0*"), "BMP": (b"BM",)}
+_MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+          "BMP": (b"BM",)}
+_PIXEL_TAGS = frozenset((  # of a TIFF: what its pixels are, where they lie and how they are packed
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, *range(512, 522),
+    529, 530, 531, 532,
+))
 _COPY_AGAIN = "copy the file again from its source"
 _WARNINGS_LOCK = threading.Lock()  # images are decoded on several threads, and the filters of warnings are the process's
 
@@ -115,8 +120,6 @@ def _check_kind(path: Path, data: bytes) -> str:
         raise _Unusable(f"the suffix {path.suffix!r}", f"save it as one of {' '.join(_FORMAT_OF_SUFFIX)}")
     kind = next((kind for kind, magics in _MAGIC.items() if data.startswith(magics)), None)
     if kind is None:
-        if data[:4] in (b"II+\0", b"MM\0+"):
-            raise _Unusable("a BigTIFF", "save it as a plain TIFF or PNG")
         raise _Unusable("content that is neither PNG, JPEG, TIFF nor BMP", "save it again as PNG")
     if kind != named:
         raise _Unusable(f"content that is {kind} under the name {path.suffix}", "rename the file")
@@ -258,9 +261,8 @@ def _check_bmp(data: bytes) -> _Header:
 
 def _check_tiff(data: bytes) -> _Header:
     """Read the one directory and see that the strips or tiles that it names lie in the file."""
-    order = "<" if data.startswith(b"II") else ">"
     try:
-        tags, next_directory = _read_tiff_tags(data, order)
+        tags, next_directory = _read_tiff_tags(data)
     except struct.error as error:
         raise _Cut("a cut TIFF") from error
     if next_directory:
@@ -297,34 +299,41 @@ def _check_tiff(data: bytes) -> _Header:
     return _Header(width, height, num_bits)
 
 
-def _read_tiff_tags(data: bytes, order: str) -> tuple[dict[int, tuple[int, ...]], int]:
-    """Whole-number tags and their values, and the place of the next directory; struct.error where the file is cut."""
-    codes = {1: "B", 3: "H", 4: "I"}
-    start = struct.unpack_from(order + "I", data, 4)[0]
-    num_tags = struct.unpack_from(order + "H", data, start)[0]
-    tags = {}
-    for place in range(start + 2, start + 2 + 12 * num_tags, 12):
-        tag, code, count = struct.unpack_from(order + "HHI", data, place)
-        if code in codes and count:
-            layout = f"{order}{count}{codes[code]}"
-            if count * struct.calcsize(codes[code]) > 4:
-                values = struct.unpack_from(layout, data, struct.unpack_from(order + "I", data, place + 8)[0])
-            else:
-                values = struct.unpack_from(layout, data, place + 8)
-            tags[tag] = values
-    return tags, struct.unpack_from(order + "I", data, start + 2 + 12 * num_tags)[0]
-
-
-def _drop_tiff_orientation(data: bytes) -> bytes:
-    """The same TIFF with orientation 1 (as stored), because decoders turn the pixels by this tag."""
+def _find_tiff_directory(data: bytes) -> tuple[str, str, int, int]:
+    """Byte order, struct code of a place in the file (longer in a BigTIFF), place of the first tag and number of tags."""
     order = "<" if data.startswith(b"II") else ">"
-    start = struct.unpack_from(order + "I", data, 4)[0]
-    num_tags = struct.unpack_from(order + "H", data, start)[0]
-    changed = bytearray(data)
-    for place in range(start + 2, start + 2 + 12 * num_tags, 12):
-        if struct.unpack_from(order + "H", data, place)[0] == 274:
-            struct.pack_into(order + "HHIHH", changed, place, 274, 3, 1, 1, 0)
-    return bytes(changed)
+    code, where, counted = ("Q", 8, "Q") if struct.unpack_from(order + "H", data, 2)[0] == 43 else ("I", 4, "H")
+    start = struct.unpack_from(order + code, data, where)[0]
+    return order, code, start + struct.calcsize(counted), struct.unpack_from(order + counted, data, start)[0]
+
+
+def _read_tiff_tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
+    """Whole-number tags and their values, and the place of the next directory; struct.error where the file is cut."""
+    codes = {1: "B", 3: "H", 4: "I", 16: "Q"}
+    order, place_code, first, num_tags = _find_tiff_directory(data)
+    width = struct.calcsize(place_code)
+    end = first + (4 + 2 * width) * num_tags
+    tags = {}
+    for place in range(first, end, 4 + 2 * width):
+        tag, code, count = struct.unpack_from(f"{order}HH{place_code}", data, place)
+        if code in codes and count:
+            where = place + 4 + width
+            if count * struct.calcsize(codes[code]) > width:
+                where = struct.unpack_from(order + place_code, data, where)[0]
+            tags[tag] = struct.unpack_from(f"{order}{count}{codes[code]}", data, where)
+    return tags, struct.unpack_from(order + place_code, data, end)[0]
+
+
+def _keep_pixel_tags(data: bytes) -> bytes:
+    """The same TIFF with only those tags that its pixels need: decoders turn the pixels by the orientation, and warn of
+    tags that microscopes write in their own ways."""
+    order, code, first, num_tags = _find_tiff_directory(data)
+    size, counted = 4 + 2 * struct.calcsize(code), "H" if code == "I" else "Q"
+    entries = [data[place : place + size] for place in range(first, first + size * num_tags, size)]
+    kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _PIXEL_TAGS]
+    start = first - struct.calcsize(counted)
+    directory = struct.pack(order + counted, len(kept)) + b"".join(kept) + struct.pack(code, 0)  # no further directory
+    return data[:start] + directory + data[start + len(directory) :]
 
 
 _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _check_bmp}
@@ -333,24 +342,25 @@ _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _
 def _open_pillow(data: bytes, kind: str) -> Image.Image:
     """A fully decoded image; a warning counts as damage, but for TIFF, where microscopes write odd tags."""
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
+        with _WARNINGS_LOCK, warnings.catch_warnings():  # of the header; decoding, which takes the time, warns of nothing
             warnings.filterwarnings("ignore" if kind == "TIFF" else "error", category=UserWarning, module="PIL")
             image = Image.open(io.BytesIO(data), formats=(kind,))
-            image.load()
-            return image
+            if kind == "TIFF":  # whose other tags were read now and are whole, too
+                image = Image.open(io.BytesIO(_keep_pixel_tags(data)), formats=(kind,))
+        image.load()
+        return image
     except Exception as error:  # decoders let whatever a damaged file provokes through
         raise _Unusable(f"a damaged {kind} ({' '.join(str(error).split())})") from error
 
 
 def _decode(data: bytes, kind: str, header: _Header) -> np.ndarray:
     """Pixels as stored, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
-    if kind == "TIFF":
-        data = _drop_tiff_orientation(data)
     if header.bits == 8:
         return _decode_pillow(data, kind)
     if kind == "TIFF":
         # OpenCV fills up damaged strips in silence; Pillow, which has no RGB of 16 bits, refuses them.
         _open_pillow(data, kind).close()
+        data = _keep_pixel_tags(data)
     return _decode_opencv(data)
 
 

@@ -1,10 +1,10 @@
-"""CSV and TSV files to cells: encoding, delimiter, and the `sep=` line that spreadsheet programs write."""
+"""CSV and TSV: text to cells, with its encoding, delimiter and `sep=` line of spreadsheet programs, and cells to text."""
 
 import codecs
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from config.errors import UserError, name_some
@@ -33,6 +33,13 @@ def read_delimited(path: Path, data: bytes, wanted: Collection[str]) -> Grid:
     if isinstance(best, csv.Error):
         raise UserError(f"{path}: not readable as delimited text ({best}); look for an unclosed quote") from best
     return Grid(best, notes=notes)
+
+
+def format_csv(lines: Iterable[Iterable[object]], delimiter: str = ",") -> str:
+    """Lines of cells as delimited text, quoted where needed; every line ends with a line feed."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def _parse(text: str, delimiter: str) -> "list[list[str]] | csv.Error":

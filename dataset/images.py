@@ -24,13 +24,18 @@ _GRAY_TOLERANCE = 2 / 255
 
 
 def is_gray(pixels: np.ndarray) -> bool:
-    """Whether (H, W) or (H, W, 3) unsigned pixels show no colour: channels equal to 2/255 of the range."""
-    if pixels.ndim == 2:
+    """Whether unsigned pixels (H, W) or (..., H, W, 1 or 3) show no colour: channels equal to 2/255 of the range."""
+    if pixels.ndim == 2 or pixels.shape[-1] == 1:
         return True
     # Channel by channel: a reduction over an axis of three is five times slower.
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return bool(spread.max() <= round(_GRAY_TOLERANCE * np.iinfo(pixels.dtype).max))
+
+
+def is_gray_batch(pixels: torch.Tensor) -> bool:
+    """Whether all images (B, C, H, W) in [-1, 1] show no colour: channels equal to 2/255 of the range."""
+    return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= 2 * _GRAY_TOLERANCE)
 
 
 def check_geometry(*, im_channels: int, size_px: int, fit: str) -> None:

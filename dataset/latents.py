@@ -17,17 +17,17 @@ import torch
 
 from config.errors import UserError
 from dataset.annotations import ImageRecord
+from dataset.images import is_gray_batch
 from dataset.patient_note import write_patient_note
 from dataset.prefetch import read_ahead
-from dataset.row_file import RowFile, open_rows
 from dataset.ranks import ALONE, Ranks
+from dataset.row_file import RowFile, open_rows
 from dataset.storage import hash_file, hash_json, locked, make_folder, move_file, read_json, write_json
 from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
 _FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
-_GRAY_TOLERANCE = 2 * 2 / 255  # two of 255 gray levels, on the range [-1, 1]
 
 _PROGRESS = "progress*.json"
 
@@ -82,11 +82,6 @@ class LatentCache:
 def stack_conditions(conditions: Sequence[Sequence[int]]) -> np.ndarray:
     """Levels of N records as int64 (N, K); K is 0 where there are no further conditions."""
     return np.array(conditions, dtype=np.int64).reshape(len(conditions), -1)
-
-
-def is_gray_batch(pixels: torch.Tensor) -> bool:
-    """Whether the channels of all images (B, C, H, W) in [-1, 1] are equal, but for the rounding of JPEG."""
-    return bool((pixels.amax(dim=1) - pixels.amin(dim=1)).max() <= _GRAY_TOLERANCE)
 
 
 def cache_identity(images: LabelledImages, *, sha256: Sequence[str], transform: dict[str, Any], vae_sha256: str,
@@ -155,7 +150,7 @@ def build_latent_cache(
     with lock if ranks.is_first else nullcontext():
         ranks.agree(True)  # from here on no other command can finish or alter the cache
         if open_latent_cache(folder, split=split, identity=identity) is None:
-            _encode_share(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, ranks=ranks)
+            _encode_rows(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, ranks=ranks)
             if ranks.is_first:
                 _finish(path, images, split=split, identity=identity)
         ranks.agree(True)
@@ -167,7 +162,7 @@ def build_latent_cache(
     return cache
 
 
-def _encode_share(
+def _encode_rows(
     path: Path, images: LabelledImages, *, identity: dict[str, Any], encode: Encode, batch_size: int,
     report: Report | None, ranks: Ranks,
 ) -> None:

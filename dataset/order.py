@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from scipy.special import expit, ndtri
 
+from dataset.splits import apportion
+
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
     """The random generator that belongs to this seed, purpose and address, independent of every other one."""
@@ -54,7 +56,9 @@ class SampleOrder:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.seed = seed
         self._members = {int(c): np.flatnonzero(self.labels == c) for c in np.unique(self.labels)}
-        self._quotas = _apportion({c: len(m) ** (1.0 - balance) for c, m in self._members.items()}, len(self.labels))
+        weights = {c: len(m) ** (1.0 - balance) for c, m in self._members.items()}
+        scale = len(self.labels) / sum(weights.values())
+        self._quotas = apportion({c: weight * scale for c, weight in weights.items()}, len(self.labels))
         self._epochs: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -128,14 +132,3 @@ def draw_step(
         drop_uniforms=torch.from_numpy(rng("label drop").random(batch_size, dtype=np.float32)),
         condition_uniforms=torch.from_numpy(rng("condition drop").random((batch_size, num_conditions), dtype=np.float32)),
     )
-
-
-def _apportion(weights: dict[int, float], total: int) -> dict[int, int]:
-    """Whole numbers proportional to `weights` that add up to `total` (largest remainders; ties to the lower key)."""
-    scale = total / sum(weights.values())
-    exact = {key: weight * scale for key, weight in weights.items()}
-    shares = {key: int(value + 1e-9) for key, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda key: (shares[key] - exact[key], key))
-    for key in by_remainder[: total - sum(shares.values())]:
-        shares[key] += 1
-    return shares

@@ -1,9 +1,11 @@
 """Dealing whole groups to splits, stratified by class: a pure function of a seed and the groups' names."""
 
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -51,14 +53,18 @@ def _address(seed: int, purpose: str, group: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{purpose}\0{group}".encode("utf-8", "surrogatepass")).digest()
 
 
+def apportion(exact: Mapping[Key, float], total: int) -> dict[Key, int]:
+    """The whole numbers nearest to `exact` that add up to `total`, as it does (largest remainders; ties to the first)."""
+    counts = {key: int(value + 1e-9) for key, value in exact.items()}  # 10 * 0.7 = 6.999... counts as 7
+    by_remainder = sorted(exact, key=lambda key: counts[key] - exact[key])
+    for key in by_remainder[: total - sum(counts.values())]:
+        counts[key] += 1
+    return counts
+
+
 def _share_out(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in sum `num_groups` nearest to the fractions (largest remainder), none 0 where that can be."""
-    exact = {split: num_groups * fraction for split, fraction in fractions.items()}
-    # 1e-9 so that 10 * 0.7 = 6.999... counts as 7
-    counts = {split: math.floor(share + 1e-9) for split, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda split: counts[split] - exact[split])
-    for split in by_remainder[: num_groups - sum(counts.values())]:
-        counts[split] += 1
+    """Whole numbers in sum `num_groups` nearest to the fractions, none 0 where that can be."""
+    counts = apportion({split: num_groups * fraction for split, fraction in fractions.items()}, num_groups)
     for split in counts:
         if counts[split] == 0 and num_groups >= len(counts):
             counts[max(counts, key=lambda other: counts[other])] -= 1

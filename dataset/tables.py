@@ -3,8 +3,6 @@
 Knows no labels or images.
 """
 
-import csv
-import io
 import os
 import sys
 from collections import Counter, defaultdict
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.errors import ALIKE, SURELY_ALIKE, UserError, escape_unprintable, name_some, nearest_name
-from dataset.delimited import DELIMITERS, read_delimited
+from dataset.delimited import DELIMITERS, format_csv, read_delimited
 from dataset.grid import DATE, DIGITS, ERROR, FORMULA, MERGED, PART_OF_DATE, ROUNDED, Grid
 from dataset.image_folder import compose
 from dataset.storage import atomic_path, write_text
@@ -229,9 +227,7 @@ def write_table(path: Path, lines: Iterable[Sequence[str]]) -> None:
         with atomic_path(path) as temporary:
             book.save(temporary)
     elif suffix in DELIMITERS:
-        text = io.StringIO(newline="")
-        csv.writer(text, delimiter=DELIMITERS[suffix][0], lineterminator="\n").writerows(lines)
-        write_text(path, text.getvalue())
+        write_text(path, format_csv(lines, DELIMITERS[suffix][0]))
     else:
         raise UserError(f"{path}: expected a table named .csv, .tsv or .xlsx, found {suffix or 'no suffix'}; name it .csv")
 

@@ -12,6 +12,7 @@ _STAGES = {
     "baselines": ("train_gan", "sample_gan", "augment_real"),
     "sharing, and machines without a network": ("release", "bundle"),
     "speed and endurance": ("benchmark", "torture"),
+    "after a change of the config": ("document_config",),
 }
 
 

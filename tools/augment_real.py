@@ -5,8 +5,6 @@ of which the test for copies finds the hardly shifted ones. The files carry no m
 """
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from config.load import load_config
 from config.paths import as_path
 from config.schema import Config
 from dataset.augmentation import NUM_UNIFORMS, augment
+from dataset.delimited import format_csv
 from dataset.image_bank import ImageBank
 from dataset.images import to_uint8, write_png
 from dataset.order import SampleOrder, generator
@@ -28,7 +27,7 @@ from tools.diffusion.generation import list_requests, requested_counts
 from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME, TRAINED_RECORD
 from tools.diffusion.trained_images import shorten_hashes, write_samples_record
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
 
@@ -39,8 +38,7 @@ _BRIGHTNESS, _CONTRAST, _SHIFT = 1.0, 0.1, 0.04
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.augment_real", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config; how many images and which seed: sample_params")
     parser.add_argument("--output", type=as_path, required=True, metavar="DIR", help="where the images go; empty or absent")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
@@ -63,9 +61,7 @@ def write_augmented(config: Config, output: Path) -> None:
     bank, symmetries = ImageBank(images), config.dataset_params.plain_symmetries
     brightness = _BRIGHTNESS * float(np.std([float(bank.batch([position]).mean()) for position in range(len(images))]))
     write_patient_note(output, "The images in this folder")
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["IMAGE_NAME", "label"])
+    lines: list[list[object]] = [["IMAGE_NAME", "label"]]
     requests = list_requests(counts)
     with Progress("augmenting", len(requests), enabled=config.logging_params.progress_bar) as bar:
         for done, request in enumerate(requests, start=1):
@@ -77,11 +73,11 @@ def write_augmented(config: Config, output: Path) -> None:
             name = f"class{request.label}_{request.index:06d}.png"
             write_png(output / IMAGE_FOLDER / name, to_uint8(changed.clamp(-1, 1)[0].permute(1, 2, 0)),
                       text={"Note": "a training image under augmentation: internal use only"})
-            rows.writerow([name, request.label])
+            lines.append([name, request.label])
             bar.update(done)
     trained = shorten_hashes(project.hash_images(images))
     write_samples_record(output / TRAINED_RECORD, checkpoint_sha256=None, trained=trained)
-    write_text(output / MANIFEST_NAME, table.getvalue())
+    write_text(output / MANIFEST_NAME, format_csv(lines))
     print(f"{len(requests)} augmented training images, which show patients, in {output / IMAGE_FOLDER}; evaluate them with "
           f"python -m tools.evaluate --synthetic {output}")
 

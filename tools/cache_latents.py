@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 from config.load import load_config
 from tools.diffusion.project import Project
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.processes import open_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.cache_latents", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     ranks, device = open_ranks(config.launch_params)

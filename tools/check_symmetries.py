@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from config.load import load_config
 from tools.inspection.symmetries import format_measurement
 from tools.inspection.symmetry_sample import UNGROUPED, measure_training_symmetries
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_symmetries", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config; up to 1,000 of its training images are tested")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config; up to 1,000 of its training images are tested")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     measured = measure_training_symmetries(config.dataset_params, progress_bar=config.logging_params.progress_bar)

@@ -14,15 +14,14 @@ from config.paths import as_path
 from tools.diffusion.project import Project
 from tools.evaluation.assess import assess
 from tools.evaluation.quoted_results import add_options, read_quoted
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.processes import open_ranks
 from tools.runtime.run_directory import owned
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config: the real images, the VAE and the encoders")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config: the real images, the VAE and the encoders")
     parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where the evaluation goes")

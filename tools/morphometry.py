@@ -7,14 +7,13 @@ from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
 from tools.evaluation.morphometry_run import run_morphometry
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.morphometry", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config: the real images, um_per_px, the model for flips")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config: the real images, um_per_px, the model for flips")
     parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where tables and pictures go")

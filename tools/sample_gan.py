@@ -11,7 +11,7 @@ from dataset.storage import hash_file
 from tools.diffusion import generation, samples
 from tools.diffusion.gan_training import WEIGHTS_NAME, describe_samples, draw_gan_images, load_generator
 from tools.diffusion.trained_images import TRAINED_KEY
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import owned
@@ -19,8 +19,7 @@ from tools.runtime.run_directory import owned
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.sample_gan", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config; how many images and which seed: sample_params")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config; how many images and which seed: sample_params")
     parser.add_argument("--output", type=as_path, metavar="DIR", help="default <gan_params.output>/samples")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)

@@ -18,7 +18,7 @@ from tools.evaluation.encoders.config_weights import require_first_published
 from tools.evaluation.encoders.published_weights import fetch_published
 from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime.checkpoints import list_resume_checkpoints
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.run_directory import RunDirectory, owned
 
 _SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
@@ -27,8 +27,7 @@ _TABLE, _PICTURE, _CHOSEN = "sweep.json", "sweep.png", "chosen"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config of a trained run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config of a trained run")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scales (default: the config's)")
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampler steps (default: the config's)")
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, help="samplers (default: the config's)")

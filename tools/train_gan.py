@@ -26,7 +26,7 @@ from tools.diffusion.gan_training import (
 from tools.diffusion.generation import list_requests
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import shorten_hashes
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.image_grid import label_grid
 from tools.runtime.loop import Loop
 from tools.runtime.machine import choose_device
@@ -41,8 +41,7 @@ _REMEDY = "start anew under another gan_params.output with a lower gan_params.lr
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_gan", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     train_gan(load_config(arguments.config, arguments.set))
 

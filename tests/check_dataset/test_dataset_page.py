@@ -49,7 +49,7 @@ def test_the_page_stands_alone_escapes_names_and_says_whose_images_it_shows(tmp_
     params, inspection, _ = spoiled
     write_page(inspection, params, tmp_path / "check.html")
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
-    assert "patients&#x27; images" in page and "<script" not in page and "&lt;script&gt;" in page
+    assert "patients&#39; images" in page and "<script" not in page and "&lt;script&gt;" in page
     assert page.count("data:image/jpeg;base64,") == 2  # the leaking pair; the cut file has no picture
     assert "no image" in page and not re.search(r'(src|href)="(?!data:|#)', page)
 

@@ -3,7 +3,9 @@
 import io
 import os
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from config.errors import UserError
 from dataset.decoding import ImageError, decode_image, read_png_text
@@ -269,7 +271,7 @@ REFUSED = [
     ("x.bmp", WHOLE["plain.tif"], "content that is TIFF under the name .bmp"),
     ("x.gif", PNG, "found the suffix '.gif'; save it as one of .png .jpg"),
     ("x", PNG, "found the suffix ''"),
-    ("x.tif", b"II+\0" + bytes(40), "a BigTIFF; save it as a plain TIFF or PNG"),
+    ("x.tif", b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) + bytes(24), "a TIFF without a size"),
     ("x.png", set_bytes(PNG, 60, bytes([PNG[60] ^ 1])), "a PNG with a wrong checksum"),
     ("x.png", PNG[:8] + PNG[33:], "a PNG without a header"),
     ("x.png", PNG[:8] + chunk(b"IEND", b""), "a PNG without a header"),
@@ -328,6 +330,59 @@ def test_a_cut_file_is_told_from_another_unusable_one(tmp_path):
         with pytest.raises(ImageError) as caught:
             decode_image(put(tmp_path / name, data))
         assert caught.value.is_cut is is_cut, str(caught.value)
+
+
+def as_big(data: bytes) -> bytes:
+    """A little-endian TIFF as BigTIFF: a header of 16 bytes, tags of 20."""
+    start = struct.unpack_from("<I", data, 4)[0]
+    tags, values = [], b""
+    for place in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        tag, kind, count = struct.unpack_from("<HHI", data, place)
+        if kind not in (1, 3, 4):
+            continue
+        layout = f"<{count}{'.B.HI'[kind]}"
+        long = struct.calcsize(layout) > 4
+        found = struct.unpack_from(layout, data, struct.unpack_from("<I", data, place + 8)[0] if long else place + 8)
+        if tag in (273, 324):
+            kind, layout, found = 16, f"<{count}Q", tuple(offset + 8 for offset in found)
+        packed = struct.pack(layout, *found)
+        if len(packed) > 8:
+            packed, values = struct.pack("<Q", len(data) + 8 + len(values)), values + packed
+        tags.append(struct.pack("<HHQ", tag, kind, count) + packed.ljust(8, b"\0"))
+    directory = struct.pack("<Q", len(tags)) + b"".join(tags) + bytes(8)
+    return b"II+\0\x08\0\0\0" + struct.pack("<Q", len(data) + 8 + len(values)) + data[8:] + values + directory
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8])
+@pytest.mark.parametrize("pixels", [GRAY, COLOR, GRAY16, COLOR16])
+def test_bigtiff_is_read_and_its_cuts_are_errors(tmp_path, pixels, compression):
+    data = as_big(encode16(pixels, ".tif", cv2.IMWRITE_TIFF_COMPRESSION, compression))
+    assert np.array_equal(decode_image(put(tmp_path / "a.tif", data)), pixels)
+    for end in (*range(1, 40), *range(40, len(data), 97), len(data) - 9, len(data) - 1):
+        with pytest.raises(ImageError):
+            decode_image(put(tmp_path / "cut.tif", data[:end]))
+
+
+def test_images_are_decoded_side_by_side_on_several_threads(tmp_path, monkeypatch):
+    """No lock is held where the time goes: two threads meet inside the decoder."""
+    both, load = threading.Barrier(2), ImageFile.ImageFile.load
+
+    def wait_and_load(image):
+        if not both.broken and threading.current_thread() is not threading.main_thread():
+            both.wait(timeout=30)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", wait_and_load)
+    paths = [put(tmp_path / f"a{suffix}", encode(GRAY, kind)) for suffix, kind in ((".png", "PNG"), (".bmp", "BMP"))]
+    with ThreadPoolExecutor(2) as pool:
+        assert all(np.array_equal(pixels, GRAY) for pixels in pool.map(decode_image, paths))
+
+
+def test_tags_of_a_microscope_neither_warn_nor_turn_the_image(tmp_path):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[274], info[270], info[65000] = 6, "made by a microscope", "private"
+    data = encode(GRAY, "TIFF", tiffinfo=info, compression="tiff_lzw")
+    assert np.array_equal(decode_image(put(tmp_path / "a.tif", data)), GRAY)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):

@@ -17,12 +17,12 @@ import torch
 from config.errors import UserError
 from dataset.annotations import ImageRecord
 from dataset.image_bank import ImageBank
+from dataset.images import is_gray_batch
 from dataset.latents import (
     LatentCache,
     build_latent_cache,
     cache_identity,
     describe_stale_caches,
-    is_gray_batch,
     open_latent_cache,
 )
 from dataset.ranks import Ranks

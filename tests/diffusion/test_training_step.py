@@ -277,13 +277,13 @@ def test_the_longest_row_of_skipped_steps_is_kept_until_it_is_read() -> None:
 
 
 def test_rates_rise_linearly_and_fall_as_named() -> None:
-    assert [lr_factor("constant", share=0.5, step=step, warmup_steps=4) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    assert lr_factor("linear", share=0.25, step=9, warmup_steps=0) == 0.75
-    assert lr_factor("cosine", share=0.5, step=9, warmup_steps=0) == pytest.approx(0.5)
+    assert [lr_factor("constant", fraction=0.5, step=step, warmup_steps=4) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert lr_factor("linear", fraction=0.25, step=9, warmup_steps=0) == 0.75
+    assert lr_factor("cosine", fraction=0.5, step=9, warmup_steps=0) == pytest.approx(0.5)
     for schedule in ("linear", "cosine"):
-        assert lr_factor(schedule, share=0.0, step=0, warmup_steps=0) == 1
-        assert lr_factor(schedule, share=1.0, step=9, warmup_steps=0) == pytest.approx(0, abs=1e-12)
-        assert lr_factor(schedule, share=1.5, step=9, warmup_steps=0) == pytest.approx(0, abs=1e-12)
+        assert lr_factor(schedule, fraction=0.0, step=0, warmup_steps=0) == 1
+        assert lr_factor(schedule, fraction=1.0, step=9, warmup_steps=0) == pytest.approx(0, abs=1e-12)
+        assert lr_factor(schedule, fraction=1.5, step=9, warmup_steps=0) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_seed_decides_the_initial_weights(make_config: Callable[..., Config]) -> None:

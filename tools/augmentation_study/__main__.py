@@ -18,7 +18,7 @@ from tools.augmentation_study.plan import describe_plan
 from tools.augmentation_study.runs import STUDY_NAME, run_study
 from tools.augmentation_study.utility import CONTROL, ROUND_TRIP, SHUFFLED, UtilityReport, score_arms
 from tools.diffusion.trained_images import shorten_hashes
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.run_directory import owned
 
 _LIMIT = "Each fold has one generator: the noise of training it again is not in the intervals."
@@ -26,8 +26,7 @@ _LIMIT = "Each fold has one generator: the noise of training it again is not in 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.augmentation_study", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder of the study")
     parser.add_argument("--folds", type=int, default=StudyRequest.num_folds, metavar="K", help="default %(default)s")
     parser.add_argument("--seeds", type=int, default=StudyRequest.num_seeds, metavar="S",

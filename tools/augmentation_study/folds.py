@@ -1,8 +1,6 @@
 """The plan of a study of utility: who is tested in which fold, whose VAE a fold uses, and each fold's table and configs.
 Runs nothing."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from config.errors import UserError, name_some
 from config.load import config_to_dict, config_to_yaml, load_config
 from config.schema import Config
 from dataset.annotations import ImageRecord
+from dataset.delimited import format_csv
 from dataset.splits import draw_splits
 from dataset.storage import hash_file, hash_json, write_text
 from models.autoencoder import TRAINING_RECORD
@@ -159,17 +158,15 @@ def write_fold(study: Study, fold: int, folder: Path) -> Config:
     """The fold's table and configs; returns the one of its generator."""
     table = study.config.dataset_params.params
     names = [_name_below(record.path, Path(table.root_dir)) for record in study.records]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*_COLUMNS, *table.conditions])
+    lines: list[list[object]] = [[*_COLUMNS, *table.conditions]]
     groups = study.groups
     if table.group_column is None:  # each image is one; file names that differ by case would be refused as groups
         groups = [str(number) for number in range(len(groups))]
     for name, record, group, split in zip(names, study.records, groups, study.list_splits(fold), strict=True):
         levels = [condition.levels[index]
                   for condition, index in zip(table.conditions.values(), record.conditions, strict=True)]
-        rows.writerow([name, record.label, group, split, *levels])
-    write_text(folder / "annotations.csv", text.getvalue())
+        lines.append([name, record.label, group, split, *levels])
+    write_text(folder / "annotations.csv", format_csv(lines))
     image, label, group, split_column = _COLUMNS
     table = replace(table, csv_file=str(folder / "annotations.csv"), image_column=image, label_column=label,
                     group_column=group, split_column=split_column, split_fractions=None, val_from_train=0.0,

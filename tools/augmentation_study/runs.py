@@ -4,7 +4,6 @@ Every fold has a table and a config of its own; the VAE, the latent statistics, 
 and the classifiers see its training groups only (the VAE where it is refitted). The statistics are not made here.
 """
 
-import csv
 import os
 import shutil
 import signal
@@ -29,7 +28,7 @@ from tools.augmentation_study.arms import build_arms
 from tools.augmentation_study.folds import Study, describe_settings, write_fold
 from tools.diffusion.generation import latents_to_pixels
 from tools.diffusion.project import Project
-from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME
+from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME, read_manifest
 from tools.diffusion.trained_model import load_trained_model
 from tools.evaluation.classifier_training import (
     ClassifierRecipe,
@@ -151,7 +150,7 @@ class _FoldTrainer:
         project = Project.open(config)
         train, test = project.images("train"), project.images("test")
         self._labels = np.array([record.label for record in train.records], dtype=np.int64)
-        synthetic, self._synthetic_labels = _read_manifest(folder / "synthetic")
+        synthetic, self._synthetic_labels = _read_synthetic(folder / "synthetic")
         table = config.dataset_params.params
         self._pool = ImageBank(_Pool(train, [*synthetic, *_list_round_trips(folder / "round_trips", len(train))],
                                      im_channels=table.im_channels, size_px=table.image_size, fit=table.fit))
@@ -209,10 +208,9 @@ def _list_round_trips(folder: Path, count: int) -> list[Path]:
     return [folder / f"{place:06d}.png" for place in range(count)]
 
 
-def _read_manifest(folder: Path) -> tuple[list[Path], np.ndarray]:
+def _read_synthetic(folder: Path) -> tuple[list[Path], np.ndarray]:
     """Files and labels int64 (M,) of the synthetic images."""
-    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_manifest(folder)
     return ([folder / IMAGE_FOLDER / row["IMAGE_NAME"] for row in rows],
             np.array([int(row["label"]) for row in rows], dtype=np.int64))
 

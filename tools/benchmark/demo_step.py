@@ -92,7 +92,7 @@ def write_images(folder: Path, config: Config) -> None:
 
 
 class Training:
-    """The training step on made-up latents, on this process's share of the batch."""
+    """The training step on made-up latents, on this process's part of the batch."""
 
     def __init__(self, config: Config, *, cpu: bool = True) -> None:
         self.config = config

@@ -20,14 +20,13 @@ from tools.inspection.class_scores import judge_scores, network_features
 from tools.inspection.pixels import read_pixels
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 from tools.inspection.symmetry_sample import UNGROUPED
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_confounders", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config; the images of all splits are read")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config; the images of all splits are read")
     parser.add_argument("--output", type=as_path, metavar="DIR", help="where confounders.json goes; default nowhere")
     parser.add_argument("--disc", type=float, metavar="SIDES", help="diameter of the central disc that holds the embryo, in "
                         "sides of the frame, such as 0.7; the background is all outside it. Default: found by the edges")

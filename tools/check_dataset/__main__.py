@@ -17,13 +17,12 @@ from dataset.patient_note import write_patient_note
 from tools.check_dataset.clean_table import write_clean_table
 from tools.check_dataset.inspection import inspect_dataset
 from tools.check_dataset.page import format_screen, write_page, write_workbook
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_dataset", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--output", type=as_path, metavar="DIR",
                         help="folder of the report; default <task_name>/dataset_check")
     parser.add_argument("--write-clean", type=as_path, metavar="TABLE",

@@ -6,11 +6,11 @@ Names come from tables and are shown as text, in the page and in the workbook. W
 import base64
 from collections import Counter
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
+from markupsafe import Markup
 from openpyxl import Workbook
 
 from config.schema import TableParams
@@ -81,21 +81,22 @@ def write_workbook(inspection: Inspection, params: TableParams, path: Path) -> N
 def write_page(inspection: Inspection, params: TableParams, path: Path) -> None:
     """Write the findings with thumbnails of their images into one file that needs nothing else."""
     parts = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Data set check</title>',
-        f"<style>{_STYLE}</style></head><body><h1>Data set check</h1>",
-        f'<p class="private">{escape(_NOTE)}</p><p>{escape(_summary(inspection))}</p>',
+        Markup('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Data set check</title>'),
+        Markup(f"<style>{_STYLE}</style></head><body><h1>Data set check</h1>"),
+        Markup('<p class="private">{}</p><p>{}</p>').format(_NOTE, _summary(inspection)),
         _html_table(_split_rows(inspection, params)),
         _html_overview(_by_kind(inspection.findings)),
     ]
     for findings in _by_kind(inspection.findings):
         first = findings[0]
-        parts.append(f'<h2 id="{_anchor(first)}"><span class="{first.severity}">{first.severity}</span> '
-                     f'{escape(first.title)} ({len(findings):,})</h2><p class="remedy">{escape(first.remedy)}</p>')
+        parts.append(Markup('<h2 id="{0}"><span class="{1}">{1}</span> {2} ({3:,})</h2><p class="remedy">{4}</p>').format(
+            _anchor(first), first.severity, first.title, len(findings), first.remedy))
         parts += [_html_finding(finding, inspection.records, first.remedy) for finding in findings[:_MOST_FINDINGS]]
         if len(findings) > _MOST_FINDINGS:
-            parts.append(f'<p class="remedy">and {len(findings) - _MOST_FINDINGS:,} more, all in the workbook</p>')
-    parts.append("</body></html>\n")
-    write_text(path, "\n".join(parts))
+            more = Markup('<p class="remedy">and {:,} more, all in the workbook</p>')
+            parts.append(more.format(len(findings) - _MOST_FINDINGS))
+    parts.append(Markup("</body></html>\n"))
+    write_text(path, Markup("\n").join(parts))
 
 
 def _summary(inspection: Inspection) -> str:
@@ -135,44 +136,45 @@ def _format_table(rows: Sequence[Sequence[object]]) -> list[str]:
                       for cell, width, number in zip(row, widths, numbers, strict=True)) for row in cells]
 
 
-def _html_table(rows: Sequence[Sequence[object]]) -> str:
+def _html_table(rows: Sequence[Sequence[object]]) -> Markup:
     lines = []
     for number, row in enumerate(rows):
         tag = "td" if number else "th"
-        cells = [f'<{tag}{" class=n" if place >= 2 else ""}>{escape(f"{cell:,}" if isinstance(cell, int) else str(cell))}'
-                 f"</{tag}>" for place, cell in enumerate(row)]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+        texts = [f"{cell:,}" if isinstance(cell, int) else cell for cell in row]
+        cells = (Markup("<{0}{1}>{2}</{0}>").format(tag, " class=n" if place >= 2 else "", text)
+                 for place, text in enumerate(texts))
+        lines.append(Markup("<tr>{}</tr>").format(Markup().join(cells)))
+    return Markup("<table>{}</table>").format(Markup().join(lines))
 
 
-def _html_overview(kinds: Sequence[Sequence[Finding]]) -> str:
+def _html_overview(kinds: Sequence[Sequence[Finding]]) -> Markup:
     """Every kind that was found, with its count and a link to its place."""
     lines = []
     for findings in kinds:
         first = findings[0]
-        lines.append(f'<li><span class="{first.severity}">{first.severity}</span> '
-                     f'<a href="#{_anchor(first)}">{escape(first.title)}</a> ({len(findings):,})</li>')
-    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+        lines.append(Markup('<li><span class="{0}">{0}</span> <a href="#{1}">{2}</a> ({3:,})</li>').format(
+            first.severity, _anchor(first), first.title, len(findings)))
+    return Markup("<ul>{}</ul>").format(Markup().join(lines)) if lines else Markup()
 
 
 def _anchor(finding: Finding) -> str:
-    return escape(f"{finding.severity}-{finding.kind}".replace(" ", "_"))
+    return f"{finding.severity}-{finding.kind}".replace(" ", "_")
 
 
-def _html_finding(finding: Finding, records: Sequence[ImageRecord], usual_remedy: str) -> str:
-    remedy = f" <span class=note>{escape(finding.remedy)}</span>" if finding.remedy != usual_remedy else ""
+def _html_finding(finding: Finding, records: Sequence[ImageRecord], usual_remedy: str) -> Markup:
+    remedy = Markup(" <span class=note>{}</span>").format(finding.remedy) if finding.remedy != usual_remedy else ""
     figures = [_html_figure(records[image]) for image in finding.images[:_MOST_IMAGES]]
-    images = f'<div class="images">{"".join(figures)}</div>' if figures else ""
-    return f'<div class="finding"><p>{escape(finding.text)}{remedy}</p>{images}</div>'
+    images = Markup('<div class="images">{}</div>').format(Markup().join(figures)) if figures else ""
+    return Markup('<div class="finding"><p>{}{}</p>{}</div>').format(finding.text, remedy, images)
 
 
-def _html_figure(record: ImageRecord) -> str:
+def _html_figure(record: ImageRecord) -> Markup:
     try:
         data = base64.b64encode(_encode_thumbnail(decode_image(record.path))).decode("ascii")
-        image = f'<img alt="" src="data:image/jpeg;base64,{data}">'
+        image = Markup('<img alt="" src="data:image/jpeg;base64,{}">').format(data)
     except ImageError:
-        image = '<div class="none">no image</div>'
-    return f"<figure>{image}<figcaption>{escape(record.image_id)}</figcaption></figure>"
+        image = Markup('<div class="none">no image</div>')
+    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(image, record.image_id)
 
 
 def _encode_thumbnail(pixels: np.ndarray) -> bytes:

@@ -14,14 +14,13 @@ from config.schema import Config
 from dataset.storage import write_json
 from tools.check_vae.round_trip import RULE, VaeMeasurement, choose, format_table
 from tools.check_vae.trial import VaeTrial
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_vae", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config: the images, the judge, the weights of LPIPS")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config: the images, the judge, the weights of LPIPS")
     parser.add_argument("--vae", type=expand_path, action="append", default=[], metavar="VAE",
                         help="a diffusers autoencoder, folder or hub id, repeatable; default autoencoder_params.pretrained")
     parser.add_argument("--fine-tune", type=float, metavar="MINUTES",

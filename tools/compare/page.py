@@ -1,7 +1,8 @@
 """A comparison as a page that needs nothing but itself, as rows of a CSV file and as a table for the screen."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from dataset.tables import defuse_cell
 from tools.compare.comparison import REAL, Line, SubtractedLine, SystemComparison
@@ -9,7 +10,7 @@ from tools.compare.differences import LEVEL, Difference, Outcome
 from tools.compare.figure import describe_figure
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.direct_checks import Fault
-from tools.evaluation.report.markup import capitalise, cell, document, figure, line, note, show_tone, table
+from tools.evaluation.report.markup import capitalise, cell, document, figure, join, line, listed, note, show_tone, table
 from tools.evaluation.rows import OVERALL, Row
 
 CSV_COLUMNS = ("kind", "section", "title", "metric", "comparison", "system", "value", "low", "high", "joint_low",
@@ -31,11 +32,11 @@ def render_page(comparison: SystemComparison, png: bytes) -> str:
         "figure": ("In one figure", figure(png, describe_figure(comparison), "Filled: synthetic images. Open: real images. "
                                            "Lines: the intervals of the table.")),
         "differences": (f"Differences from {comparison.against}", _show_differences(comparison)),
-        **({"left-out": ("Not compared", _show_list(comparison.left_out))} if comparison.left_out else {}),
-        "limits": ("Limits", _show_list(_LIMITS)),
+        **({"left-out": ("Not compared", listed(map(capitalise, comparison.left_out)))} if comparison.left_out else {}),
+        "limits": ("Limits", listed(map(capitalise, _LIMITS))),
     }
     return document(f"Comparison of {len(comparison.systems)} sets of synthetic images",
-                    header=f"<p class=\"lead\">{escape(_describe_sets(comparison))}</p>", sections=sections,
+                    header=Markup('<p class="lead">{}</p>').format(_describe_sets(comparison)), sections=sections,
                     footer="Made by BlastDiffusion from the evaluations whose hashes are in the JSON file beside this page. "
                            "That file holds every number shown here.")
 
@@ -110,12 +111,12 @@ def _describe_sets(comparison: SystemComparison) -> str:
             f"{first.provenance['real_split']} split, not trained on. Classes: {names}.")
 
 
-def _show_table(comparison: SystemComparison) -> str:
+def _show_table(comparison: SystemComparison) -> Markup:
     names = [system.name for system in comparison.systems]
     lines = [_section("Summary", len(names) + 2)]
     for aspect in Aspect:
         of_aspect = [next(one for one in comparison.summaries[name] if one.aspect is aspect) for name in names]
-        cells = [f"<td class=\"text\">{show_tone(one.tone)}{_small(one.text)}</td>" for one in of_aspect]
+        cells = [cell(show_tone(one.tone) + _small(one.text), "text") for one in of_aspect]
         lines.append(line(capitalise(aspect.value), *cells, cell("")))
     for section in _sections(comparison):
         lines.append(_section(section, len(names) + 2))
@@ -128,12 +129,12 @@ def _show_table(comparison: SystemComparison) -> str:
     return note(about) + table(("", *names, REAL), lines, kind="systems", name="table of all systems")
 
 
-def _show_differences(comparison: SystemComparison) -> str:
-    about = f"<p>{escape(describe_differences(comparison))}</p>"
+def _show_differences(comparison: SystemComparison) -> Markup:
+    about = Markup("<p>{}</p>").format(describe_differences(comparison))
     names = [system.name for system in comparison.systems if system.name != comparison.against]
     if not comparison.subtracted:
         return about
-    lines: list[str] = []
+    lines: list[Markup] = []
     for section in dict.fromkeys(one.line.section for one in comparison.subtracted):
         lines.append(_section(section, len(names) + 1))
         lines += [line(one.line.title, *(_difference_cell(one, name) for name in names))
@@ -142,42 +143,39 @@ def _show_differences(comparison: SystemComparison) -> str:
     return about + how + table(("", *names), lines, kind="systems", name=f"table of differences from {comparison.against}")
 
 
-def _fault_cell(faults: Sequence[Fault]) -> str:
-    return f"<td class=\"text\">{len(faults)}{''.join(_small(fault.text) for fault in faults)}</td>"
+def _fault_cell(faults: Sequence[Fault]) -> Markup:
+    return cell(join([str(len(faults)), *(_small(fault.text) for fault in faults)]), "text")
 
 
-def _difference_cell(one: SubtractedLine, name: str) -> str:
+def _difference_cell(one: SubtractedLine, name: str) -> Markup:
     difference, outcome = one.differences.get(name), one.outcome(name)
     if difference is None or outcome is None:
         return cell("no interval")
     style, value = _OUTCOME_STYLES.get(outcome, ""), _number(difference.value, "+")
-    return (f"<td>{escape(value)}{_interval(_span(difference))}<span class=\"{style}\">{escape(outcome.value)}</span></td>")
+    word = Markup('<span class="{}">{}</span>').format(style, outcome.value)
+    return cell(join([value, _interval(_span(difference)), word]))
 
 
-def _show_list(texts: Sequence[str]) -> str:
-    return f"<ul class=\"warnings\">{''.join(f'<li>{escape(capitalise(text))}</li>' for text in texts)}</ul>"
+def _small(text: str) -> Markup:
+    return Markup('<span class="note">{}</span>').format(text)
 
 
-def _small(text: str) -> str:
-    return f"<span class=\"note\">{escape(text)}</span>"
-
-
-def _interval(text: str) -> str:
+def _interval(text: str) -> Markup:
     """An interval below its number, in one line."""
     return _small(text.replace(" ", "\N{NO-BREAK SPACE}"))
 
 
-def _section(title: str, width: int) -> str:
-    return f"<tr><th scope=\"colgroup\" colspan=\"{width}\">{escape(title)}</th></tr>"
+def _section(title: str, width: int) -> Markup:
+    return Markup('<tr><th scope="colgroup" colspan="{}">{}</th></tr>').format(width, title)
 
 
 def _sections(comparison: SystemComparison) -> list[str]:
     return list(dict.fromkeys(one.section for one in comparison.lines))
 
 
-def _value_cell(row: Row | None) -> str:
+def _value_cell(row: Row | None) -> Markup:
     value, _, interval = format_cell(row).partition(" (")
-    return f"<td>{escape(value)}{_interval(interval.removesuffix(')')) if interval else ''}</td>"
+    return cell(join([value, _interval(interval.removesuffix(")")) if interval else ""]))
 
 
 def _number(number: float, sign: str = "") -> str:

@@ -18,6 +18,7 @@ from config.schema import SampleParams
 from dataset.images import to_uint8
 from dataset.latents import stack_conditions
 from dataset.order import generator, normal
+from dataset.splits import apportion
 from models.autoencoder import LatentCodec
 from scheduler.guidance import autoguided_prediction, guided_prediction, scale_at
 from scheduler.linear_noise_scheduler import ForwardProcess
@@ -73,12 +74,7 @@ class Denoising:
 
 def count_per_class(total: int, class_counts: Sequence[int]) -> list[int]:
     """`total` images shared out like `class_counts`, by largest remainders, ties to the lower class."""
-    exact = [total * count / sum(class_counts) for count in class_counts]
-    shares = [int(value) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda c: (shares[c] - exact[c], c))
-    for label in by_remainder[: total - sum(shares)]:
-        shares[label] += 1
-    return shares
+    return list(apportion({c: total * count / sum(class_counts) for c, count in enumerate(class_counts)}, total).values())
 
 
 def list_requests(counts: Sequence[int]) -> list[ImageRequest]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dataset.image_bank import ImageBank
-from dataset.latents import LatentCache, is_gray_batch, stack_conditions
+from dataset.images import is_gray_batch
+from dataset.latents import LatentCache, stack_conditions
 from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry

@@ -1,7 +1,6 @@
 """A folder of synthetic images: file names, the marks inside the PNGs, grids, the manifest, and filling it."""
 
 import csv
-import io
 import json
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ import torch
 from config.errors import UserError, name_some
 from config.schema import MANIFEST_COLUMNS, SampleParams
 from dataset.decoding import decode_image, read_png_text
+from dataset.delimited import format_csv
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, make_folder, move_file, write_text
@@ -38,6 +38,12 @@ _GRID_IMAGES = 36
 _GRID_COLUMNS = 6
 CONDITION_GRID_COLUMNS = 8
 _WITHHELD_VALUE = 225
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """The rows of the table of the images below `folder`, which must be there."""
+    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class SampleWriter:
@@ -147,17 +153,17 @@ class SampleWriter:
 
         rejected_copies is the number of near-copies of the class that were replaced, empty where none were looked for.
         """
-        text = io.StringIO()
-        table = csv.DictWriter(text, [*MANIFEST_COLUMNS, *self.condition_levels], lineterminator="\n")
-        table.writeheader()
+        columns = [*MANIFEST_COLUMNS, *self.condition_levels]
+        lines: list[list[object]] = [columns]
         for request in self.requests:
-            table.writerow({"IMAGE_NAME": self.path(request).name, "label": request.label,
-                            "class_name": self.class_names[request.label], **self._common, **self._levels(request),
-                            "rejected_copies": "" if self._rejected is None else self._rejected[request.label]})
+            row = {"IMAGE_NAME": self.path(request).name, "label": request.label,
+                   "class_name": self.class_names[request.label], **self._common, **self._levels(request),
+                   "rejected_copies": "" if self._rejected is None else self._rejected[request.label]}
+            lines.append([row[column] for column in columns])
         if self._trained_images is not None:
             write_samples_record(self.output / TRAINED_RECORD, checkpoint_sha256=self._common["checkpoint_sha256"],
                                  trained=self._trained_images)
-        write_text(self.output / MANIFEST_NAME, text.getvalue())
+        write_text(self.output / MANIFEST_NAME, format_csv(lines))
 
     def _levels(self, request: ImageRequest) -> dict[str, str]:
         """The level of each condition by its name."""

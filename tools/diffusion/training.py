@@ -280,11 +280,11 @@ def _label_batch(
                  None if conditions is None else to_device(conditions, device))
 
 
-def lr_factor(schedule: str, *, share: float, step: int, warmup_steps: int) -> float:
-    """Factor on the peak learning rate after `share` of the training: linear warm-up, then constant or a decay to 0."""
+def lr_factor(schedule: str, *, fraction: float, step: int, warmup_steps: int) -> float:
+    """Factor on the peak learning rate after `fraction` of the training: linear warm-up, then constant or a decay to 0."""
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    ranks = min(max(ranks, 0.0), 1.0)
-    decay = {"constant": 1.0, "linear": 1.0 - ranks, "cosine": 0.5 * (1.0 + math.cos(math.pi * ranks))}[schedule]
+    fraction = min(max(fraction, 0.0), 1.0)
+    decay = {"constant": 1.0, "linear": 1.0 - fraction, "cosine": 0.5 * (1.0 + math.cos(math.pi * fraction))}[schedule]
     return warmup * decay
 
 

@@ -1,6 +1,5 @@
 """From a config and a folder of synthetic images to an evaluation on disk: it gathers what the protocol compares."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from dataset.tables import defuse_cell, write_table
 from models.autoencoder import TRAINING_RECORD
 from models.classifier import Classifier
 from tools.diffusion.project import Project
-from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD
+from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD, read_manifest
 from tools.diffusion.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 from tools.evaluation import protocol
 from tools.evaluation.copies import audit_pixels, name_pairs
@@ -331,18 +330,16 @@ def _check_independence(vae_folder: Path, encoders: Sequence[Encoder], result: E
 
 def _read_checkpoint_hash(folder: Path) -> str | None:
     """The checkpoint that the manifest names, if all rows name one."""
-    named = _read_manifest(folder, "checkpoint_sha256")
+    named = _read_columns(folder, "checkpoint_sha256")
     return named.pop()[0] if len(named) == 1 else None
 
 
 def _count_replaced(folder: Path) -> int:
     """How many near-copies the sampling replaced, which the manifest says for each class."""
-    return sum(int(count) for _, count in _read_manifest(folder, "label", "rejected_copies") if count)
+    return sum(int(count) for _, count in _read_columns(folder, "label", "rejected_copies") if count)
 
 
-def _read_manifest(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
+def _read_columns(folder: Path, *columns: str) -> set[tuple[str | None, ...]]:
     """The different combinations of cells in these columns; none without a manifest."""
-    if not (folder / MANIFEST_NAME).is_file():
-        return set()
-    with (folder / MANIFEST_NAME).open(encoding="utf-8", newline="") as file:
-        return {tuple(row.get(column) for column in columns) for row in csv.DictReader(file)}
+    rows = read_manifest(folder) if (folder / MANIFEST_NAME).is_file() else []
+    return {tuple(row.get(column) for column in columns) for row in rows}

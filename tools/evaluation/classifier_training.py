@@ -14,6 +14,7 @@ from dataset.symmetries import apply_symmetry
 from models.classifier import Classifier, ClassifierConfig
 from models.ema import ExponentialMovingAverage
 from tools.diffusion.training import lr_factor
+from tools.evaluation.inference import compute_logits
 from tools.runtime.loop import Loop, descend
 from tools.runtime.machine import choose_device
 from tools.runtime.resume import ResumeState
@@ -79,7 +80,8 @@ def train_classifier(
             pixels = read_pixels(positions)
             if recipe.augment:
                 pixels = _augment(pixels, seed=recipe.seed, step=step, symmetries=recipe.symmetries)
-            optimizer.param_groups[0]["lr"] = _PEAK_LR * lr_factor("cosine", share=step / steps, step=step, warmup_steps=20)
+            factor = lr_factor("cosine", fraction=step / steps, step=step, warmup_steps=20)
+            optimizer.param_groups[0]["lr"] = _PEAK_LR * factor
             wanted = torch.from_numpy(labels[positions]).to(device)
             loss = F.cross_entropy(network(pixels.to(device)), wanted, label_smoothing=_LABEL_SMOOTHING)
             finite = descend(optimizer, loss)
@@ -90,12 +92,11 @@ def train_classifier(
     return network.cpu().eval()
 
 
-@torch.inference_mode()
 def class_probabilities(network: Classifier, read_pixels: ReadPixels, num_images: int) -> np.ndarray:
     """Softmax float64 (N, num_classes) of images 0 to N - 1."""
-    parts = [network(read_pixels(np.arange(start, min(start + _PREDICTED_AT_ONCE, num_images)))).softmax(dim=1)
-             for start in range(0, num_images, _PREDICTED_AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    batches = (read_pixels(np.arange(start, min(start + _PREDICTED_AT_ONCE, num_images)))
+               for start in range(0, num_images, _PREDICTED_AT_ONCE))
+    return compute_logits(network, batches).softmax(dim=1).double().numpy()
 
 
 def _augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:

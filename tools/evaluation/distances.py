@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
 from tools.evaluation.features import Features, cached_features, encode_images
@@ -94,7 +94,7 @@ def add_distances(
 
 def encode_sets(
     sets: EvaluationSets, matched: EvaluationSets, encoder: Encoder, settings: EvaluationSettings, open_bar: OpenBar,
-    share: Share = ALONE,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Features]:
     """Features of every set; those of real images come from the cache of the whole split and are sliced."""
     def cached(images: ImageSet, name: str, transform_hash: str) -> Features:
@@ -102,13 +102,13 @@ def encode_sets(
             return cached_features(
                 settings.feature_folder, encoder=encoder, images=lambda: images.pixels, ids=images.ids, labels=images.labels,
                 groups=images.groups, image_sha256=images.sha256, transform_hash=transform_hash, split=name,
-                batch_size=settings.batch_size, progress=bar.update, share=share,
+                batch_size=settings.batch_size, progress=bar.update, ranks=ranks,
             )
 
     def fresh(images: ImageSet) -> Features:
         with open_bar(f"{encoder.name}, {images.name}", len(images)) as bar:
             values = encode_images(encoder, images.pixels, count=len(images), split=images.name,
-                                   batch_size=settings.batch_size, progress=bar.update, share=share)
+                                   batch_size=settings.batch_size, progress=bar.update, ranks=ranks)
         return Features(values=values, ids=images.ids, labels=images.labels, groups=images.groups, key="")
 
     def slice_of(whole: Features, subset: ImageSet) -> Features:

@@ -19,6 +19,7 @@ from tools.evaluation.accuracy import (
 from tools.evaluation.baseline import Baseline, BaselineFeatures, fit_baseline
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
 from tools.evaluation.image_set import ImageSet, groups_of_labels
+from tools.evaluation.inference import compute_logits
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
 from tools.evaluation.rows import OVERALL, RATIO, EvaluationReport, Row
 
@@ -187,13 +188,10 @@ def _add_baseline(report: EvaluationReport, judged: _Judged, baseline: Baseline 
 
 def classify(judge: Classifier, images: ImageSet) -> np.ndarray:
     """Class probabilities float64 (N, num_classes) of the images, at most 256 of which are held at a time."""
-    parts = []
-    with torch.inference_mode():
-        for pixels in images.chunks():
-            batch = torch.from_numpy(from_uint8(pixels)).permute(0, 3, 1, 2)
-            batch = batch[:, : judge.config.im_channels].expand(-1, judge.config.im_channels, -1, -1)
-            parts.append(judge(batch).double().softmax(dim=1).numpy())
-    return np.concatenate(parts)
+    channels = judge.config.im_channels
+    batches = (torch.from_numpy(from_uint8(pixels)).permute(0, 3, 1, 2) for pixels in images.chunks())
+    logits = compute_logits(judge, (batch[:, :channels].expand(-1, channels, -1, -1) for batch in batches))
+    return logits.double().softmax(dim=1).numpy()
 
 
 def _add_accuracy(report: EvaluationReport, judged: _Judged, repeats: int) -> None:

@@ -17,7 +17,7 @@ from config.errors import UserError, name_some
 from config.schema import DatasetParams
 from dataset.annotations import ImageRecord
 from dataset.image_folder import IMAGE_SUFFIXES, escape_name, refuse_odd_names
-from dataset.images import to_uint8
+from dataset.images import is_gray, to_uint8
 from dataset.latents import LabelledImages
 from dataset.prefetch import read_ahead
 from dataset.ranks import ALONE, Ranks
@@ -29,7 +29,6 @@ from tools.evaluation.image_set import ImageSet, ReadOnDemand
 from tools.runtime.progress import Progress
 
 _HELD_BYTES = 1 << 29  # of decoded synthetic images; more are decoded whenever they are needed
-_GRAY_TOLERANCE_LEVELS = 2  # JPEG rounds the channels of a gray picture apart by so much
 
 
 def open_synthetic(data: DatasetParams, folder: Path, *, conditions: Sequence[str] = ()) -> LabelledImages:
@@ -124,7 +123,7 @@ def read_set(
 
 def as_gray_if_all(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """Keep one channel where every image of every set is gray, so that all are treated alike."""
-    if all(int(np.ptp(pixels, axis=-1).max()) <= _GRAY_TOLERANCE_LEVELS for s in sets for pixels in s.chunks()):
+    if all(is_gray(pixels) for s in sets for pixels in s.chunks()):
         return [s.with_pixels(s.name, _to_gray(s.pixels)) for s in sets]
     return list(sets)
 

@@ -1,11 +1,11 @@
 """How every fixed network is run when it measures: frozen arithmetic and 8-bit RGB input. Owns no network."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from config.errors import UserError
 
@@ -23,6 +23,12 @@ def exact_inference(device: torch.device) -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+def compute_logits(classifier: nn.Module, batches: Iterable[Tensor], *, device: torch.device | str = "cpu") -> Tensor:
+    """Logits float32 (N, classes) of batches of images (B, C, H, W) in [-1, 1]; `device` holds the classifier."""
+    with exact_inference(torch.device(device)):
+        return torch.cat([classifier(batch.to(device)) for batch in batches])
 
 
 def check_images(images: np.ndarray) -> np.ndarray:

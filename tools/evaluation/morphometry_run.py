@@ -1,7 +1,5 @@
 """From a config and a folder of synthetic images to measured oocytes on disk: tables, comparisons, overlay pictures."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 
 from config.errors import UserError
 from config.schema import Config, SampleParams, TableParams
+from dataset.delimited import format_csv
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_json, write_json, write_text
@@ -196,17 +195,15 @@ def _describe(agreement: dict[str, Agreement], manual: ManualTable | None) -> di
 def _format_measurements(images: MeasuredSet, class_names: Sequence[str], um_per_px: float | None) -> str:
     """One line an image as CSV text; what is not measured has a reason instead of numbers."""
     unit = "um" if um_per_px else "px"
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [f"{name}_{unit}" if name in LENGTHS else name for name in MEASURES]
-    writer.writerow(["IMAGE_NAME", "class_name", *names, "reason", "detail"])
+    lines = [["IMAGE_NAME", "class_name", *names, "reason", "detail"]]
     for image_id, label, result in zip(images.ids, images.labels, images.results, strict=True):
         if isinstance(result, Abstention):
             cells = [*[""] * len(MEASURES), result.reason, result.detail]
         else:
             cells = [*[f"{value:.6g}" for value in result.values(um_per_px).values()], "", ""]
-        writer.writerow([image_id, class_names[label], *cells])
-    return text.getvalue()
+        lines.append([image_id, class_names[label], *cells])
+    return format_csv(lines)
 
 
 def _write_overlays(path: Path, images: ImageSet, measured: MeasuredSet, *, shows_patients: bool) -> None:

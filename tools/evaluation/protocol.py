@@ -6,7 +6,7 @@ Which sets are compared, and how much is computed, is evaluation_sets.py's; each
 
 from collections.abc import Callable, Sequence
 
-from dataset.share import ALONE, Share
+from dataset.ranks import ALONE, Ranks
 from models.classifier import Classifier
 from tools.evaluation.baseline import BaselineFeatures
 from tools.evaluation.copies import add_authenticity, add_copies
@@ -34,7 +34,7 @@ _ENCODER_WARNINGS = {
 def evaluate(
     sets: EvaluationSets, *, encoders: Sequence[Encoder], perceptual: PerceptualEmbedding | None, judge: Classifier | None,
     settings: EvaluationSettings, report: EvaluationReport, say: Callable[[str], None], open_bar: OpenBar = no_bar,
-    conditions: Sequence[JudgedCondition] = (), share: Share = ALONE,
+    conditions: Sequence[JudgedCondition] = (), ranks: Ranks = ALONE,
 ) -> None:
     """Add all rows and warnings to `report`; `say` is told what is being worked on, bars of `open_bar` how far it is.
 
@@ -48,8 +48,8 @@ def evaluate(
     features = []
     for encoder in encoders:
         say(f"features of {encoder.name}")
-        features.append(encode_sets(sets, matched, encoder, settings, open_bar, share))
-    if not share.is_first:
+        features.append(encode_sets(sets, matched, encoder, settings, open_bar, ranks))
+    if not ranks.is_first:
         return
     _warn_of_sets(report, sets, matched)
     for encoder, of in zip(encoders, features, strict=True):

@@ -7,7 +7,7 @@ from config.schema import EvaluationParams
 from dataset.images import to_uint8
 from models.classifier import Classifier
 from tools.evaluation.encoders.encoder import load_encoder
-from tools.evaluation.inference import exact_inference
+from tools.evaluation.inference import compute_logits
 
 
 def network_features(
@@ -25,10 +25,5 @@ def network_features(
 
 def judge_scores(judge: Classifier, images: np.ndarray, *, device: torch.device) -> np.ndarray:
     """Log-probabilities float64 (N, classes) of images (N, C, H, H) in [-1, 1]."""
-    judge = judge.to(device).eval()
-    parts = []
-    with exact_inference(device):
-        for start in range(0, len(images), 64):
-            logits = judge(torch.from_numpy(images[start:start + 64]).to(device))
-            parts.append(logits.log_softmax(dim=1).double().cpu().numpy())
-    return np.concatenate(parts)
+    logits = compute_logits(judge.to(device).eval(), torch.from_numpy(images).split(64), device=device)
+    return logits.log_softmax(dim=1).double().cpu().numpy()

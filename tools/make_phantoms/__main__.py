@@ -4,8 +4,6 @@ Owns the files and the splits; what a phantom is and how it looks is settled in 
 """
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from config.errors import UserError
 from config.paths import as_path
 from dataset import storage
+from dataset.delimited import format_csv
 from tools.make_phantoms import phantoms
 from tools.runtime.command import run_command
 
@@ -281,17 +280,16 @@ def _format_table(pictures: list[list[_Picture]], splits: list[str], request: Ph
     """The table as CSV text; floats keep every digit, so that reading them back gives the very parameters."""
     taken = ["FOCAL_PLANE"] if request.focal_planes > 1 else []
     taken += ["MICROSCOPE"] if request.tint_microscope is not None else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["IMAGE_NAME", "blastocyst", "PATIENT_ID", "SPLIT", "UM_PER_PX", *taken, *phantoms.parameter_names()])
+    lines: list[list[object]] = [
+        ["IMAGE_NAME", "blastocyst", "PATIENT_ID", "SPLIT", "UM_PER_PX", *taken, *phantoms.parameter_names()]]
     um_per_px = phantoms.FIELD_UM / request.image_size
     for picture, split in ((picture, split) for stack, split in zip(pictures, splits, strict=True) for picture in stack):
         parameters = picture.parameters
         name, patient = _image_name(request, parameters.index, picture.plane), f"patient_{parameters.patient:04d}"
         said = {"FOCAL_PLANE": picture.plane, "MICROSCOPE": phantoms.MICROSCOPES[picture.microscope]}
-        writer.writerow([name, parameters.label, patient, split, um_per_px, *(said[column] for column in taken),
-                         *astuple(parameters)])
-    return text.getvalue()
+        lines.append([name, parameters.label, patient, split, um_per_px, *(said[column] for column in taken),
+                      *astuple(parameters)])
+    return format_csv(lines)
 
 
 def _count(drawn: list[phantoms.PhantomParameters], splits: list[str]) -> dict[str, dict[str, int]]:

@@ -17,7 +17,7 @@ from tools.diffusion.project import Project
 from tools.diffusion.trained_model import load_trained_model
 from tools.membership_audit.attack import MembershipAudit, audit_membership
 from tools.membership_audit.losses import denoising_losses, is_canary, plant_canaries
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 from tools.runtime.run_directory import RunDirectory
 
@@ -26,8 +26,7 @@ _TRAIN_SCRIPT = Path(__file__).parents[2] / "train_ddpm_cond.py"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.membership_audit", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML config of the trained run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config of the trained run")
     parser.add_argument("--checkpoint", type=as_path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
     parser.add_argument("--output", type=as_path, metavar="DIR", help="where the numbers go; default <task_name>/membership")
     parser.add_argument("--plant-canaries", type=int, metavar="K",

@@ -4,8 +4,6 @@ A canary is a held-out image that is trained on many times over. Owns the losses
 tools/membership_audit/attack.py's.
 """
 
-import csv
-import io
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import torch
 from config.errors import UserError
 from config.schema import Config
 from dataset.annotations import ImageRecord
+from dataset.delimited import format_csv
 from dataset.order import StepDraws, generator, normal
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_bytes, make_folder, write_text
@@ -114,11 +113,7 @@ def plant_canaries(config: Config, folder: Path, *, count: int, repeats: int) ->
             planted.add(record.group)
             for repeat in range(repeats):
                 add(record, f"canary_{number:06d}_{repeat:03d}", "train")
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*_COLUMNS, *conditions])
-    table.writerows(lines)
-    write_text(folder / "table.csv", text.getvalue())
+    write_text(folder / "table.csv", format_csv([[*_COLUMNS, *conditions], *lines]))
     planted = replace(
         config.dataset_params.params, csv_file=str(folder / "table.csv"), root_dir=str(folder / "images"),
         image_column="IMAGE_NAME", label_column="label", group_column="group", split_column="split",

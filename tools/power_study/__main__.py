@@ -35,7 +35,7 @@ from tools.evaluation.image_sets import as_gray_if_all, open_synthetic, read_set
 from tools.evaluation.resampling import cap_by_group
 from tools.power_study.degradations import PIXEL_FAULTS, ROUND_TRIP_FRACTIONS, mix
 from tools.power_study.power import Fault, ImagePool, PowerSettings, format_table, measure_power
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 NUMBERS = (100, 150, 300)  # images a side
@@ -50,8 +50,7 @@ CANDIDATES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.power_study", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config: the real images and the VAE")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config: the real images and the VAE")
     parser.add_argument("--name", required=True, help="what the table calls this data set")
     parser.add_argument("--output", type=as_path, required=True, metavar="DIR", help="where features are cached")
     parser.add_argument("--table", type=as_path, metavar="FILE",

@@ -20,7 +20,7 @@ from tools.reader_study import page as reader_report
 from tools.reader_study.answers import read_answers, read_key
 from tools.reader_study.pack import KEY_NAME, PAGE_NAME, PackRequest, write_pack
 from tools.reader_study.scores import score
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="YAML config: the real images and how they are prepared")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser, "YAML config: the real images and how they are prepared")
     parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR",

@@ -278,7 +278,7 @@ def _prepare(images: LabelledImages, position: int, codec: LatentCodec | None) -
 
 def _alike(images: Sequence[_Image]) -> list[np.ndarray]:
     """One channel for all where no image has colour but what the VAE adds, three for all otherwise."""
-    if all(image.pixels.shape[2] == 1 or is_gray(image.pixels) for image in images if image.arm != ROUND_TRIP):
+    if all(is_gray(image.pixels) for image in images if image.arm != ROUND_TRIP):
         return [np.rint(image.pixels.mean(axis=2)).astype(np.uint8) for image in images]
     return [image.pixels for image in images]
 

@@ -1,7 +1,5 @@
 """A scored reader study as JSON, CSV, a workbook and a table on the screen. The numbers are reader_scores.py's."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 from openpyxl import Workbook
 from openpyxl.worksheet.worksheet import Worksheet
 
+from dataset.delimited import format_csv
 from dataset.storage import atomic_path, write_json, write_text
 from dataset.tables import append_cells
 from tools.reader_study.answers import REAL, ROUND_TRIP, SYNTHETIC, Readings, StudyKey
@@ -32,9 +31,7 @@ def write(report: ReaderReport, key: StudyKey, readings: Readings, folder: Path)
         "provenance": report.provenance, "rows": [_as_plain(row) for row in report.rows], "warnings": report.warnings,
     })
     answers = list(_list_answers(key, readings))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(answers)
-    write_text(folder / "answers.csv", text.getvalue())
+    write_text(folder / "answers.csv", format_csv(answers))
     book = Workbook()
     sheet = book.active
     assert isinstance(sheet, Worksheet)

@@ -6,7 +6,6 @@ leaks.py. The folder appears under its name only after the search has found noth
 
 import base64
 import binascii
-import csv
 import html
 import io
 import json
@@ -28,11 +27,12 @@ from config.errors import UserError, name_some
 from config.load import load_config
 from config.schema import SPLITS, Config
 from dataset.decoding import decode_image, read_png_text
+from dataset.delimited import format_csv
 from dataset.images import write_png
 from dataset.latents import LabelledImages
 from dataset.storage import disk_errors, hash_file, make_folder, read_json, write_json, write_text
 from tools.diffusion.project import Project
-from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_COLUMNS, MANIFEST_NAME
+from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_COLUMNS, MANIFEST_NAME, read_manifest
 from tools.evaluation.report import report
 from tools.evaluation.rows import COMPARISONS, EvaluationReport
 from tools.release import model_card
@@ -77,7 +77,7 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     samples = request.samples or run.samples(config)
     _check_output(request)
     images = _open_data(config, request)
-    rows = _read_manifest(samples, config)
+    rows = _read_rows(samples, config)
     secrets = gather_secrets(config, [] if images is None else images.records, own_words=_own_words(config))
     make_folder(request.output.parent)
     draft = request.output.parent / f".{request.output.name}.{os.getpid()}.draft"
@@ -137,14 +137,13 @@ def _open_data(config: Config, request: ReleaseRequest) -> LabelledImages | None
                         "this where it can be read, or give --without-data, which the model card then says") from error
 
 
-def _read_manifest(samples: Path, config: Config) -> list[dict[str, str]]:
+def _read_rows(samples: Path, config: Config) -> list[dict[str, str]]:
     """The rows of the table, with the columns that a release may have: the contract's and the config's conditions."""
     path = samples / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{path}: expected the table of the synthetic images, found nothing there; draw them first with "
                         "python sample_ddpm_class_cond.py, or name their folder with --samples")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_manifest(samples)
     lacking = [name for name in MANIFEST_COLUMNS if not rows or name not in rows[0]]
     if lacking:
         raise UserError(f"{path}: expected rows with the columns {', '.join(MANIFEST_COLUMNS)}, found no "
@@ -221,11 +220,8 @@ def _write_files(
 
 
 def _write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
+    columns = list(rows[0])
+    write_text(path, format_csv([columns, *([row[column] for column in columns] for row in rows)]))
 
 
 def _read_evaluation(samples: Path, rows: Sequence[Mapping[str, str]], secrets: Secrets) -> EvaluationReport | None:

@@ -1,5 +1,6 @@
 """How a command begins and ends: its first line, exit codes and one-line errors, the same for every script."""
 
+import argparse
 import ctypes
 import errno
 import importlib.metadata
@@ -62,6 +63,12 @@ def project_version() -> str:
     """This project's version, as pyproject.toml has it."""
     path = Path(__file__).parents[2] / "pyproject.toml"
     return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def add_config(parser: argparse.ArgumentParser, meaning: str = "YAML config") -> None:
+    """The options `--config` and `--set`, as `load_config(arguments.config, arguments.set)` takes them."""
+    parser.add_argument("--config", required=True, help=meaning)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
 
 
 def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True, on_device: bool = True) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` started together: how they find and watch one another, and how they share work."""
+"""Processes that `accelerate launch` started together: how they find and watch one another, and how they divide work."""
 
 import atexit
 import os

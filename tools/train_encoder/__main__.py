@@ -33,7 +33,7 @@ from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
 from tools.evaluation.accuracy import balanced_accuracy
 from tools.evaluation.classifier_training import class_probabilities
 from tools.evaluation.judges import CHOSEN_KEY, CLASSIFIER_RECORD, find_condition_judge
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.resume import STATE_FOLDER, Saving
 from tools.runtime.run_directory import owned
 from tools.train_encoder.learned_classifier import (
@@ -84,8 +84,7 @@ class _Subject:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_encoder", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     parser.add_argument("--role", choices=tuple(_ROLES), default="encoder",
                         help="encoder: written to evaluation_params.classifier_path; judge: to judge_path")
     parser.add_argument("--condition", metavar="NAME",

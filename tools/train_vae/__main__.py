@@ -26,7 +26,7 @@ from models.unet import count_parameters
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import TRAINED_KEY, read_trained_images, shorten_hashes
 from tools.evaluation.encoders.config_weights import hash_weights
-from tools.runtime.command import run_command
+from tools.runtime.command import add_config, run_command
 from tools.runtime.loop import Loop
 from tools.runtime.resume import STATE_FOLDER, Saving
 from tools.runtime.run_directory import owned
@@ -41,8 +41,7 @@ _REMEDY = f"start anew under another {_OUTPUT_KEY} with a lower lr"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_vae", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="YAML config")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add_config(parser)
     arguments = parser.parse_args(argv)
     train_vae(load_config(arguments.config, arguments.set))
 
@@ -108,7 +107,7 @@ def _train_and_save(project: Project, seed: int, output: Path, identity: str, *,
               saving=saving, max_minutes=params.max_minutes, show=progress_bar) as loop:
         for step in loop.steps():
             pixels = _read_batch(project, bank, order, step)
-            loop.end_step(trainer.train_step(pixels, step=step, share=loop.fraction, seed=order.seed))
+            loop.end_step(trainer.train_step(pixels, step=step, fraction=loop.fraction, seed=order.seed))
     trainer.finish(output)
     psnr = measure_psnr(project.with_vae(output), trainer.device, progress_bar=progress_bar)
     write_json(output / TRAINING_RECORD, {

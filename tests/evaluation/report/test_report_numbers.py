@@ -53,7 +53,7 @@ def test_a_value_off_the_scale_stays_in_the_picture_and_a_bar_starts_at_0() -> N
 def test_texts_of_a_plot_are_escaped_and_long_names_leave_room_for_their_number() -> None:
     plot = draw_lines([PlotLine("<b>" + "x" * 80, "0.123", [Mark(0.1, Kind.REAL)])], title="a < b", description='"said"',
                       limits=(0.0, 1.0))
-    assert "<b>" not in plot and "a &lt; b" in plot and "&quot;said&quot;" in plot
+    assert "<b>" not in plot and "a &lt; b" in plot and "&#34;said&#34;" in plot
     (shown,) = re.findall(r'<text x="8" y="\d+">([^<]*)</text>', plot)
     assert shown.endswith("…") and len(unescape(shown)) < 60
 

@@ -5,7 +5,6 @@ import io
 import json
 import re
 from dataclasses import replace
-from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from PIL import Image
 
 from models.classifier import Classifier, ClassifierConfig

@@ -99,7 +99,7 @@ def test_a_sweep_is_a_picture_the_rule_and_every_point(tmp_path: Path) -> None:
     assert width > height > 500  # seven panels in two rows
     assert HOSTILE not in page and "The rule &amp; its words." in page
     texts = [line[-1] for w in (1, 2, 3) for line in cells_of(page, f"{HOSTILE}-{w}".replace("<", "&lt;").replace(
-        ">", "&gt;").replace('"', "&quot;"))]
+        ">", "&gt;").replace('"', "&#34;"))]
     assert texts == ["", "chosen", "copying found"]
     other = replace(record, points=(replace(points[0], curves={**points[0].curves, "recall": 0.5}), *points[1:]))
     assert draw_sweep(other) != draw_sweep(record)

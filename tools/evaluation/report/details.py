@@ -1,15 +1,16 @@
 """The folded part of a report page: provenance, every row in a table, the confusion matrices and what other parts show."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from tools.evaluation.check_kinds import Scale, kind_of_check
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.morphometry_record import MorphometryRecord
 from tools.evaluation.report.exhibits import Exhibits
 from tools.evaluation.report.headlines import Headline, choose_headlines
-from tools.evaluation.report.markup import capitalise, cell, heading, line, note, show_tone, table
+from tools.evaluation.report.markup import box, capitalise, cell, heading, join, line, note, show_tone, table
 from tools.evaluation.report.pictures import (
     show_features,
     show_flips,
@@ -62,8 +63,8 @@ _SCALES = {Scale.RATIO: "as a ratio to real images", Scale.DIFFERENCE: "as a dif
            Scale.FRACTION: "as a fraction of the images"}
 
 
-def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Titles and finished HTML of the folded sections; `name` gives what an image is called on this page."""
+def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, Markup]]:
+    """Titles and bodies of the folded sections; `name` gives what an image is called on this page."""
     exhibits: Exhibits = report.details["exhibits"]
     yield ("Every finding behind the summary", _show_verdict(report))
     headlines = choose_headlines(report.rows)
@@ -80,7 +81,7 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
         yield ("Copies: how near synthetic and held-out images come to training images",
                show_ratios(exhibits) + show_further_pairs(exhibits, name=name, internal=internal))
     else:
-        yield ("Copies", "<p>Copies were not tested.</p>")
+        yield ("Copies", Markup("<p>Copies were not tested.</p>"))
     if exhibits.features:
         yield ("Feature space: distance against n, joint principal axes", show_features(exhibits))
         yield ("What the model misses", show_missed(exhibits, internal=internal))
@@ -97,14 +98,14 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
         yield ("Sweep: metrics against checkpoint, sampler, steps and guidance", show_sweep(sweep))
 
 
-def _show_verdict(report: EvaluationReport) -> str:
+def _show_verdict(report: EvaluationReport) -> Markup:
     """Every sentence of the verdict, by aspect."""
     sentences = write_verdict(report.rows, study=report.details.get("study", []))
-    lines = [line(QUESTIONS[one.aspect], f"<td>{show_tone(one.tone)}</td>", cell(one.text)) for one in sentences]
+    lines = [line(QUESTIONS[one.aspect], cell(show_tone(one.tone)), cell(one.text)) for one in sentences]
     return table(("Question", "Found", "In words"), lines, name="every finding")
 
 
-def _show_headlines(headlines: Sequence[Headline]) -> str:
+def _show_headlines(headlines: Sequence[Headline]) -> Markup:
     lines = []
     for one in headlines:
         same = [row for other in headlines if other.row.metric == one.row.metric for row in (other.row, other.beside)]
@@ -113,11 +114,11 @@ def _show_headlines(headlines: Sequence[Headline]) -> str:
         lines.append(line(capitalise(one.title), cell(format_value(one.row), "number"), _bar(one.row, one.beside, limits),
                           cell(beside), cell(f"{capitalise(one.reading)}.", "text")))
     return table(("Measure", "Value", "Interval", "Read beside", "How to read it"), lines, numbers=("Value",),
-                 caption=f"Distances: <code>{escape(headlines[0].row.metric)}</code>. In brackets and as a line: the 95% "
-                 "interval. Brown tick: the value to read it beside.", name="headline numbers")
+                 caption=Markup("Distances: <code>{}</code>. In brackets and as a line: the 95% interval. Brown tick: the "
+                                "value to read it beside.").format(headlines[0].row.metric), name="headline numbers")
 
 
-def _show_provenance(provenance: Mapping[str, Any]) -> str:
+def _show_provenance(provenance: Mapping[str, Any]) -> Markup:
     return table(("Field", "Value"), [line(key, cell(value, "id")) for key, value in _flatten(provenance)])
 
 
@@ -129,7 +130,7 @@ def _flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{key}".replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _show_metrics(report: EvaluationReport) -> str:
+def _show_metrics(report: EvaluationReport) -> Markup:
     """A table for each metric, every comparison and class of it on one scale."""
     parts = []
     for metric in dict.fromkeys(row.metric for row in report.rows):
@@ -149,7 +150,7 @@ def _show_metrics(report: EvaluationReport) -> str:
                         numbers=("Value", "n real", "n synthetic"))]
     used = {row.comparison for row in report.rows}
     meanings = [line(name.replace("_", " "), cell(text)) for name, text in COMPARISONS.items() if name in used]
-    return "".join([*parts, heading("What the comparisons compare"), table(("Comparison", "Meaning"), meanings)])
+    return join([*parts, heading("What the comparisons compare"), table(("Comparison", "Meaning"), meanings)])
 
 
 def _list_conditions(report: EvaluationReport) -> list[str]:
@@ -158,7 +159,7 @@ def _list_conditions(report: EvaluationReport) -> list[str]:
             if row.metric.startswith(CONDITION_ACCURACY) and row.comparison == "held_out"]
 
 
-def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> str:
+def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> Markup:
     """A matrix for real, restored and synthetic images, of rows whose metric is a level between `before` and `after`; none
     where there are none."""
     parts = []
@@ -172,16 +173,16 @@ def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> s
             count = of_class[0].n_real or of_class[0].n_synthetic
             lines.append(line(name, *(_shade(row.value) for row in of_class), cell(_count(count), "number")))
         matrix = table(("Label", *names, "n"), lines, numbers=("n",), kind="narrow")
-        parts.append(f"<div>{heading(capitalise(COMPARISONS[comparison]))}{matrix}</div>")
+        parts.append(Markup("<div>{}{}</div>").format(heading(capitalise(COMPARISONS[comparison])), matrix))
     about = note("Rows: the label. Columns: what the image was judged as, in shares of the row.")
-    return f"{about}<div class=\"matrices\">{''.join(parts)}</div>" if parts else ""
+    return about + box("matrices", parts) if parts else Markup()
 
 
-def _shade(share: float | None) -> str:
+def _shade(share: float | None) -> Markup:
     """A cell of a confusion matrix, the darker the more."""
     if share is None:
         return cell("none", "heat")
-    return f"<td class=\"heat\" style=\"--share:{share:.2f}\">{share:.2f}</td>"
+    return Markup('<td class="heat" style="--share:{0:.2f}">{0:.2f}</td>').format(share)
 
 
 def _find_beside(report: EvaluationReport, row: Row) -> Row | None:
@@ -190,10 +191,10 @@ def _find_beside(report: EvaluationReport, row: Row) -> Row | None:
     return None if name is None else report.find(row.metric, name, row.class_name) or report.find(row.metric, name, OVERALL)
 
 
-def _bar(row: Row, beside: Row | None, limits: tuple[float, float]) -> str:
+def _bar(row: Row, beside: Row | None, limits: tuple[float, float]) -> Markup:
     if row.value is None or row.comparison in _OFF_SCALE:
-        return "<td></td>"
-    return f"<td>{draw_interval(row.value, row.interval, None if beside is None else beside.value, limits)}</td>"
+        return cell("")
+    return cell(draw_interval(row.value, row.interval, None if beside is None else beside.value, limits))
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from html import escape
 
+from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 _WIDTH, _MARGIN, _LINE_HEIGHT, _AXIS_HEIGHT, _TOP = 350, 8, 42, 26, 4  # px, at which letters have their size on a phone too
@@ -44,7 +44,7 @@ class PlotLine:
 def draw_lines(
     lines: Sequence[PlotLine], *, title: str, description: str, limits: tuple[float, float], reference: Mark | None = None,
     bars: bool = False, log: bool = False,
-) -> str:
+) -> Markup:
     """SVG of `lines` on one scale: bars from 0 or dots, whiskers for intervals, a dashed line at `reference` with a band for
     its interval. `limits` above 0 for `log`."""
     place = _scale(limits, log=log)
@@ -54,16 +54,16 @@ def draw_lines(
         top = _TOP + number * _LINE_HEIGHT
         if reference is not None:
             parts += _draw_reference(reference, place, top + _LABEL_HEIGHT, top + _LINE_HEIGHT)
-        parts.append(f'<text x="{_MARGIN}" y="{top + 13}">{escape(_shorten(one.name, one.text))}</text>'
-                     f'<text class="value" x="{_WIDTH - _MARGIN}" y="{top + 13}">{escape(one.text)}</text>')
+        parts.append(Markup('<text x="{}" y="{}">{}</text><text class="value" x="{}" y="{}">{}</text>').format(
+            _MARGIN, top + 13, _shorten(one.name, one.text), _WIDTH - _MARGIN, top + 13, one.text))
         middle = top + 28
         for index, mark in enumerate(one.marks):
             y = middle + _OFFSET * (2 * index - len(one.marks) + 1)
             parts += _draw_bar(mark, place, y) if bars else _draw_dot(mark, place, y)
     parts += _draw_axis(limits, place, bottom, log=log)
-    return (f'<svg class="plot" role="img" viewBox="0 0 {_WIDTH} {bottom + _AXIS_HEIGHT}" width="{_WIDTH}" '
-            f'height="{bottom + _AXIS_HEIGHT}" aria-label="{escape(f"{title}. {description}")}">'
-            f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(parts)}</svg>")
+    return Markup('<svg class="plot" role="img" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-label="{2}. {3}">'
+                  "<title>{2}</title><desc>{3}</desc>{4}</svg>").format(
+        _WIDTH, bottom + _AXIS_HEIGHT, title, description, Markup().join(parts))
 
 
 def _scale(limits: tuple[float, float], *, log: bool) -> Callable[[float], float]:
@@ -77,52 +77,55 @@ def _scale(limits: tuple[float, float], *, log: bool) -> Callable[[float], float
     return place
 
 
-def _draw_reference(mark: Mark, place: Callable[[float], float], top: float, bottom: float) -> list[str]:
+def _draw_reference(mark: Mark, place: Callable[[float], float], top: float, bottom: float) -> list[Markup]:
     """A dashed line from `top` to `bottom`, on a band where there is an interval; it leaves the names of the lines free."""
     parts = []
     if mark.interval is not None:
         left, right = (place(end) for end in mark.interval)
-        parts.append(f'<rect class="{mark.kind.value} band" x="{left:.1f}" y="{top}" width="{right - left:.1f}" '
-                     f'height="{bottom - top}"/>')
+        parts.append(Markup('<rect class="{} band" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>').format(
+            mark.kind.value, left, top, right - left, bottom - top))
     x = place(mark.value)
-    return [*parts, f'<line class="{mark.kind.value} reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>']
+    return [*parts, Markup('<line class="{} reference" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/>').format(
+        mark.kind.value, x, x, top, bottom)]
 
 
-def _draw_bar(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+def _draw_bar(mark: Mark, place: Callable[[float], float], y: float) -> list[Markup]:
     start, end = sorted((place(0.0), place(mark.value)))
-    return [f'<rect class="{mark.kind.value}" x="{start:.1f}" y="{y - 6}" width="{max(end - start, 1.0):.1f}" height="12"/>',
-            *_draw_whisker(mark, place, y)]
+    bar = Markup('<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="12"/>')
+    return [bar.format(mark.kind.value, start, y - 6, max(end - start, 1.0)), *_draw_whisker(mark, place, y)]
 
 
-def _draw_dot(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+def _draw_dot(mark: Mark, place: Callable[[float], float], y: float) -> list[Markup]:
     """A filled dot for synthetic images, a hollow diamond for real ones, a square for restored ones."""
     x, kind = place(mark.value), mark.kind.value
     if mark.kind is Kind.MADE:
-        dot = f'<circle class="{kind}" cx="{x:.1f}" cy="{y}" r="4"/>'
+        dot = Markup('<circle class="{}" cx="{:.1f}" cy="{}" r="4"/>').format(kind, x, y)
     elif mark.kind is Kind.REAL:
-        dot = f'<path class="{kind} hollow" d="M{x:.1f} {y - 5}l5 5l-5 5l-5 -5z"/>'
+        dot = Markup('<path class="{} hollow" d="M{:.1f} {}l5 5l-5 5l-5 -5z"/>').format(kind, x, y - 5)
     else:
-        dot = f'<rect class="{kind}" x="{x - 3.5:.1f}" y="{y - 3.5}" width="7" height="7"/>'
+        dot = Markup('<rect class="{}" x="{:.1f}" y="{}" width="7" height="7"/>').format(kind, x - 3.5, y - 3.5)
     return [*_draw_whisker(mark, place, y), dot]
 
 
-def _draw_whisker(mark: Mark, place: Callable[[float], float], y: float) -> list[str]:
+def _draw_whisker(mark: Mark, place: Callable[[float], float], y: float) -> list[Markup]:
     if mark.interval is None:
         return []
     left, right = (place(end) for end in mark.interval)
-    return [f'<path class="whisker" d="M{left:.1f} {y - 4}v8M{left:.1f} {y}H{right:.1f}M{right:.1f} {y - 4}v8"/>']
+    whisker = Markup('<path class="whisker" d="M{0:.1f} {1}v8M{0:.1f} {2}H{3:.1f}M{3:.1f} {1}v8"/>')
+    return [whisker.format(left, y - 4, y, right)]
 
 
-def _draw_axis(limits: tuple[float, float], place: Callable[[float], float], bottom: float, *, log: bool) -> list[str]:
+def _draw_axis(limits: tuple[float, float], place: Callable[[float], float], bottom: float, *, log: bool) -> list[Markup]:
     low, high = limits
     found = _LOG_TICKS if log else MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
     slack = 1e-9 * (high - low)
-    parts = [f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{bottom}" y2="{bottom}"/>']
+    line = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+    number = Markup('<text class="minor" x="{:.1f}" y="{}" text-anchor="{}">{:.3g}</text>')
+    parts = [line.format(_MARGIN, _WIDTH - _MARGIN, bottom, bottom)]
     for tick in (number for number in found if low - slack <= number <= high + slack):
         x = place(tick)
         anchor = "start" if x < 2 * _MARGIN else "end" if x > _WIDTH - 2 * _MARGIN else "middle"
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-                     f'<text class="minor" x="{x:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{tick:.3g}</text>')
+        parts += [line.format(f"{x:.1f}", f"{x:.1f}", bottom, bottom + 4), number.format(x, bottom + 17, anchor, tick)]
     return parts
 
 

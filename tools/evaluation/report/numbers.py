@@ -2,7 +2,8 @@
 the direct checks. All numbers are in the details; which ones the summary goes by is verdict.py's."""
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.check_kinds import ADJUSTED_P, CheckKind, Scale, kind_of_check, octave_words
@@ -10,7 +11,7 @@ from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL, find_faults
 from tools.evaluation.encoders.feature_kinds import FeatureKind
 from tools.evaluation.evidence import EncoderRows, Evidence
 from tools.evaluation.report.line_plot import Kind, Mark, PlotLine, draw_lines
-from tools.evaluation.report.markup import capitalise, cell, heading, line, note, table
+from tools.evaluation.report.markup import box, capitalise, cell, heading, join, line, listed, note, table
 from tools.evaluation.rows import OVERALL, Row, format_value
 
 _GAPS = {"total": "Total: synthetic with real", "ceiling": "VAE: its round trip with real",
@@ -31,18 +32,18 @@ _JUDGED = {"held_out": ("held-out real images", Kind.REAL), "round_trip": ("thei
 _LEGEND = "Dot: synthetic images. Diamond: real images with real images. Line: 95% interval."
 
 
-def show_numbers(rows: Sequence[Row], *, num_classes: int) -> str:
+def show_numbers(rows: Sequence[Row], *, num_classes: int) -> Markup:
     """All plots for which there are rows, each under its heading."""
     known = Evidence(rows)
     encoders = sorted(known.encoders, key=lambda one: _KIND_ORDER.index(one.kind))
     parts = [_show_gaps(known, encoders), _show_scores(known, encoders), _show_class(known, num_classes),
              _show_copies(known), _show_checks(rows)]
-    return "".join(parts) or note("There are no numbers: no features, judge or test for copies could be used.")
+    return join(parts) or note("There are no numbers: no features, judge or test for copies could be used.")
 
 
-def _show_gaps(known: Evidence, encoders: Sequence[EncoderRows]) -> str:
+def _show_gaps(known: Evidence, encoders: Sequence[EncoderRows]) -> Markup:
     if not encoders:
-        return ""
+        return Markup()
     plots, lines = [], []
     for one in encoders:
         found = {name: known.find(one.kernel, name) for name in (*_GAPS, "real_real")}
@@ -62,11 +63,11 @@ def _show_gaps(known: Evidence, encoders: Sequence[EncoderRows]) -> str:
             + note("Kernel distance, each by its own scale: compare bars within a plot only. The dashed line with its band "
                    "is real images with real images: a total at that line is as near as real images are. The VAE's part is "
                    "a floor for every diffusion model on that VAE. Lines: 95% intervals.")
-            + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + box("plots", plots)
             + table(columns, lines, numbers=columns[1:], name="kernel distances by features"))
 
 
-def _show_scores(known: Evidence, encoders: Sequence[EncoderRows]) -> str:
+def _show_scores(known: Evidence, encoders: Sequence[EncoderRows]) -> Markup:
     plots, lines = [], []
     for one in encoders:
         found = {name: (known.find(one.score(name), "total"), known.find(one.score(name), "real_real")) for name in _SCORES}
@@ -82,16 +83,16 @@ def _show_scores(known: Evidence, encoders: Sequence[EncoderRows]) -> str:
                                             description=_describe(texts))))
         lines.append(line(one.title, *(cell(_beside(*found[name]), "number") for name in _SCORES)))
     if not plots:
-        return ""
+        return Markup()
     return (heading("Do they look real, and is the whole variety there?")
             + note(f"{_LEGEND} Each dot should be at its diamond; real images do not reach 1 themselves.")
-            + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + box("plots", plots)
             + table(("Features", *_SHORT_SCORES.values()), lines, numbers=list(_SHORT_SCORES.values()),
                     caption="In brackets: real images with real images. Intervals are in the details.",
                     name="precision, recall, coverage and two-sample AUC by features"))
 
 
-def _show_class(known: Evidence, num_classes: int) -> str:
+def _show_class(known: Evidence, num_classes: int) -> Markup:
     """What the judge reads from real, restored and synthetic images, and a plain baseline from real ones."""
     plots, lines = [], []
     for metric, title, chance in (("class AUC", "AUC", 0.5), ("class balanced accuracy", "Balanced accuracy",
@@ -109,19 +110,19 @@ def _show_class(known: Evidence, num_classes: int) -> str:
         plots.append(_captioned(title, f"dashed line: chance, {chance:.2g}", plot))
         lines += [line(title, cell(name), cell(format_value(row), "number")) for name, _, row in shown]
     if not plots:
-        return ""
+        return Markup()
     against = known.find("class judge minus baseline", "held_out")
     if against is not None:
         lines.append(line("Judge minus baseline", cell("held-out real images"), cell(format_value(against), "number")))
     return (heading("Do they show their class?")
             + note("What a classifier that was trained on real training images reads. Synthetic images should read as well "
                    "as held-out real ones. Where the judge reads real images badly, it says little about synthetic ones.")
-            + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + box("plots", plots)
             + table(("Measure", "Read from", "Value"), lines, numbers=("Value",), kind="narrow",
                     name="what the judge reads"))
 
 
-def _show_copies(known: Evidence) -> str:
+def _show_copies(known: Evidence) -> Markup:
     """The share of near-copies and of authentic images, each beside that of held-out real images."""
     groups = (("copies", "copies_control", "near-copies", "Near-copies of training images",
                "Share of images that are nearer to one training image than held-out images are. Held-out real images, the "
@@ -147,20 +148,21 @@ def _show_copies(known: Evidence) -> str:
         lines += [line(title, cell(space), cell("" if made is None else format_value(made), "number"),
                        cell("" if real is None else format_value(real), "number")) for space, made, real in pairs]
     if not plots:
-        return ""
+        return Markup()
     return (heading("Are they copies?")
             + note("Dot: synthetic images. Diamond: held-out real images. The dot should be no worse than the diamond.")
-            + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + box("plots", plots)
             + table(("Test", "Compared by", "Synthetic", "Held-out real"), lines, numbers=("Synthetic", "Held-out real"),
                     kind="narrow", name="tests for copies"))
 
-def _show_checks(rows: Sequence[Row]) -> str:
+
+def _show_checks(rows: Sequence[Row]) -> Markup:
     """Every direct check over all classes: ratios as plots, all of them in a table; and the faults that were found."""
     found = {(row.metric, row.comparison): row for row in rows
              if row.class_name == OVERALL and row.comparison in (DIRECT, DIRECT_REAL) and row.value is not None}
     kinds = [kind for metric, comparison in found if comparison == DIRECT and (kind := kind_of_check(metric)) is not None]
     if not kinds:
-        return ""
+        return Markup()
     plots = []
     for aspect in Aspect:
         ratios = [kind for kind in kinds if kind.aspect is aspect and kind.scale is Scale.RATIO]
@@ -182,18 +184,18 @@ def _show_checks(rows: Sequence[Row]) -> str:
     return (heading("What differs, measured directly")
             + note("Dot: synthetic over held-out real images. Dashed line: 1, no difference. Diamond: training images over "
                    "held-out ones, which tells how much real images differ. Line: 95% interval.")
-            + _show_faults(rows) + f"<div class=\"plots\">{''.join(plots)}</div>"
+            + _show_faults(rows) + box("plots", plots)
             + table(("Check", "Value is a", "Synthetic", "Training images", "Adjusted p"), lines,
                     numbers=("Synthetic", "Training images", "Adjusted p"), name="direct checks",
                     caption="Ratio: synthetic over real. Difference: synthetic minus real. Fraction: of the synthetic "
                     "images. The details have each class."))
 
 
-def _show_faults(rows: Sequence[Row]) -> str:
+def _show_faults(rows: Sequence[Row]) -> Markup:
     faults = find_faults(rows)
     if not faults:
         return note("No check found a fault.")
-    return f"<ul class=\"warnings\">{''.join(f'<li>{escape(fault.text)}</li>' for fault in faults)}</ul>"
+    return listed(fault.text for fault in faults)
 
 
 def _title(kind: CheckKind) -> str:
@@ -212,13 +214,13 @@ def _ratio_limits(rows: Sequence[Row]) -> tuple[float, float]:
     return 1 / reach, reach
 
 
-def _panel(one: EncoderRows, plot: str) -> str:
+def _panel(one: EncoderRows, plot: Markup) -> Markup:
     """A plot of one encoder, with what its network has seen."""
     return _captioned(one.title, _KIND_NOTES[one.kind], plot)
 
 
-def _captioned(title: str, about: str, plot: str) -> str:
-    return f"<figure><figcaption><strong>{escape(title)}</strong> {escape(about)}</figcaption>{plot}</figure>"
+def _captioned(title: str, about: str, plot: Markup) -> Markup:
+    return Markup("<figure><figcaption><strong>{}</strong> {}</figcaption>{}</figure>").format(title, about, plot)
 
 
 def _beside(made: Row | None, real: Row | None) -> str:

@@ -9,14 +9,15 @@ and report_details.py. No clock, no host: equal evaluations give equal bytes.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from dataset.storage import hash_json, write_json, write_text
 from tools.evaluation.report.details import list_details
 from tools.evaluation.report.exhibits import Exhibits
-from tools.evaluation.report.markup import capitalise, document, show_tone
+from tools.evaluation.report.markup import capitalise, document, join, listed, show_tone
 from tools.evaluation.report.numbers import show_numbers
 from tools.evaluation.report.pictures import show_classes, show_nearest
 from tools.evaluation.rows import EvaluationReport, Row
@@ -29,6 +30,8 @@ _LEFT_OUT = "left out of the shareable report: see the internal one"
 _PATH = re.compile(r"(?<![\w/.<])(?:[A-Za-z]:[\\/]|file:/+|~?/|\\\\|\.{1,2}/)[^\s\"'<>,;:)]+|[\w.-]+(?:/[\w.-]+)+\.\w+")
 # Reasons that hold numbers only; any other may quote a message about a user's files or patients.
 _PLAIN_REASON = re.compile(r"not computed: (\d+ images|a (?:class|level) has no image|one side has one group)\b")
+_NOTICE = Markup("This page shows patients' images and names them. Keep it where the images are kept; do not send or "
+                 "publish it.")
 _ALWAYS = (
     "No number here looks for single structures, such as polar bodies, pronuclei or cells. Missing or misplaced ones, and "
     "shapes that no real oocyte or embryo has, can go unnoticed: look at the images.",
@@ -52,15 +55,15 @@ def render_page(report: EvaluationReport, *, internal: bool) -> str:
     """One page as text. A shareable page wants a report whose texts are clean already."""
     exhibits: Exhibits = report.details["exhibits"]
     name = str if internal else _pseudonym(exhibits.salt)
-    folded = "".join(f"<details><summary>{escape(title)}</summary><div class=\"body\">{body}</div></details>"
-                     for title, body in list_details(report, internal=internal, name=name))
+    folded = join(Markup('<details><summary>{}</summary><div class="body">{}</div></details>').format(title, body)
+                  for title, body in list_details(report, internal=internal, name=name))
     num_classes = len(report.provenance.get("class_names", exhibits.class_names))
     sections = {
         "images": ("Images", show_classes(exhibits, internal=internal)),
         "nearest": ("Nearest to training images", show_nearest(exhibits, internal=internal)),
         "summary": ("Summary", _show_summary(summarise_report(report)) + _show_facts(report)),
         "numbers": ("Numbers", show_numbers(report.rows, num_classes=num_classes)),
-        "limits": ("Limits", _show_limits(report)),
+        "limits": ("Limits", listed(capitalise(text) for text in (*report.warnings, *_ALWAYS))),
         "details": ("Details", folded),
     }
     title = f"Evaluation of synthetic images: {'internal report' if internal else 'shareable report'}"
@@ -68,12 +71,11 @@ def render_page(report: EvaluationReport, *, internal: bool) -> str:
                     footer="Made by BlastDiffusion from evaluation.json, which holds every number of this page.")
 
 
-def _show_header(report: EvaluationReport, *, internal: bool) -> str:
-    lead = f"<p class=\"lead\">{escape(_describe_sets(report))}</p>"
+def _show_header(report: EvaluationReport, *, internal: bool) -> Markup:
+    lead = Markup('<p class="lead">{}</p>').format(_describe_sets(report))
     if not internal:
         return lead
-    return lead + ("<p class=\"notice\"><strong>Patient data.</strong> This page shows patients' images and names them. "
-                   "Keep it where the images are kept; do not send or publish it.</p>")
+    return lead + Markup('<p class="notice"><strong>Patient data.</strong> {}</p>').format(_NOTICE)
 
 
 def _describe_sets(report: EvaluationReport) -> str:
@@ -85,14 +87,14 @@ def _describe_sets(report: EvaluationReport) -> str:
             f"trained on; {counts['train']:,} training images. Classes: {classes}.")
 
 
-def _show_summary(lines: Sequence[SummaryLine]) -> str:
+def _show_summary(lines: Sequence[SummaryLine]) -> Markup:
     """The five lines: what was asked, how it turned out as a word with a sign, and why."""
-    parts = [f"<div><dt>{escape(capitalise(line.aspect.value))}</dt><dd>{show_tone(line.tone)}</dd>"
-             f"<dd class=\"words\">{escape(line.text)}</dd></div>" for line in lines]
-    return f"<dl class=\"summary\">{''.join(parts)}</dl>"
+    one = Markup('<div><dt>{}</dt><dd>{}</dd><dd class="words">{}</dd></div>')
+    return Markup('<dl class="summary">{}</dl>').format(join(
+        one.format(capitalise(line.aspect.value), show_tone(line.tone), line.text) for line in lines))
 
 
-def _show_facts(report: EvaluationReport) -> str:
+def _show_facts(report: EvaluationReport) -> Markup:
     comparable = dict.fromkeys(row.metric for row in report.rows if row.literature_comparable and row.value is not None)
     facts = [f"comparable with published numbers: {', '.join(comparable) or 'none'}"]
     opening = report.provenance.get("test_set_opening")
@@ -101,12 +103,7 @@ def _show_facts(report: EvaluationReport) -> str:
     checkpoint = report.provenance.get("checkpoint_sha256")
     if checkpoint:
         facts.append(f"checkpoint {str(checkpoint)[:12]}")
-    return f"<ul class=\"facts\">{''.join(f'<li>{escape(fact)}</li>' for fact in facts)}</ul>"
-
-
-def _show_limits(report: EvaluationReport) -> str:
-    items = "".join(f"<li>{escape(capitalise(text))}</li>" for text in (*report.warnings, *_ALWAYS))
-    return f"<ul class=\"warnings\">{items}</ul>"
+    return Markup('<ul class="facts">{}</ul>').format(join(Markup("<li>{}</li>").format(fact) for fact in facts))
 
 
 # What may be shared

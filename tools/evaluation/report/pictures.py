@@ -2,14 +2,14 @@
 these none that is flagged as a near-copy of a training image."""
 
 from collections.abc import Callable, Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 from dataset.images import tile_images
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.report.exhibits import REAL_SET, RESTORED_SET, SYNTHETIC_SET, Exhibits, Pair, shrink
-from tools.evaluation.report.markup import cell, figure, heading, note, table
+from tools.evaluation.report.markup import box, cell, figure, heading, join, note, table
 from tools.evaluation.report.plots import draw_curves, draw_ratios, draw_scatter, encode_png
 
 _GRID_COLUMNS, _MISSED_COLUMNS = 4, 8
@@ -23,7 +23,7 @@ _DIFFERENCE_GAIN, _ROUND_TRIP_GAIN = 2, 5
 _SELECT = "Select an image (click, tap or Enter) to enlarge it, and once more to close it."
 
 
-def show_classes(exhibits: Exhibits, *, internal: bool) -> str:
+def show_classes(exhibits: Exhibits, *, internal: bool) -> Markup:
     """Images of each class: real beside synthetic, or synthetic alone."""
     count = next((images for classes, images in _IMAGES_OF_MANY_CLASSES if len(exhibits.grids) <= classes), _FEWEST_IMAGES)
     if internal:
@@ -37,16 +37,16 @@ def show_classes(exhibits: Exhibits, *, internal: bool) -> str:
         real = panels[REAL_SET][:count]
         made = _show_synthetic(name, panels[SYNTHETIC_SET][:count], exhibits.withheld[name][:count], internal=internal)
         if internal:
-            parts.append(f"{heading(name)}<div class=\"panels sharp\">{_show_real(name, real)}{made}</div>")
+            parts += [heading(name), box("panels sharp", [_show_real(name, real), made])]
         else:
-            singles.append(f"<div>{heading(name)}{made}</div>")
-    parts += [f"<div class=\"panels sharp\">{''.join(singles)}</div>"] if singles else []
+            singles.append(Markup("<div>{}{}</div>").format(heading(name), made))
+    parts += [box("panels sharp", singles)] if singles else []
     if exhibits.num_left_out:
         parts.append(note(f"{exhibits.num_left_out} further classes are not shown."))
-    return "".join(parts)
+    return join(parts)
 
 
-def _show_real(name: str, images: np.ndarray) -> str:
+def _show_real(name: str, images: np.ndarray) -> Markup:
     if not len(images):
         return note("real, held out: none")
     return figure(encode_png(tile_images(images, num_columns=_GRID_COLUMNS)),
@@ -54,7 +54,7 @@ def _show_real(name: str, images: np.ndarray) -> str:
                   "held out from training", title="Real")
 
 
-def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, internal: bool) -> str:
+def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, internal: bool) -> Markup:
     if not len(images):
         return note("synthetic: none")
     hidden = 0 if internal else int(withheld.sum())
@@ -65,7 +65,7 @@ def _show_synthetic(name: str, images: np.ndarray, withheld: np.ndarray, *, inte
                   + (f"; {hidden} of them withheld and gray" if hidden else ""), about, title="Synthetic")
 
 
-def show_nearest(exhibits: Exhibits, *, internal: bool) -> str:
+def show_nearest(exhibits: Exhibits, *, internal: bool) -> Markup:
     """The few pairs with the lowest r, and controls that cannot be copies; the shareable page has their number only."""
     if not exhibits.pairs:
         return note("Copies of training images were not tested.")
@@ -75,14 +75,14 @@ def show_nearest(exhibits: Exhibits, *, internal: bool) -> str:
     pairs, controls = exhibits.pairs[:_FRONT_PAIRS], exhibits.controls[:_FRONT_CONTROLS]
     parts = [note("These synthetic images stand out most as like one training image (lowest r). If one is a copy, you "
                   "see the same cell twice. The training image is turned to match."),
-             f"<div class=\"pairs sharp\">{''.join(_show_pair(pair, 'synthetic') for pair in pairs)}</div>"]
+             box("pairs sharp", (_show_pair(pair, "synthetic") for pair in pairs))]
     if controls:
         parts += [heading("For comparison: real held-out images, which cannot be copies"),
-                  f"<div class=\"pairs sharp\">{''.join(_show_pair(pair, 'held out') for pair in controls)}</div>"]
-    return "".join(parts)
+                  box("pairs sharp", (_show_pair(pair, "held out") for pair in controls))]
+    return join(parts)
 
 
-def show_round_trips(exhibits: Exhibits) -> str:
+def show_round_trips(exhibits: Exhibits) -> Markup:
     """Real images, the same after the VAE, and the difference."""
     parts = [note("What the VAE loses, no diffusion model on it can restore. Top row: real images. Middle: the same after "
                   f"the VAE. Bottom: the difference, {_ROUND_TRIP_GAIN} times (black: none).")]
@@ -94,21 +94,21 @@ def show_round_trips(exhibits: Exhibits) -> str:
         tiles = np.concatenate([real, restored, _differ(real, restored, gain=_ROUND_TRIP_GAIN)])
         picture = encode_png(tile_images(tiles, num_columns=len(real)))
         about = f"{len(real)} real images of class {name}, below them their VAE round trips and the differences"
-        parts.append(f"<div class=\"sharp wide\">{figure(picture, about, '', title=name)}</div>")
-    return "".join(parts)
+        parts.append(box("sharp wide", [figure(picture, about, "", title=name)]))
+    return join(parts)
 
 
-def show_flips(flips: ImageSet, class_names: Sequence[str]) -> str:
+def show_flips(flips: ImageSet, class_names: Sequence[str]) -> Markup:
     """Images that start from the same noise, a row for each label: what the label changes, and what it leaves."""
     parts = [note("Each column starts from one noise. Where the rows do not differ the model ignores the label.")]
     for label, name in enumerate(class_names):
         images = shrink(flips.select(np.flatnonzero(flips.labels == label)).in_memory())
         picture = encode_png(tile_images(images, num_columns=len(images)))
-        parts.append(f"<div class=\"sharp wide\">{figure(picture, f'{len(images)} noises drawn as {name}', name)}</div>")
-    return "".join(parts)
+        parts.append(box("sharp wide", [figure(picture, f"{len(images)} noises drawn as {name}", name)]))
+    return join(parts)
 
 
-def show_ratios(exhibits: Exhibits) -> str:
+def show_ratios(exhibits: Exhibits) -> Markup:
     """Histograms of r."""
     plots = []
     for ratios in exhibits.ratios:
@@ -116,15 +116,15 @@ def show_ratios(exhibits: Exhibits) -> str:
         caption = f"{ratios.space}: {share:.2%} under tau, where {ratios.level:.2%} are expected without copying"
         about = f"Histograms of r of synthetic and of held-out images, compared by {caption}"
         plots.append(figure(draw_ratios(ratios), about, caption))
-    return f"<div class=\"plots\">{''.join(plots)}</div>"
+    return box("plots", plots)
 
 
-def show_further_pairs(exhibits: Exhibits, *, name: Callable[[str], str], internal: bool) -> str:
+def show_further_pairs(exhibits: Exhibits, *, name: Callable[[str], str], internal: bool) -> Markup:
     """The pairs and controls after those in front, small; or a table of pseudonyms."""
     if not internal:
-        lines = [f"<tr>{cell(name(pair.image_id), 'id')}{cell(name(pair.nearest_id), 'id')}"
-                 f"{cell(f'{pair.ratio:.3f}', 'number')}{cell('yes' if pair.under_tau else 'no')}</tr>"
-                 for pair in exhibits.pairs]
+        lines = [Markup("<tr>{}{}{}{}</tr>").format(
+            cell(name(pair.image_id), "id"), cell(name(pair.nearest_id), "id"), cell(f"{pair.ratio:.3f}", "number"),
+            cell("yes" if pair.under_tau else "no")) for pair in exhibits.pairs]
         return (heading("The pairs with the lowest r")
                 + note("Ids are salted; the salt and the pictures stay with the real images.")
                 + table(("Synthetic", "Training image", "r", "Under tau"), lines, numbers=("r",), kind="narrow",
@@ -135,12 +135,12 @@ def show_further_pairs(exhibits: Exhibits, *, name: Callable[[str], str], intern
                                 ("Controls: of the held-out real images that did not set tau, those with the lowest r",
                                  exhibits.controls, "held out")):
         if pairs:
-            shown = "".join(_show_pair(pair, first, largest_px=_SMALL_TILE_PX) for pair in pairs)
-            parts += [heading(title), f"<div class=\"pairs small sharp\">{shown}</div>"]
-    return "".join(parts)
+            shown = (_show_pair(pair, first, largest_px=_SMALL_TILE_PX) for pair in pairs)
+            parts += [heading(title), box("pairs small sharp", shown)]
+    return join(parts)
 
 
-def show_features(exhibits: Exhibits) -> str:
+def show_features(exhibits: Exhibits) -> Markup:
     """For each encoder the distance against n and the joint principal axes."""
     parts = []
     for one in exhibits.features:
@@ -152,39 +152,39 @@ def show_features(exhibits: Exhibits) -> str:
                 "the band of real ones differ from them."))
         figures.append(figure(draw_scatter(one.points, one.explained), "scatter of real, restored and synthetic images",
                               "Two axes show little: sets that overlap here may still differ."))
-        parts.append(f"{heading(one.encoder)}<div class=\"plots\">{''.join(figures)}</div>")
-    return "".join(parts)
+        parts += [heading(one.encoder), box("plots", figures)]
+    return join(parts)
 
 
-def show_missed(exhibits: Exhibits, *, internal: bool) -> str:
+def show_missed(exhibits: Exhibits, *, internal: bool) -> Markup:
     """How many real images have no synthetic one near them, by the features that miss most, and which."""
     first = exhibits.features[0]
-    parts = [f"<p>{len(first.missed)} of {first.num_real} held-out real images have no synthetic image in their "
-             f"neighbourhood (encoder {escape(first.encoder)}). Training images leave some out, too: compare the numbers of "
-             "coverage.</p>"]
+    parts = [Markup("<p>{} of {} held-out real images have no synthetic image in their neighbourhood (encoder {}). Training "
+                    "images leave some out, too: compare the numbers of coverage.</p>").format(
+        len(first.missed), first.num_real, first.encoder)]
     if not internal and first.missed:
         parts.append(note("The internal report shows them."))
     if internal and len(exhibits.missed):
         count = len(exhibits.missed)
-        parts.append("<div class=\"sharp wide\">" + figure(
+        parts.append(box("sharp wide", [figure(
             encode_png(tile_images(exhibits.missed, num_columns=_MISSED_COLUMNS)),
             f"{count} real images that no synthetic image is near to",
-            f"The {count} farthest from any synthetic image, the farthest first") + "</div>")
-    return "".join(parts)
+            f"The {count} farthest from any synthetic image, the farthest first")]))
+    return join(parts)
 
 
-def _show_pair(pair: Pair, first: str, *, largest_px: int | None = None) -> str:
+def _show_pair(pair: Pair, first: str, *, largest_px: int | None = None) -> Markup:
     tiles = np.stack([pair.image, pair.nearest, pair.second, _differ(pair.image, pair.nearest)])
     tiles = tiles if largest_px is None else shrink(tiles, largest_px)
     flag = ", under tau" if pair.under_tau else ""
     turn = "" if pair.turn == "identity" else f", shown by {pair.turn.replace('_', ' ')}"
     names = (first, "nearest training", "of another patient", "difference")
-    above = "".join(f"<span>{name}</span>" for name in names)
+    above = join(Markup("<span>{}</span>").format(name) for name in names)
     about = (f"Four images: {first}, its nearest training image, the nearest of another patient, and the difference of the "
              f"first two; r = {pair.ratio:.3f}{flag}")
     return figure(encode_png(tile_images(tiles, num_columns=4)), about,
                   f"r = {pair.ratio:.3f}{flag}: {pair.image_id}; nearest {pair.nearest_id}{turn}",
-                  above=f"<span class=\"columns\" aria-hidden=\"true\">{above}</span>")
+                  above=Markup('<span class="columns" aria-hidden="true">{}</span>').format(above))
 
 
 def _differ(image: np.ndarray, other: np.ndarray, *, gain: int = _DIFFERENCE_GAIN) -> np.ndarray:

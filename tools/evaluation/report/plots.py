@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -67,7 +68,7 @@ def draw_scatter(points: Mapping[str, np.ndarray], explained: tuple[float, float
 
 def draw_interval(
     value: float, interval: tuple[float, float] | None, reference: float | None, limits: tuple[float, float]
-) -> str:
+) -> Markup:
     """SVG of a value as a dot, its interval as a line and the real reference as a tick, on the scale `limits`."""
     low, high = limits
 
@@ -84,8 +85,8 @@ def draw_interval(
         parts.append(f'<line x1="{place(interval[0])}" x2="{place(interval[1])}" y1="{middle}" y2="{middle}" '
                      f'class="made" stroke-width="2.5"/>')
     parts.append(f'<circle cx="{place(value)}" cy="{middle}" r="3.6" class="made"/>')
-    return (f'<svg width="{_BAR_WIDTH}" height="{_BAR_HEIGHT}" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}" '
-            f'aria-hidden="true">{"".join(parts)}</svg>')
+    return Markup(f'<svg width="{_BAR_WIDTH}" height="{_BAR_HEIGHT}" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}" '
+                  f'aria-hidden="true">{"".join(parts)}</svg>')  # numbers alone
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

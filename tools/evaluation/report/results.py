@@ -5,9 +5,11 @@ Shows numbers under the names that this software gives them; names from a sweep'
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from tools.evaluation.morphometry import ABSTENTIONS, LENGTHS, MEASURES
 from tools.evaluation.morphometry_record import MorphometryRecord
-from tools.evaluation.report.markup import cell, figure, heading, line, note, table
+from tools.evaluation.report.markup import box, cell, figure, heading, join, line, note, table
 from tools.evaluation.report.plots import draw_interval
 from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.sweep_curves import CURVES, SweepRecord, SweptPoint, draw_sweep
@@ -20,7 +22,7 @@ _DIFFERENCES = (("real_classes", "Real"), ("synthetic_classes", "Synthetic"), ("
 Found = dict[tuple[str, str, str], Row]
 
 
-def show_morphometry(record: MorphometryRecord) -> str:
+def show_morphometry(record: MorphometryRecord) -> Markup:
     """How many oocytes were measured, real against synthetic in each class, and the difference of the classes."""
     found = {(row.metric.removeprefix("morphometry: "), row.class_name, row.comparison): row for row in record.rows
              if row.value is not None}
@@ -34,10 +36,10 @@ def show_morphometry(record: MorphometryRecord) -> str:
               _show_differences(found)]
     if record.agreement:
         parts += [heading("Automatic minus by hand, on real images"), _show_agreement(record)]
-    return "".join(parts)
+    return join(parts)
 
 
-def show_sweep(record: SweepRecord) -> str:
+def show_sweep(record: SweepRecord) -> Markup:
     """The curves, the rule and every point of a sweep; all on validation images."""
     picture = figure(draw_sweep(record), "each measure against what the sweep varied",
                      "On validation images. The square is the chosen point.")
@@ -46,11 +48,11 @@ def show_sweep(record: SweepRecord) -> str:
                   cell("chosen" if point.name == record.chosen else point.refusal or "", "text"))
              for point in record.points]
     decided = f"{record.chosen} was chosen {record.describe_choice()}. " if record.decided_by else ""
-    return (f"<div class=\"scroll broad\">{picture}</div>{note(decided + record.rule)}"
+    return (box("scroll broad", [picture]) + note(decided + record.rule)
             + table(("Point", "Passes", *CURVES, ""), lines, numbers=("Passes", *CURVES)))
 
 
-def _show_shares(record: MorphometryRecord, found: Found) -> str:
+def _show_shares(record: MorphometryRecord, found: Found) -> Markup:
     lines = []
     for comparison, title in _SETS.items():
         for name in (OVERALL, *record.class_names):
@@ -64,7 +66,7 @@ def _show_shares(record: MorphometryRecord, found: Found) -> str:
     return table(("Set", "Class", "Measured", "n", "Why not"), lines, numbers=("Measured", "n"))
 
 
-def _show_class(record: MorphometryRecord, found: Found, name: str) -> str:
+def _show_class(record: MorphometryRecord, found: Found, name: str) -> Markup:
     effects = {measure: found.get((f"g[{measure}]", name, "total")) for measure in MEASURES}
     limits = _limits([row for row in effects.values() if row is not None])
     lines = []
@@ -80,7 +82,7 @@ def _show_class(record: MorphometryRecord, found: Found, name: str) -> str:
                  caption="Means, standard deviations in brackets.")
 
 
-def _show_differences(found: Found) -> str:
+def _show_differences(found: Found) -> Markup:
     shown = [(key, title) for key, title in _DIFFERENCES
              if any((f"g[{measure}]", OVERALL, key) in found for measure in MEASURES)]
     against = [(key, f"{title} - real") for key, title in shown if key != "real_classes"]
@@ -93,7 +95,7 @@ def _show_differences(found: Found) -> str:
                  caption="Real: held-out and training images together. Differences to real should be near 0.")
 
 
-def _show_agreement(record: MorphometryRecord) -> str:
+def _show_agreement(record: MorphometryRecord) -> Markup:
     lines = []
     for measure in MEASURES:
         one = record.agreement.get(measure)
@@ -116,10 +118,10 @@ def _effect(row: Row | None) -> str:
     return f"{row.value:.2f}" + (f" ({row.interval[0]:.2f} to {row.interval[1]:.2f})" if row.interval else "")
 
 
-def _bar(row: Row | None, limits: tuple[float, float]) -> str:
+def _bar(row: Row | None, limits: tuple[float, float]) -> Markup:
     if row is None or row.value is None:
-        return "<td></td>"
-    return f"<td>{draw_interval(row.value, row.interval, 0.0, limits)}</td>"
+        return cell("")
+    return cell(draw_interval(row.value, row.interval, 0.0, limits))
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:

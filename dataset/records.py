@@ -1,0 +1,57 @@
+"""One image of the data set as its row has it, and what is wrong with rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.errors import UserError, name_some
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One labelled image: its name as the table has it, its file, its class, its group and its split.
+
+    `conditions` has the index of its level of each further condition, `covariates` the text of each covariate column,
+    both in the order in which they were asked for.
+    """
+
+    image_id: str
+    path: Path
+    label: int
+    group: str
+    split: str
+    conditions: tuple[int, ...] = ()
+    covariates: tuple[str, ...] = ()
+    place: str = field(default="", compare=False, kw_only=True)  # where the user finds its row
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of mistake in a table: what is wrong, every place where it is, and what to do.
+
+    `places` has the rows of each offender, as `ImageRecord.place` and messages call them.
+    """
+
+    found: str
+    offenders: tuple[str, ...]
+    remedy: str
+    kind: str = ""
+    places: tuple[tuple[str, ...], ...] = ()
+
+    def describe(self, limit: int = 5) -> str:
+        """One line with up to `limit` offenders."""
+        return f"{self.found} ({len(self.offenders)}): {name_some(list(self.offenders), limit)}; {self.remedy}"
+
+
+class AnnotationError(UserError):
+    """Rows that cannot be used, alone or together; the message names up to five offenders of each kind.
+
+    `problems` has them all, `records` the images of the other rows, each in its split as far as that is known.
+    """
+
+    def __init__(
+        self, message: str, problems: Sequence[Problem] = (), records: Sequence[ImageRecord] = ()
+    ) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+        self.records = tuple(records)
