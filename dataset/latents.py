@@ -136,7 +136,7 @@ def build_latent_cache(
 
     `encode` maps float32 images (b, c, H, W) in [-1, 1] to raw posterior (mean, std); `report(done, total)` is called
     with the number of images. Batches always hold the same images, so a resumed cache equals an uninterrupted one, and
-    processes that ranks the work, which all call this, write the bytes that one of them would, each its own rows.
+    processes that share the work, which all call this, write the bytes that one of them would, each its own rows.
 
     Raises:
         UserError: latents that are not finite in float16, an image that cannot be read, a disk that is full or not

@@ -83,7 +83,7 @@ class EncodedLatents:
 def open_training_data(project: Project, device: torch.device, *, has_val: bool, ranks: Ranks = ALONE) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
-    Processes that train together ranks the encoding of a cache that is not there yet.
+    Processes that train together share the encoding of a cache that is not there yet.
     """
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None

@@ -140,7 +140,7 @@ class Project:
     def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LatentCache:
         """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
 
-        Validation and test hold the identity view only. Processes that ranks the work all call this.
+        Validation and test hold the identity view only. Processes that share the work all call this.
 
         Raises:
             UserError: a damaged cache, an image that cannot be read, latents of another size than declared.

@@ -67,7 +67,7 @@ def assess(
     With `reject_copies` near-copies of training images are listed in rejected.csv and left out of every number. The reports
     show `quoted` results of other commands; the internal one shows class `flips` from the same noise.
 
-    Processes that ranks the encoding of images all call this. The first one computes the numbers and writes; the others
+    Processes that share the encoding of images all call this. The first one computes the numbers and writes; the others
     are done when all images are encoded.
 
     Raises:
@@ -99,7 +99,7 @@ def evaluate_folder(
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
     `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
-    without the images that the test for copies flags, and details["rejected"] lists them. Processes that ranks the
+    without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
     encoding all call this; only the report of the first one has rows.
     """
     params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and ranks.is_first)

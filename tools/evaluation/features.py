@@ -78,7 +78,7 @@ def cached_features(
 
     `images` is called on a miss only and yields uint8 images (H, W, C) of one size in the order of `ids` (an array
     (N, H, W, C) does). The key covers encoder, weights, preset, transform, image bytes, ids, labels and groups; the
-    first fields that differ from the stored file are logged. `progress` gets the count of images done. Processes that ranks
+    first fields that differ from the stored file are logged. `progress` gets the count of images done. Processes that share
     the encoding all call this and get the same; the first one reads and writes the file.
 
     Raises:
@@ -128,7 +128,7 @@ def encode_images(
 ) -> np.ndarray:
     """Features float32 (count, D) of uint8 images (H, W, C), of which few are held at a time.
 
-    Batches hold the same images whatever the number of processes that ranks them, which all give the same array or
+    Batches hold the same images whatever the number of processes that share them, which all give the same array or
     ReadOnDemand and get all features.
 
     Raises:

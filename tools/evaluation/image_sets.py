@@ -97,7 +97,7 @@ def read_set(
 ) -> ImageSet:
     """A data set as 8-bit images with the hash of each file; decoded into memory where it is small enough, else later.
 
-    Processes that ranks the decoding all get all images.
+    Processes that share the decoding all get all images.
     """
     def read(index: int) -> np.ndarray:
         return to_uint8(images[index][0].permute(1, 2, 0))
@@ -141,7 +141,7 @@ def _to_gray(pixels: np.ndarray | ReadOnDemand) -> np.ndarray | ReadOnDemand:
 def round_trip(codec: LatentCodec, images: ImageSet, batch_size: int, quiet: bool, ranks: Ranks = ALONE) -> ImageSet:
     """The images through the VAE's encoder (posterior mean) and decoder, rounded to 8 bits.
 
-    Batches hold the same images whatever the number of processes that ranks them, which all get all images.
+    Batches hold the same images whatever the number of processes that share them, which all get all images.
     """
     size, channels = batch_size, images.pixels.shape[-1]
     whole, rows = np.zeros(images.pixels.shape, dtype=np.uint8), ranks.rows(len(images), size)

@@ -51,7 +51,7 @@ def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | 
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # a training step divides by its micro-steps
     if accelerator.distributed_type not in _KINDS:
         raise UserError(f"this launch is of the kind {accelerator.distributed_type.value}; expected one process, or several "
-                        "on CPUs or on NVIDIA's or AMD's GPUs that ranks each batch (accelerate launch --multi_gpu)")
+                        "on CPUs or on NVIDIA's or AMD's GPUs that share each batch (accelerate launch --multi_gpu)")
     if many and accelerator.num_processes == 1:
         raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that several processes were started, but LOCAL_RANK, "
                         "which says which GPU is this one's, is not set; start with accelerate launch or torchrun, or unset "

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config.schema import AutoencoderTrainingParams, Config
 from dataset.image_bank import ImageBank
 from dataset.order import generator, normal
 from models.autoencoder import adapt_channels
 from models.discriminator import PatchDiscriminator, discriminator_loss, extract_grain, generator_loss, texture_loss
 from models.ema import ExponentialMovingAverage
+from tools.diffusion.project import Project
 from tools.diffusion.training import lr_factor
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.runtime.loop import descend
@@ -47,12 +47,12 @@ class VaeState(ResumeState):
 class VaeTrainer:
     """The networks, optimizers and averages of one training; every random number is addressed by the step."""
 
-    def __init__(self, config: Config, params: AutoencoderTrainingParams, *, grain_std: float) -> None:
-        self.params = params
+    def __init__(self, project: Project, *, grain_std: float, seed: int) -> None:
+        self.params = params = project.autoencoder.training
         self.device = choose_device(precision="float32")
-        torch.manual_seed(config.train_params.seed)
-        channels = config.dataset_params.params.im_channels
-        self.vae = open_vae(config)
+        torch.manual_seed(seed)
+        channels = project.table.im_channels
+        self.vae = open_vae(project)
         self.vae.to(self.device)
         self.last_layer = find_last_convolution(self.vae.decoder)
         self.discriminator = PatchDiscriminator(channels, grain_std=grain_std).to(self.device)
@@ -65,8 +65,8 @@ class VaeTrainer:
                               {"vae_optimizer": self.vae_optimizer, "disc_optimizer": self.disc_optimizer}, seconds=0.0)
         self.perceptual: PerceptualEmbedding | None = None
         if params.perceptual_weight > 0:
-            assert config.dataset_params.lpips_path is not None
-            self.perceptual = load_perceptual(config.dataset_params.lpips_path, device=self.device)
+            assert project.data.lpips_path is not None
+            self.perceptual = load_perceptual(project.data.lpips_path, device=self.device)
 
     @property
     def loss_weights_sha256(self) -> list[str]:

@@ -60,7 +60,7 @@ def fetch_published(
 
     Says before and after what is done. With "auto" it gives up after seconds, and after the first address that does not
     answer, so that a machine without a network loses no time; with True it is patient. `encoders` None are those of the
-    config. Processes that ranks work all call this: the first one fetches, then those whose machine still lacks a file.
+    config. Processes that share work all call this: the first one fetches, then those whose machine still lacks a file.
 
     Returns:
         Why a file is still missing, by its name in `SOURCES`; empty where nothing was to be fetched.
