@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig
 
 from config.errors import UserError
 from config.schema import Config
@@ -24,6 +23,7 @@ from tools.diffusion.generation import ImageRequest
 from tools.runtime.checkpoints import read_checkpoint
 from tools.runtime.command import Diverged
 
+MakeConfig = Callable[..., Config]
 SEED, BATCH, CPU = 7, 8, torch.device("cpu")
 
 
