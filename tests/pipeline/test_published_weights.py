@@ -224,7 +224,7 @@ def test_weights_that_come_later_change_the_key_of_an_evaluation_with_auto_alone
     assert hash_evaluation_weights(auto) != before[0] and hash_evaluation_weights(old) == before[1]
 
 
-def test_of_processes_that_ranks_of_the_first_one_fetches(classifiers: Workspace, publish: Publish) -> None:
+def test_of_processes_that_share_work_the_first_one_fetches(classifiers: Workspace, publish: Publish) -> None:
     servers = publish()
     config = classifiers.config(*AUTO)
     first, second = (Ranks(index, 2, agree=lambda value: value) for index in (0, 1))
