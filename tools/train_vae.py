@@ -25,7 +25,7 @@ from torch import nn
 
 from config.errors import UserError
 from config.load import load_config
-from config.schema import AutoencoderTrainingParams, Config
+from config.schema import AutoencoderTrainingParams, Config, effect_of
 from dataset.image_bank import ImageBank
 from dataset.latents import LabelledImages
 from dataset.order import SampleOrder, generator, normal
@@ -89,7 +89,8 @@ def _identity(config: Config, images: LabelledImages) -> str:
         raise UserError("autoencoder_params.training.fine_tune: expected weights to start from, but the config's "
                         f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
                         "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
-    lasting = {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")}
+    lasting = {key: value for key, value in vars(params).items()
+               if effect_of(f"autoencoder_params.training.{key}") != "later"}
     lasting["lr"] = params.peak_lr
     perceptual = {}
     if params.perceptual_weight > 0:
