@@ -9,7 +9,7 @@ BUNDLE ?=
 PIP := $(if $(BUNDLE),PIP_CONFIG_FILE=/dev/null )$(RUN) -m pip
 FROM_BUNDLE := $(if $(BUNDLE),--isolated --no-index --find-links $(BUNDLE)/wheels)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench torture clean
 .DELETE_ON_ERROR:
 
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt
@@ -33,6 +33,11 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN) -m tools.benchmark
+
+# Kills small runs and compares what they make after with unbroken ones; Linux with a C compiler; about 10 s a kill.
+KILLS ?= 20
+torture: $(STAMP)
+	PYTHONPATH=. $(RUN) tests/torture/torture.py --kills $(KILLS)
 
 clean:
 	rm -rf demo

@@ -29,6 +29,14 @@ SYMMETRIES = (
 )
 
 
+EFFECTS = {
+    "result": "the steps of the training depend on it: a resumed run may not change it",
+    "later": "only further steps or what is made of the trained weights: a resumed run may change it, results depend on it",
+    "speed": "how fast, how long to wait, how often to save: results do not depend on it",
+    "place": "where something is on this machine: compared by its content, never shown to wandb",
+}
+
+
 def _key(
     default: Any = dataclasses.MISSING,
     *,
@@ -39,17 +47,22 @@ def _key(
     at_most: float | None = None,
     below: float | None = None,
     numbers_as_text: bool = False,
-    is_path: bool = False,
+    effect: str = "result",
+    is_path: bool | None = None,
+    is_free: bool = False,
 ) -> Any:
     """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
 
     A field of type `bool | str` takes true and false beside its choices.
 
-    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `is_path` fills
-    in `~` and environment variables.
+    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `effect` is one
+    of EFFECTS; that of a section holds for all its keys. `is_path`, by default a place, fills in `~` and environment
+    variables. `is_free` marks values of any kind, which may be paths.
     """
+    assert effect in EFFECTS, effect
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_path": is_path, **bounds}
+    metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_free": is_free,
+                "effect": effect, "is_path": effect == "place" if is_path is None else is_path, **bounds}
     if isinstance(default, dict):
         frozen = dict(default)
         return dataclasses.field(default_factory=lambda: dict(frozen), metadata=metadata)
@@ -68,15 +81,16 @@ class ConditionParams:
 class TableParams:
     """`dataset_params.params`: where the labels and images are and how they are read."""
 
-    root_dir: str = _key(doc="folder of the images", is_path=True)
+    root_dir: str = _key(doc="folder of the images", effect="place")
     csv_file: str | Mapping[str, str] | None = _key(
         None, doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}; null where the folders name the "
-                  "classes: root_dir/<class>/* or root_dir/<split>/<class>/*", is_path=True
+                  "classes: root_dir/<class>/* or root_dir/<split>/<class>/*", effect="place"
     )
     im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
     image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
     um_per_px: float | None = _key(
-        None, doc="micrometres that a pixel of the prepared image spans, for measurements in micrometres", above=0
+        None, doc="micrometres that a pixel of the prepared image spans, for measurements in micrometres", above=0,
+        effect="later"
     )
     fit: str = _key("pad", doc="how a non-square image becomes square", choices=("pad", "crop", "stretch"))
     image_column: str = _key("IMAGE_NAME", doc="column of file names, with or without extension")
@@ -85,7 +99,7 @@ class TableParams:
     missing_labels: tuple[str, ...] = _key(
         (), doc="words of the label column that mean that there is no label, in upper or lower case, such as [ND, NA, "
                 "blank]; blank is a blank cell. Their rows are left out, which the output says; other cells that are no "
-                "label are refused", numbers_as_text=True,
+                "label are refused", numbers_as_text=True, effect="later",
     )
     group_column: str | None = _key(None, doc="column of patient or embryo; a group is never split")
     split_column: str | None = _key(None, doc="column that says train, val or test")
@@ -102,9 +116,10 @@ class TableParams:
                 "nominal or ordinal}"
     )
     covariate_columns: tuple[str, ...] = _key(
-        (), doc="columns kept as text for checks, no input of the network: clinic, microscope, date, age, ..."
+        (), doc="columns kept as text for checks, no input of the network: clinic, microscope, date, age, ...",
+        effect="later"
     )
-    extra: Mapping[str, Any] = _key({}, doc="further keyword arguments of another `target` class")
+    extra: Mapping[str, Any] = _key({}, doc="further keyword arguments of another `target` class", is_free=True)
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,14 @@ class DatasetParams:
     )
     z_channels: int = _key(4, doc="channels of the latents", at_least=1)
     latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
-    lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head", is_path=True)
+    lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head", effect="place")
     standardise_latents: bool = _key(
         True, doc="True: latents are brought to zero mean and unit variance per channel; False: they are trained on as the "
                   "VAE gives them, as in the published recipe"
     )
     target: str = _key("dataset.Embryo_loader.Embryo_loader", doc="data set class, as module.Class")
-    directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features", is_path=True)
-    directory_latents: str = _key("runs/latents", doc="folder of the latent caches", is_path=True)
+    directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features", effect="place")
+    directory_latents: str = _key("runs/latents", doc="folder of the latent caches", effect="place")
     symmetries: tuple[str, ...] = _key(
         ("identity", "mirror"), doc="views cached and trained on; those that the optics allow, unless their index is an "
                                     "input (symmetry_conditioning)", choices=SYMMETRIES
@@ -146,16 +161,17 @@ class DatasetParams:
 class TrainParams:
     """`train_params`: how the UNet is trained."""
 
-    task_name: str = _key(doc="folder of the run: checkpoints, logs, samples", is_path=True)
+    task_name: str = _key(doc="folder of the run: checkpoints, logs, samples", effect="place")
     seed: int = _key(1111, doc="seed of everything drawn in training", at_least=0)
     ldm_batch_size: int = _key(24, doc="images per optimizer step, over all processes and micro-steps", at_least=1)
-    num_samples: int = _key(4, doc="images drawn at each validation, spread over the classes", at_least=1)
+    num_samples: int = _key(4, doc="images drawn at each validation, spread over the classes", at_least=1,
+                            effect="later")
     ldm_validate_epochs: int = _key(4, doc="epochs between validations", at_least=1)
     ldm_lr: float = _key(5e-4, doc="peak learning rate", above=0)
     ldm_ckpt_name: str = _key("ddpm_ckpt.safetensors", doc="file of the best EMA weights, in safetensors format")
-    resume_training: bool = _key(True, doc="go on where the run stopped, or start it")
-    epochs: int = _key(100, doc="passes over the training images", at_least=1)
-    max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1)
+    resume_training: bool = _key(True, doc="go on where the run stopped, or start it", effect="speed")
+    epochs: int = _key(100, doc="passes over the training images", at_least=1, effect="later")
+    max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1, effect="later")
     label_dropout: float = _key(
         0.2, doc="probability that the label becomes the null label, with all conditions; each condition becomes its null "
                  "alone with the same probability again", at_least=0, below=1
@@ -177,10 +193,11 @@ class TrainParams:
     clip_grad_norm: float = _key(1.0, doc="largest gradient norm; 0 does not clip", at_least=0)
     gradient_accumulation_steps: int = _key(1, doc="micro-steps into which a batch is cut on each process", at_least=1)
     compile_mode: str = _key("off", doc="torch.compile of the UNet's training: pays in long runs; reduce-overhead adds CUDA "
-                             "graphs", choices=("off", "default", "reduce-overhead"))
+                             "graphs", choices=("off", "default", "reduce-overhead"), effect="later")
     mixed_precision: str = _key("no", doc="precision of the UNet's forward pass", choices=("no", "fp16", "bf16"))
-    checkpoint_interval_steps: int = _key(500, doc="optimizer steps between resume checkpoints", at_least=1)
-    keep_last_checkpoints: int = _key(2, doc="resume checkpoints kept", at_least=1)
+    checkpoint_interval_steps: int = _key(500, doc="optimizer steps between resume checkpoints", at_least=1,
+                                          effect="speed")
+    keep_last_checkpoints: int = _key(2, doc="resume checkpoints kept", at_least=1, effect="speed")
     selection_metric: str = _key(
         "ema_validation_loss", doc="what makes weights the best ones", choices=("ema_validation_loss", "last")
     )
@@ -233,16 +250,16 @@ class UNetParams:
 class AutoencoderTrainingParams:
     """`autoencoder_params.training`: what `python -m tools.train_vae` trains."""
 
-    output: str = _key("runs/vae", doc="diffusers folder that train_vae writes", is_path=True)
+    output: str = _key("runs/vae", doc="diffusers folder that train_vae writes", effect="place")
     fine_tune: bool = _key(False, doc="start from `pretrained` instead of fresh weights")
     channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving less than levels", at_least=1)
     num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
     norm_groups: int = _key(16, doc="groups of each group normalisation", at_least=1)
     max_minutes: float | None = _key(
         10.0, doc="wall clock of the training, resumed runs included; null: max_steps alone ends it, so that it can be "
-                  "repeated exactly", above=0
+                  "repeated exactly", above=0, effect="later"
     )
-    max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1)
+    max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1, effect="later")
     batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float | None = _key(None, doc="peak learning rate; null: 0.001 for fresh weights, 0.0001 with fine_tune", above=0)
     kl_weight: float = _key(
@@ -266,10 +283,11 @@ class AutoencoderTrainingParams:
 class AutoencoderParams:
     """`autoencoder_params`: the pretrained, frozen VAE."""
 
-    pretrained: str = _key(doc="diffusers autoencoder: a local folder or a hub id", is_path=True)
-    subfolder: str | None = _key(None, doc="folder inside `pretrained`, such as vae")
-    batch_size: int = _key(16, doc="images encoded or decoded at once", at_least=1)
-    training: AutoencoderTrainingParams = _key(AutoencoderTrainingParams(), doc="what train_vae trains")
+    pretrained: str = _key(doc="diffusers autoencoder: a local folder or a hub id", effect="place")
+    subfolder: str | None = _key(None, doc="folder inside `pretrained`, such as vae", effect="place", is_path=False)
+    batch_size: int = _key(16, doc="images encoded or decoded at once", at_least=1, effect="speed")
+    training: AutoencoderTrainingParams = _key(AutoencoderTrainingParams(), doc="what train_vae trains",
+                                               effect="later")
 
 
 @dataclass(frozen=True)
@@ -281,28 +299,28 @@ class SampleParams:
     guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
     guide_checkpoint: str | None = _key(
         None, doc="weights of a weaker model, such as an early or smaller one of the same kind, that take the place of "
-                  "uncond (autoguidance)", is_path=True
+                  "uncond (autoguidance)", effect="place"
     )
     guidance_interval: tuple[float, ...] = _key(
         (0.0, 1.0), doc="part of the time axis t/T in which guidance acts", at_least=0, at_most=1
     )
     per_class: int | None = _key(None, doc="images per class; excludes num_images", at_least=1)
     num_images: int | None = _key(None, doc="images in all, at the training split's class prior", at_least=1)
-    batch_size: int = _key(64, doc="images drawn at once", at_least=1)
+    batch_size: int = _key(64, doc="images drawn at once", at_least=1, effect="speed")
     seed: int = _key(0, doc="seed of the initial noise of every image", at_least=0)
     conditions: Mapping[str, str] = _key(
         {}, doc="levels that are fixed, {column: level}; others are drawn at their prior given the class",
         numbers_as_text=True,
     )
-    output: str | None = _key(None, doc="folder of the images; default <task_name>/samples", is_path=True)
+    output: str | None = _key(None, doc="folder of the images; default <task_name>/samples", effect="place")
 
 
 @dataclass(frozen=True)
 class GanParams:
     """`gan_params`: the baseline GAN that `python -m tools.train_gan` trains."""
 
-    output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples", is_path=True)
-    max_steps: int = _key(20000, doc="steps of generator and discriminator", at_least=1)
+    output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples", effect="place")
+    max_steps: int = _key(20000, doc="steps of generator and discriminator", at_least=1, effect="later")
     batch_size: int = _key(16, doc="images per step", at_least=1)
     width: int = _key(32, doc="channels at the finest level, doubled towards 4 px up to 256; a multiple of 8", at_least=8)
     lr: float = _key(2e-4, doc="learning rate of both networks", above=0)
@@ -322,25 +340,25 @@ class EvaluationParams:
         choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv", "untrained_texture"),
     )
     real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
-    inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", is_path=True)
+    inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", effect="place")
     inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
                                 choices=("tf1", "clean", "pytorch"))
     allow_download: bool | str = _key(
         False, doc="whether published weights for FID, KID and LPIPS that are neither given nor in torch's cache are "
                    "fetched: auto gives up after 5 seconds without an answer, true after a minute", choices=("auto",),
     )
-    squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights", is_path=True)
+    squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights", effect="place")
     squeezenet_preset: str = _key(
         "imagenet-min224", doc="least side in px to which images are enlarged for it: min64 is faster and less sensitive",
         choices=("imagenet-min224", "imagenet-min64"),
     )
-    dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id", is_path=True)
-    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder", is_path=True)
+    dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id", effect="place")
+    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder", effect="place")
     judge_path: str | None = _key(
         None, doc="separately trained classifier that judges the class of images; those of further conditions lie beside "
-                  "it, in <judge_path>_<condition>", is_path=True
+                  "it, in <judge_path>_<condition>", effect="place"
     )
-    batch_size: int = _key(32, doc="images encoded at once", at_least=1)
+    batch_size: int = _key(32, doc="images encoded at once", at_least=1, effect="speed")
     max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM reading", at_least=1)
     repeats: int = _key(50, doc="subsamples behind each range of a Fréchet distance", at_least=2)
     bootstrap_repeats: int = _key(1000, doc="bootstrap draws behind each kernel distance interval", at_least=2)
@@ -376,15 +394,36 @@ class Config:
     autoencoder_params: AutoencoderParams = _key(doc="the pretrained VAE")
     diffusion_params: DiffusionParams = _key(DiffusionParams(), doc="the forward process and the objective")
     unet_params: UNetParams = _key(UNetParams(), doc="the shape of the network")
-    sample_params: SampleParams = _key(SampleParams(), doc="what is drawn")
-    gan_params: GanParams = _key(GanParams(), doc="the baseline GAN")
-    evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed")
-    logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged")
-    launch_params: LaunchParams = _key(LaunchParams(), doc="how long processes wait for one another")
+    sample_params: SampleParams = _key(SampleParams(), doc="what is drawn", effect="later")
+    gan_params: GanParams = _key(GanParams(), doc="the baseline GAN", effect="later")
+    evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed", effect="later")
+    logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged", effect="later")
+    launch_params: LaunchParams = _key(LaunchParams(), doc="how long processes wait for one another",
+                                       effect="speed")
 
     @property
     def num_classes(self) -> int:
         return len(self.dataset_params.params.class_names)
+
+
+def _list_metadata(cls: type, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for field in dataclasses.fields(cls):
+        yield f"{prefix}{field.name}", field.metadata
+        if dataclasses.is_dataclass(field.type):
+            yield from _list_metadata(field.type, f"{prefix}{field.name}.")
+
+
+_METADATA = dict(_list_metadata(Config))
+
+
+def effect_of(key: str) -> str:
+    """The effect of "section" or "section.key", as itself says; "result" for one that does not exist."""
+    return _METADATA[key]["effect"] if key in _METADATA else "result"
+
+
+def names_a_place(key: str) -> bool:
+    """Whether the value of "section.key" is, or may be, a path of this machine."""
+    return key in _METADATA and (_METADATA[key]["effect"] == "place" or _METADATA[key]["is_free"])
 
 
 def name_for_files(name: str) -> str:

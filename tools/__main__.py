@@ -11,7 +11,7 @@ _STAGES = {
                  "power_study", "reader_study", "morphometry"),
     "baselines": ("train_gan", "sample_gan", "augment_real"),
     "sharing, and machines without a network": ("release", "bundle"),
-    "speed and endurance": ("benchmark", "torture"),
+    "speed": ("benchmark",),
     "after a change of the config": ("document_config",),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from config.errors import UserError, name_some
 from config.load import config_to_dict, config_to_yaml, load_config
-from config.schema import Config
+from config.schema import Config, effect_of
 from dataset.annotations import ImageRecord
 from dataset.delimited import format_csv
 from dataset.splits import draw_splits
@@ -240,16 +240,18 @@ def describe_settings(study: Study) -> dict[str, Any]:
     """All that the predictions depend on, but for the seeds, of which more can be added."""
     config = config_to_dict(study.config)
     request = study.request
-    training = {key: value for key, value in config["train_params"].items()
-                if key not in ("task_name", "resume_training", "checkpoint_interval_steps", "keep_last_checkpoints")}
+    training, data, sample = ({
+        key: value for key, value in config[section].items() if effect_of(f"{section}.{key}") not in ("speed", "place")
+    } for section in ("train_params", "dataset_params", "sample_params"))
     table = {key: config["dataset_params"]["params"][key] for key in ("im_channels", "image_size", "fit", "class_names",
                                                                       "conditions", "extra")}
-    data = {key: value for key, value in config["dataset_params"].items()
-            if key not in ("params", "directory_latents", "directory_inception_features", "lpips_path")}
-    sample = {key: value for key, value in config["sample_params"].items()
-              if key not in ("output", "batch_size", "num_images", "per_class")}
+    data.pop("params")
+    for key in ("num_images", "per_class"):  # a fold sets them itself
+        sample.pop(key)
+    sample["guide_checkpoint"] = config["sample_params"]["guide_checkpoint"]  # by its path, as ever
     if study.refit_vae:
-        vae = {key: value for key, value in config["autoencoder_params"]["training"].items() if key != "output"}
+        vae = {key: value for key, value in config["autoencoder_params"]["training"].items()
+               if effect_of(f"autoencoder_params.training.{key}") != "place"}
         vae["lr"] = study.config.autoencoder_params.training.peak_lr
         vae["start"] = Project.open(study.config).vae_sha256 if vae["fine_tune"] else None
         vae["perceptual"] = hash_weights(study.config.dataset_params.lpips_path) if vae["perceptual_weight"] else None

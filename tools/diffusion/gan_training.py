@@ -13,7 +13,7 @@ import torch
 
 from config.errors import UserError
 from config.load import config_to_dict
-from config.schema import Config, SampleParams
+from config.schema import Config, SampleParams, effect_of
 from dataset.augmentation import NUM_UNIFORMS, augment
 from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
@@ -71,7 +71,8 @@ def make_generator(config: Config) -> Generator:
 
 def training_identity(config: Config, project: Project) -> str:
     """Hash of all that the steps depend on but their number."""
-    params = {key: value for key, value in config_to_dict(config.gan_params).items() if key not in ("output", "max_steps")}
+    params = {key: value for key, value in config_to_dict(config.gan_params).items()
+              if effect_of(f"gan_params.{key}") == "result"}
     return hash_json({
         "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": project.transform,
         "symmetries": list(config.dataset_params.plain_symmetries),

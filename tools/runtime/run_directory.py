@@ -11,26 +11,11 @@ import yaml
 
 from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_yaml
-from config.schema import Config
+from config.schema import Config, effect_of
 from dataset.patient_note import warn_where_git_takes, write_patient_note
 from dataset.ranks import Ranks
 from dataset.storage import locked, make_folder, write_text
 from tools.runtime.checkpoints import list_resume_checkpoints
-
-# Keys that a resumed run may change: they do not alter what the steps done so far computed, or, like the number of
-# processes, only the rounding of those to come.
-_HARMLESS = (
-    "train_params.compile_mode",
-    "train_params.epochs", "train_params.max_steps", "train_params.num_samples", "train_params.resume_training",
-    "train_params.checkpoint_interval_steps", "train_params.keep_last_checkpoints",
-    "dataset_params.directory_inception_features", "dataset_params.directory_latents", "dataset_params.lpips_path",
-    "dataset_params.params.covariate_columns", "dataset_params.params.um_per_px",
-    # what lies there is compared by content
-    "dataset_params.params.csv_file", "dataset_params.params.root_dir", "dataset_params.params.missing_labels",
-    "autoencoder_params.pretrained", "autoencoder_params.subfolder",
-    "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params", "gan_params", "evaluation_params",
-    "logging_params", "launch_params",
-)
 
 
 @dataclass(frozen=True)
@@ -131,8 +116,8 @@ def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> I
 
 
 def keys_of_results(config: Config) -> dict[str, Any]:
-    """The config as plain values without how long processes wait, on which no result depends."""
-    return {name: section for name, section in config_to_dict(config).items() if name != "launch_params"}
+    """The config as plain values without the sections on which no result depends."""
+    return {name: section for name, section in config_to_dict(config).items() if effect_of(name) != "speed"}
 
 
 def _with_new_keys(old: Any) -> Any:
@@ -144,7 +129,7 @@ def _with_new_keys(old: Any) -> Any:
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    if prefix in _HARMLESS:
+    if effect_of(prefix) != "result":
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):

@@ -18,11 +18,10 @@ import numpy as np
 
 from config.errors import UserError
 from config.load import config_to_dict
-from config.schema import Config
+from config.schema import Config, names_a_place
 from dataset.storage import disk_errors, free_bytes, sync_file, write_text
 from tools.runtime.run_directory import RunDirectory
 
-_PATH_KEYS = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
 _ID_NAME = "run_id.txt"
 _LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
 
@@ -102,10 +101,10 @@ def _find_run_id(path: Path) -> str:
     return drawn
 
 
-def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """The config without the keys that hold paths of this machine."""
-    return {key: _without_paths(value) if isinstance(value, dict) else value for key, value in values.items()
-            if not (key in _PATH_KEYS or key.endswith("_path") or key.startswith("directory_"))}
+def _without_paths(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The config, or its section `prefix`, without the keys that hold paths of this machine."""
+    return {key: _without_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in values.items() if not names_a_place(f"{prefix}{key}")}
 
 
 class Tracker:

@@ -18,7 +18,7 @@ from typing import Any
 
 from config.errors import UserError
 from config.load import config_to_dict, load_config
-from config.schema import Config
+from config.schema import Config, effect_of
 from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
 from tools.diffusion.gan_training import METHOD as GAN_METHOD
 from tools.diffusion.project import Project
@@ -39,7 +39,6 @@ _SPEED_METHOD = 2  # raised where the same loop would be timed otherwise
 _POLL_SECONDS = 0.2
 _DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
 _TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
-_AFTER_TRAINING = ("sample_params", "evaluation_params", "logging_params", "launch_params")  # no training depends on them
 
 
 @dataclass(frozen=True)
@@ -188,9 +187,8 @@ class StudyRuns:
     def _training(self, run: ArmRun) -> Path:
         """The folder of the training, which arms that differ only in how they draw have in common."""
         config = self.config_of(run.arm, [f"train_params.seed={run.seed}"])
-        kept = {name: value for name, value in config_to_dict(config).items() if name not in _AFTER_TRAINING}
-        if run.arm.generator != "gan":
-            kept.pop("gan_params")
+        kept = {name: value for name, value in config_to_dict(config).items()
+                if effect_of(name) == "result" or (name == "gan_params" and run.arm.generator == "gan")}
         name = hash_json([_name_method(run.arm.generator), kept, self._hash_inputs(config)])[:12]
         return Path(self._study.output) / "trainings" / f"{name}_steps{run.steps}"
 

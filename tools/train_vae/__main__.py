@@ -15,7 +15,7 @@ from diffusers import AutoencoderTiny
 
 from config.errors import UserError
 from config.load import load_config
-from config.schema import Config
+from config.schema import Config, effect_of
 from dataset.image_bank import ImageBank
 from dataset.order import SampleOrder, generator
 from dataset.patient_note import write_patient_note
@@ -69,7 +69,8 @@ def training_identity(project: Project, seed: int) -> str:
         raise UserError("autoencoder_params.training.fine_tune: expected weights to start from, but the config's "
                         f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
                         "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
-    lasting = {key: value for key, value in vars(params).items() if key not in ("max_minutes", "max_steps")}
+    lasting = {key: value for key, value in vars(params).items()
+               if effect_of(f"autoencoder_params.training.{key}") != "later"}
     lasting["lr"] = params.peak_lr
     perceptual = {}
     if params.perceptual_weight > 0:

@@ -1,4 +1,4 @@
-/* Preloaded into a command by tools/torture.py: counts the writes, fsyncs and renames below one folder and, at the chosen
+/* Preloaded into a command by tests/torture/torture.py: counts the writes, fsyncs and renames below one folder and, at the chosen
  * one, kills the process or reports a full disk. It owns no policy: which call and what happens come from the environment.
  *
  * TORTURE_ROOT    absolute path of the watched folder

@@ -4,6 +4,8 @@ Every trial is a command in a process of its own on a copy of a prepared folder:
 sampling or evaluation. It is killed by SIGKILL, or its disk is full from some write on, or a checkpoint is damaged; then
 the same command runs again and its results must equal the unbroken run's byte for byte. Nothing in the product knows of
 this: writes are seen by a library that is preloaded into the command (torture_shim.c: needs a C compiler and Linux).
+
+    make torture          # or: PYTHONPATH=. python tests/torture/torture.py --kills 20
 """
 
 import argparse
@@ -31,7 +33,7 @@ from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
 from tools.runtime.command import EXIT_USER_ERROR, run_command
 from tools.runtime.progress import Progress
 
-_REPOSITORY = Path(__file__).parents[1]
+_REPOSITORY = Path(__file__).parents[2]
 _SHIM = Path(__file__).with_name("torture_shim.c")
 _CONFIG, _RUN = "config.yaml", "run"
 _CALLS = ("write", "fsync", "rename")
@@ -91,7 +93,7 @@ class Trial:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.torture", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tests/torture/torture.py", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="killed runs a phase (default 20)")
     parser.add_argument("--full-disks", type=int, default=2, metavar="N", help="runs a phase whose disk fills (default 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of instants and calls")
@@ -286,7 +288,7 @@ def report(phases: Sequence[Phase], outcomes: Sequence[dict[str, str | None]],
 def _build_shim(folder: Path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
-        raise UserError("tools.torture needs Linux (on Windows: WSL 2) and a C compiler (cc) for the library that sees the "
+        raise UserError("make torture needs Linux (on Windows: WSL 2) and a C compiler (cc) for the library that sees the "
                         "writes; install gcc")
     library = folder / "shim.so"
     built = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SHIM), "-ldl"],

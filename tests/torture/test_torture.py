@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tools.torture import PHASES, Bench, Phase, Reference, Trial, _compare, _find_partial_file, _hash_results, draw_trials
+from torture import PHASES, Bench, Phase, Reference, Trial, _compare, _find_partial_file, _hash_results, draw_trials
 
 CACHING = next(phase for phase in PHASES if phase.name == "caching")
 needs_compiler = pytest.mark.skipif(
