@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from tools.diffusion.generation import requested_counts
 from tools.diffusion.samples import MANIFEST_COLUMNS
 from tools.diffusion.trained_model import read_weights
 from tools.runtime.checkpoints import list_resume_checkpoints, read_checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +203,13 @@ def test_a_resume_checkpoint_is_drawn_from_with_the_scale_of_the_best_weights(wo
     shutil.copy(newest, lonely)
     with pytest.raises(UserError, match="holds the state to resume a training from; to sample from it, expected the run's"):
         sample(workspace, workspace.root / "not_drawn", extra=("--checkpoint", str(lonely)))
+
+
+def test_the_example_of_the_readme_gives_two_images_of_a_class(reference: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "demo/run" in example
+    found: dict[str, Any] = {}
+    exec(example.replace("demo/run", str(reference)), found)  # our own page
+    images = found["images"]
+    assert images.dtype == np.uint8 and images.shape == (2, 32, 32, 1)
+    assert not np.array_equal(images[0], images[1])
