@@ -7,16 +7,13 @@ agree on is checked by `check_consistency`. Nothing here reads a file.
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from config.errors import UserError, escape_unprintable
 
 CONDITION_TYPES = ("class", "context_class")
-SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc", "euler", "heun")
-FLOW_SAMPLERS = ("euler", "heun", "ddim")  # need neither betas nor a variance that is preserved
-PREDICTION_TYPES = ("epsilon", "v", "x0", "velocity")
 CONDITION_KINDS = ("nominal", "ordinal")
 MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the conditions follow
     "IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
@@ -27,6 +24,37 @@ INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"  # the weights that FID 
 SYMMETRIES = (
     "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
 )
+
+
+class Names(Sequence[str]):
+    """The names of a registry outside of this package, which is imported when a value is first checked against them."""
+
+    def __init__(self, read: Callable[[], Sequence[str]]) -> None:
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
+
+
+def _list_samplers() -> tuple[str, ...]:
+    from scheduler.samplers import SAMPLERS
+
+    return tuple(SAMPLERS)
+
+
+def _list_prediction_types() -> tuple[str, ...]:
+    from scheduler.objectives import PREDICTION_TYPES
+
+    return tuple(PREDICTION_TYPES)
+
+
+def _list_flow_samplers() -> list[str]:
+    from scheduler.samplers import SAMPLERS
+
+    return [name for name, sampler in SAMPLERS.items() if not sampler.needs_betas]
 
 
 EFFECTS = {
@@ -41,7 +69,7 @@ def _key(
     default: Any = dataclasses.MISSING,
     *,
     doc: str,
-    choices: tuple[str, ...] | None = None,
+    choices: Sequence[str] | None = None,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -214,7 +242,7 @@ class DiffusionParams:
     schedule: str = _key("scaled_linear", doc="how beta grows; rectified_flow has no betas and mixes latent and noise "
                          "linearly", choices=("linear", "scaled_linear", "cosine", "rectified_flow"))
     prediction_type: str = _key("v", doc="what the network predicts; velocity goes with rectified_flow",
-                                choices=PREDICTION_TYPES)
+                                choices=Names(_list_prediction_types))
     timestep_sampling: str = _key(
         "stratified", doc="how training draws timesteps; stratified: evenly, one in each of as many equal parts of the time "
                           "axis as the batch has images; uniform: evenly and independently; logit_normal: stratified, more "
@@ -294,7 +322,7 @@ class AutoencoderParams:
 class SampleParams:
     """`sample_params`: what the sampling script draws."""
 
-    sampler: str = _key("dpm-solver++", doc="how the reverse process is solved", choices=SAMPLERS)
+    sampler: str = _key("dpm-solver++", doc="how the reverse process is solved", choices=Names(_list_samplers))
     num_steps: int = _key(20, doc="steps of the sampler", at_least=1)
     guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
     guide_checkpoint: str | None = _key(
@@ -562,9 +590,9 @@ def _check_sampling(config: Config) -> Requirements:
     yield (sample.num_steps <= config.diffusion_params.num_timesteps,
            f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
            f"{config.diffusion_params.num_timesteps}")
-    yield (not flow or sample.sampler in FLOW_SAMPLERS,
+    yield (not flow or sample.sampler in _list_flow_samplers(),
            f"sample_params.sampler {sample.sampler} does not go with diffusion_params.schedule rectified_flow; choose "
-           f"{' or '.join(FLOW_SAMPLERS)}")
+           f"{' or '.join(_list_flow_samplers())}")
     yield (sample.guidance_scale == 1 or train.label_dropout > 0 or sample.guide_checkpoint is not None,
            f"sample_params.guidance_scale {sample.guidance_scale} needs a trained null label: set "
            "train_params.label_dropout above 0, or guidance_scale to 1, or give guide_checkpoint")

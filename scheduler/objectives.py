@@ -11,6 +11,8 @@ import torch
 
 from scheduler.linear_noise_scheduler import ForwardProcess, NoiseSchedule
 
+PREDICTION_TYPES = ("epsilon", "v", "x0", "velocity")
+
 
 def make_target(
     prediction_type: str, *, x_0: torch.Tensor, noise: torch.Tensor, signal_level: torch.Tensor,

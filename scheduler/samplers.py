@@ -2,10 +2,12 @@
 
 A denoiser takes (x_t, t) and returns its estimate of x_0 for the whole batch at one integer timestep; guidance and
 prediction type are already inside it. ddpm, ddim, euler and heun are written here; dpm-solver++ and unipc are diffusers'.
-ddpm, dpm-solver++ and unipc need a NoiseSchedule; the others run any forward process.
+SAMPLERS lists all of them: a new one is a function and an entry there.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -43,37 +45,10 @@ def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     return timesteps[::-1]
 
 
-def evaluated_timesteps(sampler: str, num_timesteps: int, num_steps: int) -> list[int]:
-    """The timestep of every evaluation of the denoiser, in order: one a step, heun's two except for its last."""
-    if sampler in ("dpm-solver++", "unipc"):
-        return quadratic_timesteps(num_timesteps, num_steps)
+def heun_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
+    """Those of trailing steps that are each evaluated at both ends, but for the last one."""
     timesteps = trailing_timesteps(num_timesteps, num_steps)
-    if sampler != "heun":
-        return timesteps
     return [*(timestep for step in pairwise(timesteps) for timestep in step), timesteps[-1]]
-
-
-def sample(
-    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int,
-    draw_noise: DrawNoise,
-) -> torch.Tensor:
-    """Run the named sampler from unit normal noise x_T (B, C, h, w) to x_0.
-
-    `draw_noise` gives fresh unit normal noise of the same shape, once for each step of ddpm but the last; the other
-    samplers are deterministic and never call it.
-    """
-    if sampler in ("euler", "heun"):
-        return sample_straight(denoiser, x_T, schedule=schedule, num_steps=num_steps, corrected=sampler == "heun")
-    if sampler == "ddim":
-        return sample_ddim(denoiser, x_T, schedule=schedule, num_steps=num_steps)
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"sampler {sampler!r} needs a schedule of betas")
-    if sampler == "ddpm":
-        return sample_ddpm(denoiser, x_T, schedule=schedule, num_steps=num_steps, draw_noise=draw_noise)
-    if sampler in ("dpm-solver++", "unipc"):
-        timesteps = quadratic_timesteps(schedule.num_timesteps, num_steps)
-        return sample_with_solver(sampler, denoiser, x_T, schedule=schedule, timesteps=timesteps)
-    raise ValueError(f"sampler {sampler!r}")
 
 
 def sample_ddpm(
@@ -160,7 +135,7 @@ def _make_solver(sampler: str, betas: np.ndarray) -> Any:
 
 
 def sample_with_solver(
-    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, timesteps: Sequence[int]
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, timesteps: Sequence[int], sampler: str
 ) -> torch.Tensor:
     """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
     solver = _make_solver(sampler, schedule.betas)
@@ -173,3 +148,59 @@ def sample_with_solver(
     for timestep in timesteps:
         x = solver.step(denoiser(x, timestep), timestep, x, return_dict=False)[0]
     return x
+
+
+def _at_quadratic_timesteps(
+    denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, num_steps: int, sampler: str
+) -> torch.Tensor:
+    timesteps = quadratic_timesteps(schedule.num_timesteps, num_steps)
+    return sample_with_solver(denoiser, x_T, schedule=schedule, timesteps=timesteps, sampler=sampler)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to solve the reverse process.
+
+    run: (denoiser, x_T, *, schedule, num_steps) -> x_0, and `draw_noise` too if it `draws_noise`: fresh unit normal noise
+        of the shape of x_T at each call.
+    evaluations: (num_timesteps, num_steps) -> the timestep of every evaluation of the denoiser, in order.
+    needs_betas: it runs a NoiseSchedule only, no rectified flow.
+    """
+
+    run: Callable[..., torch.Tensor]
+    evaluations: Callable[[int, int], list[int]] = trailing_timesteps
+    needs_betas: bool = False
+    draws_noise: bool = False
+
+
+SAMPLERS = {
+    "ddpm": Sampler(sample_ddpm, needs_betas=True, draws_noise=True),
+    "ddim": Sampler(sample_ddim),
+    "dpm-solver++": Sampler(partial(_at_quadratic_timesteps, sampler="dpm-solver++"), quadratic_timesteps, needs_betas=True),
+    "unipc": Sampler(partial(_at_quadratic_timesteps, sampler="unipc"), quadratic_timesteps, needs_betas=True),
+    "euler": Sampler(partial(sample_straight, corrected=False)),
+    "heun": Sampler(partial(sample_straight, corrected=True), heun_timesteps),
+}
+
+
+def evaluated_timesteps(sampler: str, num_timesteps: int, num_steps: int) -> list[int]:
+    """The timestep of every evaluation of the denoiser, in order."""
+    return SAMPLERS[sampler].evaluations(num_timesteps, num_steps)
+
+
+def sample(
+    sampler: str, denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int,
+    draw_noise: DrawNoise,
+) -> torch.Tensor:
+    """Run the named sampler from unit normal noise x_T (B, C, h, w) to x_0.
+
+    `draw_noise` gives fresh unit normal noise of the same shape, once for each step of ddpm but the last; the other
+    samplers are deterministic and never call it.
+    """
+    chosen = SAMPLERS.get(sampler)
+    if chosen is None:
+        raise ValueError(f"sampler {sampler!r}")
+    if chosen.needs_betas and not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"sampler {sampler!r} needs a schedule of betas")
+    noise = {"draw_noise": draw_noise} if chosen.draws_noise else {}
+    return chosen.run(denoiser, x_T, schedule=schedule, num_steps=num_steps, **noise)

@@ -10,8 +10,9 @@ from typing import Any
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
-from config.schema import SAMPLERS, Config
+from config.schema import Config
 from dataset.storage import hash_file, read_json, write_bytes, write_json
+from scheduler.samplers import SAMPLERS
 from tools.diffusion.project import Project
 from tools.evaluation import sweeping
 from tools.evaluation.encoders.config_weights import require_first_published
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_config(parser, "YAML config of a trained run")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scales (default: the config's)")
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampler steps (default: the config's)")
-    parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, help="samplers (default: the config's)")
+    parser.add_argument("--sampler", nargs="+", choices=tuple(SAMPLERS), help="samplers (default: the config's)")
     parser.add_argument("--checkpoint", type=as_path, nargs="+", metavar="P", help="weights (default: the run's best)")
     parser.add_argument("--all-checkpoints", action="store_true", help="the best weights and every resume checkpoint kept")
     parser.add_argument("--output", type=as_path, metavar="DIR", help="default <task_name>/sweep")

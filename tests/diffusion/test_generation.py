@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from config.schema import SAMPLERS, Config, SampleParams
+from config.schema import Config, SampleParams
 from dataset.order import generator, normal
 from scheduler.guidance import guided_prediction
+from scheduler.samplers import SAMPLERS
 from tools.diffusion.generation import (
     Denoising,
     ImageRequest,

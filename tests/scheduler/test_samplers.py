@@ -9,11 +9,21 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from scheduler.linear_noise_scheduler import NoiseSchedule, make_flow_schedule, make_noise_schedule
+from config.errors import UserError
+from config.load import build_config
+from scheduler.linear_noise_scheduler import ForwardProcess, NoiseSchedule, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import epsilon_from_x0, make_target, predict_x0
-from scheduler.samplers import Denoiser, quadratic_timesteps, sample, sample_with_solver, trailing_timesteps
+from scheduler.samplers import (
+    SAMPLERS,
+    Denoiser,
+    Sampler,
+    evaluated_timesteps,
+    quadratic_timesteps,
+    sample,
+    sample_with_solver,
+    trailing_timesteps,
+)
 
-SAMPLERS = ("ddpm", "ddim", "dpm-solver++", "unipc", "euler", "heun")
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 THEIR_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195}
@@ -171,7 +181,7 @@ def test_solvers_equal_diffusers_own_loop(sampler: str, solver: type) -> None:
     denoiser, x = denoiser_of("x0", schedule), start()
     for timestep in theirs.timesteps:
         x = theirs.step(denoiser(x, int(timestep)), timestep, x).prev_sample
-    ours = sample_with_solver(sampler, denoiser, start(), schedule=schedule, timesteps=trailing_timesteps(1000, 20))
+    ours = sample_with_solver(denoiser, start(), schedule=schedule, timesteps=trailing_timesteps(1000, 20), sampler=sampler)
     torch.testing.assert_close(ours, x, atol=1e-5, rtol=0)
 
 
@@ -297,3 +307,26 @@ def test_a_single_step_of_a_rectified_flow_ends_at_the_mean(sampler: str) -> Non
 def test_samplers_of_betas_refuse_a_flow(sampler: str) -> None:
     with pytest.raises(ValueError, match="needs a schedule of betas"):
         sample(sampler, lambda x, _: x, start(), schedule=make_flow_schedule(10), num_steps=2, draw_noise=start)
+
+
+def test_a_sampler_is_one_entry_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config accepts its name, for the processes that it runs, and sampling runs it."""
+    def guess(denoiser: Denoiser, x_T: torch.Tensor, *, schedule: ForwardProcess, num_steps: int) -> torch.Tensor:
+        return denoiser(x_T, trailing_timesteps(schedule.num_timesteps, num_steps)[0])
+
+    def load(**diffusion: str) -> str:
+        raw = {"dataset_params": {"params": {"csv_file": "table.csv", "root_dir": "images"}},
+               "train_params": {"task_name": "run"}, "autoencoder_params": {"pretrained": "vae"},
+               "diffusion_params": diffusion, "sample_params": {"sampler": "guess"}}
+        return build_config(raw, source="test").sample_params.sampler
+
+    with pytest.raises(UserError, match=r"sampler: expected ddpm \| ddim"):
+        load()
+    monkeypatch.setitem(SAMPLERS, "guess", Sampler(guess))
+    flow = {"schedule": "rectified_flow", "prediction_type": "velocity"}
+    assert load() == load(**flow) == "guess" and evaluated_timesteps("guess", 1000, 2) == [999, 499]
+    made = sample("guess", lambda x, _: x + 1, start(), schedule=schedule_of("linear"), num_steps=2, draw_noise=refuse_noise)
+    torch.testing.assert_close(made, start() + 1)
+    monkeypatch.setitem(SAMPLERS, "guess", Sampler(guess, needs_betas=True))
+    with pytest.raises(UserError, match="guess does not go with"):
+        load(**flow)
