@@ -1,4 +1,4 @@
-"""What of a config a function may know: its sections or the values that it uses, not the whole."""
+"""What holds for the whole tree: few functions know a whole config, and each class has a name to itself."""
 
 import ast
 from pathlib import Path
@@ -28,3 +28,13 @@ def test_a_project_hands_out_no_whole_config() -> None:
     [project] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Project"]
     kept = {node.attr for node in ast.walk(project) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     assert "data" in kept and not kept & {"config", "_config"}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for folder in ("config", "dataset", "models", "scheduler", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from tools.augmentation_study.arms import Arm, build_arms, describe_arms, list_arms, name_with_synthetic
+from tools.augmentation_study.arms import UtilityArm, build_arms, describe_arms, list_arms, name_with_synthetic
 from tools.augmentation_study.utility import CONTROL, REAL, ROUND_TRIP, SHUFFLED, SYNTHETIC
 
 REAL_LABELS = np.array([0] * 30 + [1] * 10)
@@ -14,27 +14,29 @@ FIRST_SYNTHETIC, FIRST_ROUND_TRIP = 40, 120
 
 
 @pytest.fixture
-def arms() -> dict[str, Arm]:
+def arms() -> dict[str, UtilityArm]:
     built = build_arms(REAL_LABELS, SYNTHETIC_LABELS, RATIOS, num_classes=2, shuffle=np.random.default_rng(0))
     assert [arm.name for arm in built] == list_arms(RATIOS)
     assert list(describe_arms(RATIOS)) == list_arms(RATIOS)
     return {arm.name: arm for arm in built}
 
 
-def test_all_arms_but_the_plain_one_are_trained_alike(arms: dict[str, Arm]) -> None:
+def test_all_arms_but_the_plain_one_are_trained_alike(arms: dict[str, UtilityArm]) -> None:
     assert (arms[REAL].balance, arms[REAL].augment) == (0.0, False)
     assert all((arm.balance, arm.augment) == (1.0, True) for name, arm in arms.items() if name != REAL)
     assert (arms[REAL].members == arms[CONTROL].members).all() and (arms[REAL].labels == REAL_LABELS).all()
 
 
-def test_real_images_keep_their_labels_in_every_arm_that_has_them(arms: dict[str, Arm]) -> None:
+def test_real_images_keep_their_labels_in_every_arm_that_has_them(arms: dict[str, UtilityArm]) -> None:
     for name, arm in arms.items():
         own = arm.members < FIRST_SYNTHETIC
         assert own.sum() == (0 if name == SYNTHETIC else 40)
         assert (arm.labels[own] == REAL_LABELS[arm.members[own]]).all()
 
 
-def test_synthetic_images_come_at_the_real_prior_and_smaller_ratios_are_part_of_larger_ones(arms: dict[str, Arm]) -> None:
+def test_synthetic_images_come_at_the_real_prior_and_smaller_ratios_are_part_of_larger_ones(
+    arms: dict[str, UtilityArm],
+) -> None:
     once, twice = (arms[name_with_synthetic(ratio)] for ratio in RATIOS)
     for arm, count in ((once, 40), (twice, 80)):
         added = arm.members[40:] - FIRST_SYNTHETIC
@@ -44,7 +46,7 @@ def test_synthetic_images_come_at_the_real_prior_and_smaller_ratios_are_part_of_
     assert (arms[SYNTHETIC].members == once.members[40:]).all()
 
 
-def test_shuffling_permutes_the_labels_of_the_same_synthetic_images(arms: dict[str, Arm]) -> None:
+def test_shuffling_permutes_the_labels_of_the_same_synthetic_images(arms: dict[str, UtilityArm]) -> None:
     true, shuffled = arms[name_with_synthetic(1.0)], arms[SHUFFLED]
     assert (true.members == shuffled.members).all()
     assert sorted(true.labels[40:]) == sorted(shuffled.labels[40:]) and (true.labels[40:] != shuffled.labels[40:]).any()
@@ -53,7 +55,7 @@ def test_shuffling_permutes_the_labels_of_the_same_synthetic_images(arms: dict[s
     assert again.name == SHUFFLED and (again.labels == shuffled.labels).all() and (other.labels != shuffled.labels).any()
 
 
-def test_round_trips_are_as_many_as_synthetic_images_and_carry_their_own_labels(arms: dict[str, Arm]) -> None:
+def test_round_trips_are_as_many_as_synthetic_images_and_carry_their_own_labels(arms: dict[str, UtilityArm]) -> None:
     arm = arms[ROUND_TRIP]
     added = arm.members[40:] - FIRST_ROUND_TRIP
     assert len(added) == 40 and (arm.labels[40:] == REAL_LABELS[added]).all()

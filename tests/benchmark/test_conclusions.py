@@ -9,7 +9,7 @@ from tools.benchmark import __main__ as benchmark
 from tools.benchmark import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling
 from tools.benchmark.findings import Findings
 from tools.benchmark.operators import Operator
-from tools.benchmark.workers import Setup
+from tools.benchmark.workers import BenchmarkSetup
 
 ROOT = Path(__file__).parents[2]
 GIB = 2.0**30
@@ -96,7 +96,7 @@ def test_two_processes() -> None:
 
 def test_the_answer_counts_every_orientation_and_every_image_of_a_step() -> None:
     config = load_config(str(ROOT / "config/embryo.yaml"))
-    setup = Setup(str(ROOT / "config/embryo.yaml"), str(ROOT / "config/demo.yaml"), "", quick=True)
+    setup = BenchmarkSetup(str(ROOT / "config/embryo.yaml"), str(ROOT / "config/demo.yaml"), "", quick=True)
     findings = {"paper_step": Findings("", numbers={"seconds": 3.6}),
                 "latent_cache": Findings("", numbers={"encode_seconds": 8.0, "peak_bytes": 2.0**40})}
     text = benchmark.answer(setup, findings)

@@ -17,7 +17,7 @@ from models.layers import CrossAttention, SelfAttention
 from tools.benchmark import __main__ as benchmark
 from tools.benchmark import demo_step, gpu_step, latent_cache, paper_step, processes, reading, rivals, sampling, workers
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Setup
+from tools.benchmark.workers import BenchmarkSetup
 from tools.diffusion.estimate import count_step_flops
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ NETWORK = {"channels": [32, 32], "attention": [False, True], "num_layers": 1, "n
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSetup:
     monkeypatch.setattr(SelfAttention, "forward", SelfAttention.forward)  # put back what a variant replaces
     monkeypatch.setattr(CrossAttention, "forward", CrossAttention.forward)
     monkeypatch.chdir(ROOT)
@@ -41,10 +41,10 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
         paths[-1].write_text(yaml.safe_dump(raw), encoding="utf-8")
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return Setup(str(paths[0]), str(paths[1]), str(tmp_path), quick=True)
+    return BenchmarkSetup(str(paths[0]), str(paths[1]), str(tmp_path), quick=True)
 
 
-def test_the_papers_step(setup: Setup) -> None:
+def test_the_papers_step(setup: BenchmarkSetup) -> None:
     for prepare in paper_step.VARIANTS.values():
         numbers = prepare(setup)()
         assert numbers["seconds"] > 0 and numbers["parameters"] > 1000 and numbers["flops"] > 1e6
@@ -53,7 +53,7 @@ def test_the_papers_step(setup: Setup) -> None:
     assert np.abs(ours).max() > 0.01 and np.abs(ours - theirs).max() < 1e-5
 
 
-def test_the_demos_step_and_its_parts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demos_step_and_its_parts(setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # put back what the variants change in their own process
     monkeypatch.setattr(train_ddpm_cond, "make_unet", train_ddpm_cond.make_unet)
     demo_step.write_images(Path(setup.scratch), load_config(setup.demo_config))
@@ -68,7 +68,7 @@ def test_the_demos_step_and_its_parts(setup: Setup, monkeypatch: pytest.MonkeyPa
     assert processes.prepare_training(setup)()["seconds"] > 0
 
 
-def test_the_step_runs_with_every_kind_of_condition(setup: Setup) -> None:
+def test_the_step_runs_with_every_kind_of_condition(setup: BenchmarkSetup) -> None:
     for name in ("mhsma64", "phantoms_two_conditions"):
         raw = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text(encoding="utf-8"))
         raw["unet_params"] = NETWORK
@@ -81,7 +81,7 @@ def test_the_step_runs_with_every_kind_of_condition(setup: Setup) -> None:
         assert training.state.step == 1
 
 
-def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
+def test_a_gpus_step_and_operators_by_their_own_code(setup: BenchmarkSetup) -> None:
     """On a CPU, which runs bf16 as well; without a GPU the subject says that it measured nothing."""
     prepare = gpu_step.VARIANTS["gpu_step/off_1"]
     assert prepare(setup)()["seconds"] > 0
@@ -98,7 +98,7 @@ def test_a_gpus_step_and_operators_by_their_own_code(setup: Setup) -> None:
         assert gpu_step.measure(setup).lines == ["not measured: no GPU is at hand"]
 
 
-def test_cached_and_encoded_latents_are_the_same_numbers(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_and_encoded_latents_are_the_same_numbers(setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_cache, "_WIDTHS", (32, 32, 32, 32))
     latent_cache.write_images(Path(setup.scratch), load_config(setup.paper_config))
     cached, encoded = (prepare(setup)() for prepare in latent_cache.VARIANTS.values())
@@ -107,7 +107,7 @@ def test_cached_and_encoded_latents_are_the_same_numbers(setup: Setup, monkeypat
     assert np.abs(first).max() > 0.1 and np.abs(first - second).max() < 5e-3
 
 
-def test_sampling_counts_forward_passes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_counts_forward_passes(setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "_BATCH", 4)
     for prepare in (sampling.prepare_overlapped, sampling.prepare_in_turn):
         numbers = prepare(setup)()
@@ -118,14 +118,16 @@ def test_sampling_counts_forward_passes(setup: Setup, monkeypatch: pytest.Monkey
     assert sampling.count_differing(first, second) == 1
 
 
-def test_guidance_costs_two_rows_inside_its_interval_and_one_outside(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_costs_two_rows_inside_its_interval_and_one_outside(
+    setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling, "_FEW", 1)
     numbers = sampling.prepare_passes(setup)()
     assert numbers["guided_rows"] == 2 and numbers["outside_rows"] == 1
     assert min(numbers.values()) > 0
 
 
-def test_reading_gives_the_same_pixels(setup: Setup) -> None:
+def test_reading_gives_the_same_pixels(setup: BenchmarkSetup) -> None:
     for index in range(3):
         pixels = np.random.default_rng(index).integers(0, 256, (96, 64, 3), dtype=np.uint8)
         write_png(Path(setup.scratch) / "pictures" / f"{index}.png", pixels)
@@ -137,14 +139,14 @@ def test_reading_gives_the_same_pixels(setup: Setup) -> None:
     assert series[0] == 40 and series[1] > 0
 
 
-def test_what_eight_gpus_would_give_is_said_to_be_assumed(setup: Setup) -> None:
+def test_what_eight_gpus_would_give_is_said_to_be_assumed(setup: BenchmarkSetup) -> None:
     lines = processes.describe_on_paper(setup, parameters=65e6)
     assert "gradients of 260 MB" in lines[0] and len(lines) == 3
     assert all("assumed" in line for line in lines[1:])
 
 
-def test_a_worker_answers_and_one_that_fails_is_named(setup: Setup) -> None:
-    broken = Setup("missing.yaml", "missing.yaml", setup.scratch, quick=True)
+def test_a_worker_answers_and_one_that_fails_is_named(setup: BenchmarkSetup) -> None:
+    broken = BenchmarkSetup("missing.yaml", "missing.yaml", setup.scratch, quick=True)
     with pytest.raises(UserError, match=r"demo_step/ours failed: error: .*missing\.yaml"):
         workers.interleave([demo_step.OURS], broken, repeats=1)
     numbers = workers.interleave([demo_step.PARTS], setup, repeats=2)[demo_step.PARTS]

@@ -22,7 +22,7 @@ from config.load import load_config
 from dataset.decoding import decode_image
 from dataset.storage import hash_file
 from tools.augmentation_study import __main__ as augmentation_study
-from tools.augmentation_study.folds import Study, StudyRequest, plan_study, write_fold
+from tools.augmentation_study.folds import StudyRequest, UtilityStudy, plan_study, write_fold
 from tools.augmentation_study.page import NAME
 from tools.augmentation_study.runs import _FoldTrainer, run_stage
 from tools.augmentation_study.utility import CONTROL, METRICS
@@ -252,7 +252,7 @@ def test_classes_of_few_patients_are_refused_or_warned_of(workspace: Workspace) 
     study = plan_study(workspace.config(), StudyRequest(num_folds=2))
     study.check_groups()
 
-    def keep(count: int) -> Study:
+    def keep(count: int) -> UtilityStudy:
         kept = {label: list(dict.fromkeys(record.group for record in study.records if record.label == label))[:count]
                 for label in (0, 1)}
         return replace(study, records=[record for record in study.records if record.group in kept[record.label]])

@@ -10,8 +10,8 @@ from tools.evaluation.encoders.untrained import DEFINITIONS
 from tools.evaluation.kernel import kernel_distance, kernel_permutation_test
 from tools.power_study.degradations import PIXEL_FAULTS, mix
 from tools.power_study.power import (
-    Fault,
     ImagePool,
+    PlantedFault,
     PowerSettings,
     _KernelTable,
     format_table,
@@ -54,7 +54,8 @@ def test_greater_strength_is_found_more_often_and_groups_stay_on_one_side() -> N
     pool = make_pool(120, 3)
     rows = np.arange(90)
     shifts = (0.0, 0.8, 8.0)
-    fault = Fault("shift", [(shift, pool.features[rows] + shift, [pool.groups[row] for row in rows]) for shift in shifts])
+    groups = [pool.groups[row] for row in rows]
+    fault = PlantedFault("shift", [(shift, pool.features[rows] + shift, groups) for shift in shifts])
     power = measure_power(pool, {"shift": fault}, [30, 60], QUICK)
     for shares in power.shares["shift"].values():
         assert shares == sorted(shares) and shares[0] <= 0.3 and shares[-1] == 1.0

@@ -13,9 +13,9 @@ from config.paths import as_path
 from dataset.storage import hash_file
 from tools.augmentation_study import page as utility_report
 from tools.augmentation_study.arms import describe_arms, name_with_synthetic
-from tools.augmentation_study.folds import REFIT_CHOICES, Study, StudyRequest, plan_study
+from tools.augmentation_study.folds import REFIT_CHOICES, StudyRequest, UtilityStudy, plan_study
 from tools.augmentation_study.plan import describe_plan
-from tools.augmentation_study.runs import STUDY_NAME, run_study
+from tools.augmentation_study.runs import STUDY_NAME, run_utility_study
 from tools.augmentation_study.utility import CONTROL, ROUND_TRIP, SHUFFLED, UtilityReport, score_arms
 from tools.diffusion.trained_images import shorten_hashes
 from tools.runtime.command import add_config, run_command
@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {arguments.output}: {utility_report.NAME}.json, .xlsx and .png")
 
 
-def _study(study: Study, folder: Path, *, repeats: int) -> UtilityReport:
+def _study(study: UtilityStudy, folder: Path, *, repeats: int) -> UtilityReport:
     """Run what is missing, then score it."""
     request, headline = study.request, name_with_synthetic(study.request.ratios[0])
-    predictions = run_study(study, folder)
+    predictions = run_utility_study(study, folder)
     pairs = [(arm, CONTROL) for arm in request.arms if arm != CONTROL]
     pairs += [(headline, SHUFFLED), (headline, ROUND_TRIP)]
     scores, differences = score_arms(study.labels, study.groups, study.folds, predictions, pairs=pairs, repeats=repeats,

@@ -11,7 +11,7 @@ from tools.diffusion.generation import count_per_class
 
 
 @dataclass(frozen=True)
-class Arm:
+class UtilityArm:
     """What one classifier sees: places in the pool [real | synthetic | round trips] and a label for each."""
 
     name: str
@@ -50,7 +50,7 @@ def describe_arms(ratios: Sequence[float]) -> dict[str, str]:
 
 def build_arms(
     real: np.ndarray, synthetic: np.ndarray, ratios: Sequence[float], *, num_classes: int, shuffle: np.random.Generator
-) -> list[Arm]:
+) -> list[UtilityArm]:
     """The arms of a fold, in the order of `list_arms`.
 
     Args:
@@ -70,15 +70,15 @@ def build_arms(
     again = np.concatenate([np.resize(np.flatnonzero(real == label), wanted)  # over and over in order
                             for label, wanted in enumerate(count_per_class(len(main), counts))])
 
-    def join(name: str, members: np.ndarray, labels: np.ndarray) -> Arm:
-        return Arm(name, np.concatenate([own, members]), np.concatenate([real, labels]))
+    def join(name: str, members: np.ndarray, labels: np.ndarray) -> UtilityArm:
+        return UtilityArm(name, np.concatenate([own, members]), np.concatenate([real, labels]))
 
     return [
-        Arm(REAL, own, real, balance=0.0, augment=False),
-        Arm(CONTROL, own, real),
+        UtilityArm(REAL, own, real, balance=0.0, augment=False),
+        UtilityArm(CONTROL, own, real),
         *(join(name_with_synthetic(ratio), first_synthetic + places, synthetic[places])
           for ratio, places in zip(ratios, chosen, strict=True)),
-        Arm(SYNTHETIC, first_synthetic + main, synthetic[main]),
+        UtilityArm(SYNTHETIC, first_synthetic + main, synthetic[main]),
         join(SHUFFLED, first_synthetic + main, shuffled),
         join(ROUND_TRIP, first_round_trip + again, real[again]),
     ]

@@ -47,7 +47,7 @@ class StudyRequest:
 
 
 @dataclass(frozen=True)
-class Study:
+class UtilityStudy:
     """All labelled images, the hash and the fold that tests each, and whose VAE the folds use."""
 
     config: Config
@@ -103,7 +103,7 @@ class Study:
         return [dealt.get(record.group, "test") for record in self.records]
 
 
-def plan_study(config: Config, request: StudyRequest) -> Study:
+def plan_study(config: Config, request: StudyRequest) -> UtilityStudy:
     """Deal the folds and decide about the VAE.
 
     Raises:
@@ -126,7 +126,7 @@ def plan_study(config: Config, request: StudyRequest) -> Study:
     folds = deal_folds([record.group for record in records], [record.label for record in records],
                        class_names=config.dataset_params.params.class_names, num_folds=request.num_folds,
                        seed=config.train_params.seed)
-    study = Study(config, request, records, digests, folds, *_choose_vae(config, request.refit_vae, digests))
+    study = UtilityStudy(config, request, records, digests, folds, *_choose_vae(config, request.refit_vae, digests))
     study.check_groups()
     for fold in range(request.num_folds):
         _check_ratios(study, fold)
@@ -144,7 +144,7 @@ def _refuse_shared_pictures(records: Sequence[ImageRecord], digests: Sequence[st
                             "each out")
 
 
-def _check_ratios(study: Study, fold: int) -> None:
+def _check_ratios(study: UtilityStudy, fold: int) -> None:
     """Refuse ratios that leave a class without synthetic images before any hour is spent."""
     labels = [record.label for record, split in zip(study.records, study.list_splits(fold), strict=True) if split == "train"]
     counts = np.bincount(labels, minlength=study.config.num_classes).tolist()
@@ -154,7 +154,7 @@ def _check_ratios(study: Study, fold: int) -> None:
                             "give a larger one")
 
 
-def write_fold(study: Study, fold: int, folder: Path) -> Config:
+def write_fold(study: UtilityStudy, fold: int, folder: Path) -> Config:
     """The fold's table and configs; returns the one of its generator."""
     table = study.config.dataset_params.params
     names = [_name_below(record.path, Path(table.root_dir)) for record in study.records]
@@ -236,7 +236,7 @@ def _is_own(config: Config) -> bool:
     return Path(vae.pretrained).resolve() == Path(vae.training.output).resolve()
 
 
-def describe_settings(study: Study) -> dict[str, Any]:
+def describe_settings(study: UtilityStudy) -> dict[str, Any]:
     """All that the predictions depend on, but for the seeds, of which more can be added."""
     config = config_to_dict(study.config)
     request = study.request

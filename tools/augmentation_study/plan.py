@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dataset.image_bank import ImageBank
-from tools.augmentation_study.folds import Study
+from tools.augmentation_study.folds import UtilityStudy
 from tools.augmentation_study.utility import smallest_detectable_gain
 from tools.diffusion import estimate
 from tools.diffusion.project import Project
@@ -25,13 +25,13 @@ _TIMED_STEPS = (1, 4)  # of a classifier; the difference leaves out what comes o
 _TIMED_IMAGES = 8
 
 
-def describe_plan(study: Study, *, auc: float) -> str:
+def describe_plan(study: UtilityStudy, *, auc: float) -> str:
     """The lines that --dry-run prints; measures short timings, which takes some seconds."""
     return "\n".join([*_describe_folds(study), study.vae_use, *study.warnings, *_describe_gain(study, auc=auc),
                       *_describe_time(study)])
 
 
-def _describe_folds(study: Study) -> list[str]:
+def _describe_folds(study: UtilityStudy) -> list[str]:
     names = study.config.dataset_params.params.class_names
     lines = [f"{len(study.records):,} images of {len(set(study.groups)):,} groups; groups stay whole"]
     for fold in range(study.request.num_folds):
@@ -46,7 +46,7 @@ def _describe_folds(study: Study) -> list[str]:
     return lines
 
 
-def _describe_gain(study: Study, *, auc: float) -> list[str]:
+def _describe_gain(study: UtilityStudy, *, auc: float) -> list[str]:
     num_classes = study.config.num_classes
     by_group = [len({record.group for record in study.records if record.label == label}) for label in range(num_classes)]
     by_image = np.bincount(study.labels, minlength=num_classes).tolist()
@@ -66,7 +66,7 @@ def _describe_gain(study: Study, *, auc: float) -> list[str]:
     return lines
 
 
-def _describe_time(study: Study) -> list[str]:
+def _describe_time(study: UtilityStudy) -> list[str]:
     config, request = study.config, study.request
     device = choose_device()
     rate = estimate.measure_training_rate(config.train_params.mixed_precision, device)
@@ -101,7 +101,7 @@ def _describe_time(study: Study) -> list[str]:
             f"without {left_out}"]
 
 
-def _time_classifier(study: Study) -> tuple[float, float]:
+def _time_classifier(study: UtilityStudy) -> tuple[float, float]:
     """Seconds of an optimizer step and of a prediction."""
     images = Project.open(study.config).all_images
     bank, labels, shape = ImageBank(images), study.labels, classifier_shape(study.config.dataset_params.params)
@@ -119,7 +119,7 @@ def _time_classifier(study: Study) -> tuple[float, float]:
     return max(more - few, 0.0) / (_TIMED_STEPS[1] - _TIMED_STEPS[0]), predicting
 
 
-def _time_round_trip(study: Study, device: torch.device) -> float:
+def _time_round_trip(study: UtilityStudy, device: torch.device) -> float:
     """Seconds of an image's round trip; 0 where the VAE is still to be trained."""
     if study.refit_vae:
         return 0.0

@@ -25,7 +25,7 @@ from dataset.order import generator
 from dataset.patient_note import write_patient_note
 from dataset.storage import hash_file, hash_json, read_json, write_json
 from tools.augmentation_study.arms import build_arms
-from tools.augmentation_study.folds import Study, describe_settings, write_fold
+from tools.augmentation_study.folds import UtilityStudy, describe_settings, write_fold
 from tools.diffusion.generation import latents_to_pixels
 from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_NAME, read_manifest
@@ -46,7 +46,7 @@ _ROOT = Path(__file__).parents[2]
 _FIRST_SEED = 1000  # added to train_params.seed: no classifier starts like the encoder, the judge or the generator
 
 
-def run_study(study: Study, folder: Path) -> dict[str, np.ndarray]:
+def run_utility_study(study: UtilityStudy, folder: Path) -> dict[str, np.ndarray]:
     """Make what is missing in `folder`; class probabilities (S, N, C) of each arm, each image predicted by the classifiers
     of the fold that tests it.
 
@@ -68,7 +68,7 @@ def run_study(study: Study, folder: Path) -> dict[str, np.ndarray]:
     return pooled
 
 
-def _run_fold(study: Study, fold: int, folder: Path, identity: str) -> dict[tuple[str, int], np.ndarray]:
+def _run_fold(study: UtilityStudy, fold: int, folder: Path, identity: str) -> dict[tuple[str, int], np.ndarray]:
     """Predictions of the fold's tested images by arm and seed."""
     config = write_fold(study, fold, folder)
     generated = _generate(study, config, folder, identity=identity, title=f"fold {fold + 1} of {study.request.num_folds}")
@@ -90,7 +90,7 @@ def _run_fold(study: Study, fold: int, folder: Path, identity: str) -> dict[tupl
     return {address: probabilities for address, probabilities in found.items() if probabilities is not None}
 
 
-def _generate(study: Study, config: Config, folder: Path, *, identity: str, title: str) -> dict[str, str]:
+def _generate(study: UtilityStudy, config: Config, folder: Path, *, identity: str, title: str) -> dict[str, str]:
     """VAE, generator, synthetic images and round trips, each made unless it is there; hashes of what they are."""
     record, synthetic = folder / "generated.json", folder / "synthetic"
     if record.is_file():
@@ -145,7 +145,7 @@ def run_stage(command: Sequence[str]) -> None:
 class _FoldTrainer:
     """The images of a fold in memory, and its classifiers."""
 
-    def __init__(self, study: Study, config: Config, fold: int, folder: Path) -> None:
+    def __init__(self, study: UtilityStudy, config: Config, fold: int, folder: Path) -> None:
         self._config, self._request, self._fold = config, study.request, fold
         project = Project.open(config)
         train, test = project.images("train"), project.images("test")

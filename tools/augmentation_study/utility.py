@@ -45,7 +45,7 @@ WITH_SYNTHETIC, SHUFFLED, ROUND_TRIP = "real + synthetic", "real + synthetic, la
 
 
 @dataclass(frozen=True)
-class ArmScore:
+class UtilityScore:
     """A metric of one arm over all tested images: its mean over classifier seeds, and each seed's value."""
 
     arm: str
@@ -78,13 +78,13 @@ class UtilityReport:
     """A study's numbers. `headline` is the arm that the question is about, fixed before any number was seen."""
 
     headline: str
-    scores: list[ArmScore]
+    scores: list[UtilityScore]
     differences: list[ArmDifference]
     warnings: list[str]
     provenance: dict[str, Any]
     images: Sequence[str] = ()  # the first hex digits of the files' sha256
 
-    def score(self, arm: str, metric: str) -> ArmScore:
+    def score(self, arm: str, metric: str) -> UtilityScore:
         return next(row for row in self.scores if (row.arm, row.metric) == (arm, metric))
 
     def difference(self, arm: str, against: str, metric: str) -> ArmDifference:
@@ -123,7 +123,7 @@ def deal_folds(
 def score_arms(
     labels: np.ndarray, groups: Sequence[str], folds: np.ndarray, predictions: Mapping[str, np.ndarray], *,
     pairs: Sequence[tuple[str, str]], repeats: int, seed: int,
-) -> tuple[list[ArmScore], list[ArmDifference]]:
+) -> tuple[list[UtilityScore], list[ArmDifference]]:
     """Scores of each arm, and the difference of each pair (arm, against) of arms, by every metric.
 
     A metric is taken within each fold, whose images one network has scored, and averaged by the folds' images: scores of
@@ -162,7 +162,7 @@ def score_arms(
     scores, differences = [], []
     for (arm, name), values in scored.items():
         estimate = _estimate(values, shares)
-        scores.append(ArmScore(arm, name, estimate.value, estimate.interval, estimate.seed_values))
+        scores.append(UtilityScore(arm, name, estimate.value, estimate.interval, estimate.seed_values))
     for arm, against in pairs:
         for name in METRICS:
             estimate = _estimate(scored[arm, name] - scored[against, name], shares)

@@ -22,7 +22,7 @@ from config.schema import Config
 from dataset.storage import write_json
 from tools.benchmark import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
 from tools.benchmark.findings import Findings, draw_picture
-from tools.benchmark.workers import Setup, serve
+from tools.benchmark.workers import BenchmarkSetup, serve
 from tools.diffusion.estimate import count_steps, estimate_memory
 from tools.runtime.command import keep_freed_buffers, run_command
 
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.worker:
         if arguments.worker not in _PLAIN_SCRIPTS:
             keep_freed_buffers()
-        serve(_VARIANTS[arguments.worker], Setup(**arguments.setup))
+        serve(_VARIANTS[arguments.worker], BenchmarkSetup(**arguments.setup))
         return
     findings: dict[str, Findings] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        setup = Setup(arguments.config, arguments.demo_config, scratch, quick=arguments.quick)
+        setup = BenchmarkSetup(arguments.config, arguments.demo_config, scratch, quick=arguments.quick)
         for name, found in measure_all(setup, arguments.only):
             findings[name] = found
             if arguments.json:  # after each, so that what breaks later costs nothing that was measured
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("; ".join(unequal))
 
 
-def measure_all(setup: Setup, subjects: Sequence[str]) -> Iterator[tuple[str, Findings]]:
+def measure_all(setup: BenchmarkSetup, subjects: Sequence[str]) -> Iterator[tuple[str, Findings]]:
     """(subject, findings) in the order of the subjects, each as it is measured."""
     measure: dict[str, Callable[[], Findings]] = {
         "paper_step": lambda: paper_step.measure(setup),
@@ -91,7 +91,7 @@ def measure_all(setup: Setup, subjects: Sequence[str]) -> Iterator[tuple[str, Fi
             yield name, found
 
 
-def answer(setup: Setup, findings: dict[str, Findings]) -> str:
+def answer(setup: BenchmarkSetup, findings: dict[str, Findings]) -> str:
     """What a user wants to know first: how long and how much memory this config takes on this machine."""
     if not {"paper_step", "latent_cache"} <= findings.keys():
         return "only a part was measured, so the time of a whole training is not told"

@@ -22,7 +22,7 @@ from models.unet import count_parameters
 from tools.benchmark import rivals
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.limit import MATMUL
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.estimate import count_step_flops
 from tools.diffusion.train_state import Meters, TrainState
@@ -46,7 +46,7 @@ _STEPS = 24  # in one repeat
 _NAMES = {OURS: "ours, the training command", DIFFUSERS: "diffusers' UNet2DModel, AdamW only"}
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Images a second of both, and what of a step is not the network's."""
     config = load_config(setup.demo_config)
     write_images(Path(setup.scratch), config)
@@ -163,19 +163,19 @@ class OneConvolution(nn.Module):
         return self.conv(x)
 
 
-def prepare_ours(setup: Setup) -> Repeat:
+def prepare_ours(setup: BenchmarkSetup) -> Repeat:
     """The training command from its first step to its last, from a latent cache that is there."""
     return _prepare_command(setup, _load_command(), "ours")
 
 
-def prepare_around(setup: Setup) -> Repeat:
+def prepare_around(setup: BenchmarkSetup) -> Repeat:
     """The same with next to no network."""
     command = _load_command()
     vars(command)["make_unet"] = lambda config: OneConvolution(config.dataset_params.z_channels)
     return _prepare_command(setup, command, "around")
 
 
-def prepare_parts(setup: Setup) -> Repeat:
+def prepare_parts(setup: BenchmarkSetup) -> Repeat:
     """The network's passes alone and the update alone, in turn."""
     training = Training(load_config(setup.demo_config))
     training.step()
@@ -191,7 +191,7 @@ def prepare_parts(setup: Setup) -> Repeat:
     return repeat
 
 
-def prepare_diffusers(setup: Setup) -> Repeat:
+def prepare_diffusers(setup: BenchmarkSetup) -> Repeat:
     """A plain loop: prediction, loss, AdamW; no average, no clipping, no log."""
     config = load_config(setup.demo_config)
     batch = config.train_params.ldm_batch_size
@@ -217,7 +217,7 @@ def _load_command() -> ModuleType:
     return importlib.import_module("train_ddpm_cond")
 
 
-def _prepare_command(setup: Setup, command: ModuleType, name: str) -> Repeat:
+def _prepare_command(setup: BenchmarkSetup, command: ModuleType, name: str) -> Repeat:
     folder, runs = Path(setup.scratch) / "demo_step_runs", 0
 
     def train(steps: int) -> float:
@@ -236,7 +236,7 @@ def _prepare_command(setup: Setup, command: ModuleType, name: str) -> Repeat:
     return lambda: {"seconds": train(_STEPS), "flops": flops}
 
 
-def _overrides(setup: Setup) -> Sequence[str]:
+def _overrides(setup: BenchmarkSetup) -> Sequence[str]:
     """The made-up images in place of the config's, and next to no validation at the end."""
     folder = Path(setup.scratch)
     return (

@@ -12,7 +12,7 @@ from config.load import load_config
 from tools.benchmark.demo_step import Training
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.operators import Operator, find_operators, measure_operator, wait_for
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import count_step_flops, measure_matmul_rate
 from tools.diffusion.training import make_unet
 
@@ -24,7 +24,7 @@ _STEPS = 10  # in one repeat
 _GIB = 2**30
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Every way of compiling at every batch, each beside the rate of matrix products, and the heaviest operators."""
     if not torch.cuda.is_available():
         return Findings(f"7. training step on a GPU, bf16, {setup.paper_config}", ["not measured: no GPU is at hand"])
@@ -78,7 +78,7 @@ def seconds_per_step(found: Findings, batch: int) -> float | None:
     return found.numbers.get("seconds", {}).get(str(batch))
 
 
-def prepare(setup: Setup, *, mode: str, batch: int) -> Repeat:
+def prepare(setup: BenchmarkSetup, *, mode: str, batch: int) -> Repeat:
     """Seconds of a step by the training's own code, and the memory that torch took of the GPU for it.
 
     Validation's copy of the network is there as in a training; the VAE's decoder and the CUDA context, together about half
@@ -105,7 +105,7 @@ def prepare(setup: Setup, *, mode: str, batch: int) -> Repeat:
     return repeat
 
 
-def prepare_matmul(_setup: Setup) -> Repeat:
+def prepare_matmul(_setup: BenchmarkSetup) -> Repeat:
     """FLOP/s of matrix products in bf16."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return lambda: {"flops_per_second": measure_matmul_rate(device, seconds=1.0, dtype=torch.bfloat16)}

@@ -12,7 +12,7 @@ from dataset.images import write_png
 from dataset.order import generator, normal
 from dataset.storage import write_text
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.latent_source import LatentSource, open_training_data
 from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, make_optimizer, make_unet
@@ -24,7 +24,7 @@ _WIDTHS = (128, 256, 512, 512)  # channels of the SD family's VAE
 _TOLERANCE = 5e-3  # largest difference of standardised latents that the cache's float16 makes
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Seconds an image of encoding, reading and the step, and what an epoch gains."""
     config = load_config(setup.paper_config)
     write_images(Path(setup.scratch), config)
@@ -88,7 +88,7 @@ def write_images(folder: Path, config: Config) -> None:
     ).save_pretrained(folder / "vae")
 
 
-def prepare_cached(setup: Setup) -> Repeat:
+def prepare_cached(setup: BenchmarkSetup) -> Repeat:
     """Train from the cache; an encoding, of an image that is decoded already, and what a cache takes besides are timed."""
     config = _config(setup, load_latents=True)
     project = Project.open(config)
@@ -103,12 +103,12 @@ def prepare_cached(setup: Setup) -> Repeat:
     return lambda: {"encode_seconds": timed(encode), "fixed_seconds": fixed, **repeat()}
 
 
-def prepare_encoded(setup: Setup) -> Repeat:
+def prepare_encoded(setup: BenchmarkSetup) -> Repeat:
     """Encode each image at the step that trains on it."""
     return _prepare(setup, _config(setup, load_latents=False), "encoded")
 
 
-def _config(setup: Setup, *, load_latents: bool) -> Config:
+def _config(setup: BenchmarkSetup, *, load_latents: bool) -> Config:
     folder = Path(setup.scratch)
     return load_config(setup.paper_config, [
         f"dataset_params.params.csv_file={folder / 'table.csv'}", f"dataset_params.params.root_dir={folder / 'images'}",
@@ -120,7 +120,7 @@ def _config(setup: Setup, *, load_latents: bool) -> Config:
     ])
 
 
-def _prepare(setup: Setup, config: Config, name: str) -> Repeat:
+def _prepare(setup: BenchmarkSetup, config: Config, name: str) -> Repeat:
     data = open_training_data(Project.open(config), torch.device("cpu"), has_val=False)
     noise = normal(generator(1, "benchmark"), (_NUM_IMAGES, *latent_shape(config.dataset_params)))
     latents = data.codec.standardise(_read_all(data.train, noise))

@@ -2,14 +2,14 @@
 
 import torch
 
-from tools.benchmark.workers import Repeat, Setup
+from tools.benchmark.workers import BenchmarkSetup, Repeat
 from tools.diffusion.estimate import measure_matmul_rate
 
 MATMUL = "limit/matmul"
 _SIDES = (1024, 2048, 4096)
 
 
-def prepare_matmul(_setup: Setup) -> Repeat:
+def prepare_matmul(_setup: BenchmarkSetup) -> Repeat:
     """FLOP/s of float32 matrix products on all threads, at the size that runs fastest."""
     device = torch.device("cpu")
     side = max(_SIDES, key=lambda side: measure_matmul_rate(device, side=side))

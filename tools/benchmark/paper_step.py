@@ -17,7 +17,7 @@ from tools.benchmark import rivals
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.limit import MATMUL
 from tools.benchmark.operators import Operator, find_operators, measure_operator
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import BACKWARD_FACTOR, count_step_flops
 from tools.diffusion.training import latent_shape, make_optimizer, make_unet
 
@@ -25,7 +25,7 @@ OURS, MATERIALISED, DIFFUSERS = "paper_step/ours", "paper_step/materialised", "p
 _TOLERANCE = 1e-5  # largest difference of the two outputs, whose values are of order 1
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Seconds, memory and rates of the three, and the rate of matrix products between them."""
     results = interleave([MATMUL, OURS, MATERIALISED, DIFFUSERS], setup, repeats=1 if setup.quick else 3)
     config = load_config(setup.paper_config)
@@ -73,18 +73,18 @@ def conclude(results: dict[str, Numbers], operators: Sequence[tuple[Operator, fl
     return found
 
 
-def prepare_ours(setup: Setup) -> Repeat:
+def prepare_ours(setup: BenchmarkSetup) -> Repeat:
     """Ours as it is."""
     return _prepare_unet(setup, "ours")
 
 
-def prepare_materialised(setup: Setup) -> Repeat:
+def prepare_materialised(setup: BenchmarkSetup) -> Repeat:
     """The same weights, all attention maps formed."""
     rivals.materialise_attention()
     return _prepare_unet(setup, "materialised")
 
 
-def prepare_diffusers(setup: Setup) -> Repeat:
+def prepare_diffusers(setup: BenchmarkSetup) -> Repeat:
     """diffusers' network of equal channels, layers and attention levels, as a plain script would train it."""
     config = load_config(setup.paper_config)
     with torch.device("meta"):
@@ -98,7 +98,7 @@ def prepare_diffusers(setup: Setup) -> Repeat:
     return lambda: {"seconds": timed(step), "flops": flops, "parameters": count_parameters(network)}
 
 
-def _prepare_unet(setup: Setup, name: str) -> Repeat:
+def _prepare_unet(setup: BenchmarkSetup, name: str) -> Repeat:
     config = load_config(setup.paper_config)
     network = make_unet(config)
     for parameter in network.parameters():  # the zero-initialised layers would hide any difference

@@ -7,7 +7,7 @@ from config.load import load_config
 from dataset.order import SampleOrder, draw_step
 from tools.benchmark.demo_step import Training
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Repeat, Setup, medians, started, timed
+from tools.benchmark.workers import BenchmarkSetup, Repeat, medians, started, timed
 from tools.diffusion.estimate import count_step_flops
 from tools.diffusion.training import latent_shape, timestep_draws
 
@@ -21,7 +21,7 @@ _ASSUMED = (
 )
 
 
-def measure(setup: Setup, *, parameters: float) -> Findings:
+def measure(setup: BenchmarkSetup, *, parameters: float) -> Findings:
     """Images a second of one and of two processes of one thread each; `parameters` of the paper's network."""
     alone, pair = measure_scaling(setup, repeats=2 if setup.quick else 5)
     found = conclude(alone, pair, config=setup.demo_config, batch=load_config(setup.demo_config).train_params.ldm_batch_size)
@@ -38,7 +38,7 @@ def conclude(alone: float, pair: float, *, config: str, batch: int) -> Findings:
     return found
 
 
-def measure_scaling(setup: Setup, *, repeats: int) -> tuple[float, float]:
+def measure_scaling(setup: BenchmarkSetup, *, repeats: int) -> tuple[float, float]:
     """Median seconds a step of one process and of two that share the batch, measured in turn."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ def measure_scaling(setup: Setup, *, repeats: int) -> tuple[float, float]:
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def describe_on_paper(setup: Setup, *, parameters: float) -> list[str]:
+def describe_on_paper(setup: BenchmarkSetup, *, parameters: float) -> list[str]:
     """Eight GPUs by the counted operations, the gradient's size and the measured time of drawing a global batch."""
     config = load_config(setup.paper_config)
     batch = config.train_params.ldm_batch_size
@@ -79,7 +79,7 @@ def describe_on_paper(setup: Setup, *, parameters: float) -> list[str]:
     return lines
 
 
-def prepare_training(setup: Setup) -> Repeat:
+def prepare_training(setup: BenchmarkSetup) -> Repeat:
     """This process's part of the training."""
     training = Training(load_config(setup.demo_config))
     training.step()

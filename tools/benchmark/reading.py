@@ -14,7 +14,7 @@ from dataset.prefetch import read_ahead
 from dataset.storage import write_bytes
 from models.classifier import Classifier, ClassifierConfig
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave, timed
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
 from tools.evaluation.encoders.inception import DIMENSION, PRESETS, FidInception, preprocess
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES
@@ -35,7 +35,7 @@ _BATCH = 32
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Images a second and bytes; the series of encoding times is among the numbers."""
     folder = Path(setup.scratch)
     count = 16 if setup.quick else 64
@@ -114,17 +114,17 @@ def make_inception() -> FidInception:
     return FidInception().eval().requires_grad_(False)
 
 
-def prepare_plain(setup: Setup) -> Repeat:
+def prepare_plain(setup: BenchmarkSetup) -> Repeat:
     """One image after the other."""
     return _prepare_reading(setup, "plain")
 
 
-def prepare_ahead(setup: Setup) -> Repeat:
+def prepare_ahead(setup: BenchmarkSetup) -> Repeat:
     """As caches and evaluations read."""
     return _prepare_reading(setup, "ahead")
 
 
-def prepare_encoders(setup: Setup) -> Repeat:
+def prepare_encoders(setup: BenchmarkSetup) -> Repeat:
     """Each encoder from 8-bit images to features, and its network alone on inputs that are ready."""
     folder, device = Path(setup.scratch), torch.device("cpu")
     many, few = make_pictures(512), make_pictures(8 if setup.quick else 32)
@@ -150,7 +150,7 @@ def prepare_encoders(setup: Setup) -> Repeat:
     return repeat
 
 
-def prepare_pairs(_setup: Setup) -> Repeat:
+def prepare_pairs(_setup: BenchmarkSetup) -> Repeat:
     """Statistics over pairs of more images than the cap, as the evaluation computes them."""
     def repeat() -> Numbers:
         rng = generator(0, "benchmark")
@@ -168,7 +168,7 @@ def prepare_pairs(_setup: Setup) -> Repeat:
     return repeat
 
 
-def _prepare_reading(setup: Setup, name: str) -> Repeat:
+def _prepare_reading(setup: BenchmarkSetup, name: str) -> Repeat:
     paths = sorted((Path(setup.scratch) / "pictures").glob("*.png"))
 
     def read(index: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from config.load import load_config
 from config.schema import SampleParams
 from models.autoencoder import LatentStatistics
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Numbers, Repeat, Setup, interleave
+from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave
 from tools.diffusion import generation, samples
 from tools.diffusion.project import Project
 from tools.diffusion.training import latent_shape, make_schedule, make_unet
@@ -23,7 +23,7 @@ _SAMPLER = "ddim"  # one evaluation a step, with any schedule
 _NEVER = (0.9995, 0.9996)  # an interval between two timesteps: guidance is asked for and never applies
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Images a second of the whole command's work, the network's share, and costs in forward passes."""
     results = interleave([OVERLAPPED, IN_TURN], setup, repeats=1 if setup.quick else 3)
     passes = interleave([PASSES], setup, repeats=1 if setup.quick else 3)[PASSES]
@@ -54,7 +54,7 @@ def conclude(results: dict[str, Numbers], passes: Numbers, *, count: int, config
     return found
 
 
-def num_images(setup: Setup) -> int:
+def num_images(setup: BenchmarkSetup) -> int:
     """How many are drawn; the network's share hardly depends on it."""
     return 2 * _BATCH if setup.quick else 1000
 
@@ -85,17 +85,17 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._started
 
 
-def prepare_overlapped(setup: Setup) -> Repeat:
+def prepare_overlapped(setup: BenchmarkSetup) -> Repeat:
     """What the command does."""
     return _prepare_drawing(setup, "overlapped")
 
 
-def prepare_in_turn(setup: Setup) -> Repeat:
+def prepare_in_turn(setup: BenchmarkSetup) -> Repeat:
     """Draw, decode, write, then draw the next batch."""
     return _prepare_drawing(setup, "in_turn")
 
 
-def prepare_passes(setup: Setup) -> Repeat:
+def prepare_passes(setup: BenchmarkSetup) -> Repeat:
     """Seconds of 20 steps on a batch: plain, guided, guided nowhere; and of 20 and 1000 steps on a few images."""
     denoising, params = _make_denoising(setup), SampleParams(sampler=_SAMPLER, num_steps=20, batch_size=16)
     watch = Stopwatch(denoising.network)
@@ -122,7 +122,7 @@ def prepare_passes(setup: Setup) -> Repeat:
     return repeat
 
 
-def _prepare_drawing(setup: Setup, name: str) -> Repeat:
+def _prepare_drawing(setup: BenchmarkSetup, name: str) -> Repeat:
     config = load_config(setup.demo_config)
     denoising = _make_denoising(setup)
     watch = Stopwatch(denoising.network)
@@ -147,7 +147,7 @@ def _prepare_drawing(setup: Setup, name: str) -> Repeat:
     return repeat
 
 
-def _make_denoising(setup: Setup) -> generation.Denoising:
+def _make_denoising(setup: BenchmarkSetup) -> generation.Denoising:
     """The demo's network with weights that no block ignores."""
     config = load_config(setup.demo_config)
     network = make_unet(config)

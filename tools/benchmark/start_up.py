@@ -9,14 +9,14 @@ from pathlib import Path
 
 from config.errors import UserError
 from tools.benchmark.findings import Findings, Ratio
-from tools.benchmark.workers import Setup
+from tools.benchmark.workers import BenchmarkSetup
 
 _TARGET_SECONDS = 5.0
 _NUM_IMAGES = 2000  # as many as the demo has
 _ROOT = Path(__file__).parents[2]
 
 
-def measure(setup: Setup) -> Findings:
+def measure(setup: BenchmarkSetup) -> Findings:
     """Seconds of the wall clock and of the processor, the median of several starts."""
     phantoms = Path(setup.scratch) / "phantoms"
     run_python("-m", "tools.make_phantoms", "--output", str(phantoms), "--num-images", str(_NUM_IMAGES),

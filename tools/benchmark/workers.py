@@ -22,7 +22,7 @@ _LONGEST_ERROR = 300  # characters of a worker's last line
 
 
 @dataclass(frozen=True)
-class Setup:
+class BenchmarkSetup:
     """What every variant is told: the configs whose networks are measured, a folder to share files, and the extent."""
 
     paper_config: str
@@ -31,13 +31,13 @@ class Setup:
     quick: bool
 
 
-Prepare = Callable[[Setup], Repeat]  # builds a variant, warms it up and returns what measures it
+Prepare = Callable[[BenchmarkSetup], Repeat]  # builds a variant, warms it up and returns what measures it
 
 
 class Worker:
     """One variant in its own process: `ask` starts a repeat, `answer` waits for its numbers."""
 
-    def __init__(self, name: str, setup: Setup, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, setup: BenchmarkSetup, environment: Mapping[str, str]) -> None:
         self._name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         self._process = subprocess.Popen(
@@ -73,7 +73,7 @@ class Worker:
         raise UserError(f"the measurement {self._name} failed: {lines[-1][:_LONGEST_ERROR]}")
 
 
-def serve(prepare: Prepare, setup: Setup) -> None:
+def serve(prepare: Prepare, setup: BenchmarkSetup) -> None:
     """The worker's side: prepare the variant, then measure once for every line that comes in."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
@@ -86,7 +86,7 @@ def serve(prepare: Prepare, setup: Setup) -> None:
 
 @contextmanager
 def started(
-    names: Sequence[str], setup: Setup, environments: Sequence[Mapping[str, str]] | None = None
+    names: Sequence[str], setup: BenchmarkSetup, environments: Sequence[Mapping[str, str]] | None = None
 ) -> Iterator[list[Worker]]:
     """Workers that are warm: prepared one after the other, so that none disturbs another's preparation; with
     `environments`, one a worker, all together, since processes of one group wait for each other."""
@@ -104,7 +104,7 @@ def started(
         yield workers
 
 
-def interleave(names: Sequence[str], setup: Setup, *, repeats: int) -> dict[str, Numbers]:
+def interleave(names: Sequence[str], setup: BenchmarkSetup, *, repeats: int) -> dict[str, Numbers]:
     """Medians over `repeats` rounds in which every variant is measured once, by name."""
     rounds: dict[str, list[Numbers]] = {name: [] for name in names}
     with started(names, setup) as workers:

@@ -45,7 +45,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelSource:
     """The label's AUC from one source: `kind` is whole, metadata or background; `auc` is None if `note` says why."""
 
     name: str
@@ -60,7 +60,7 @@ class Source:
 class ConfounderReport:
     """Sources in the order of the table, the warnings that they raise, and what else the reader must know."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[LabelSource, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     num_images: int
@@ -124,16 +124,16 @@ def measure_confounders(
     if not covariates:
         notes.append("no metadata were tested: name their columns in dataset_params.params.covariate_columns")
 
-    sources = [Source(name, "whole", _measure(grouped, values, name)) for name, values in whole.items()]
-    sources += [] if judged is None else [Source("whole image, judge on held-out images", "whole", judged)]
-    sources += [] if mask is not None else [Source("background alone", "background", None, note=_FILLED)]
+    sources = [LabelSource(name, "whole", _measure(grouped, values, name)) for name, values in whole.items()]
+    sources += [] if judged is None else [LabelSource("whole image, judge on held-out images", "whole", judged)]
+    sources += [] if mask is not None else [LabelSource("background alone", "background", None, note=_FILLED)]
     best = max(source.auc.value for source in sources if source.auc is not None)
     for (name, kind), values in tested.items():
         auc = _measure(grouped, values, name)
         p_value = min(1.0, len(tested) * _p_above_chance(auc, grouped.num_groups))
         rivals = p_value < LEVEL and auc.value - 0.5 >= RIVAL_SHARE * (best - 0.5)
-        sources.append(Source(name, kind, auc, p_value, rivals))
-    sources += [Source(f"metadata alone, {column.name} ({column.kind})", "metadata", None, note=column.note)
+        sources.append(LabelSource(name, kind, auc, p_value, rivals))
+    sources += [LabelSource(f"metadata alone, {column.name} ({column.kind})", "metadata", None, note=column.note)
                 for column in encoded if not column.values.shape[1]]
     if any(source.auc is not None and source.auc.high < 0.5 for source in sources):
         notes.append("an AUC below 0.5 means that nothing was learned; with few groups it can be far below")
@@ -161,7 +161,7 @@ def format_report(report: ConfounderReport) -> str:
     return "\n".join(lines)
 
 
-def _warn(sources: Sequence[Source], best: float) -> Iterator[str]:
+def _warn(sources: Sequence[LabelSource], best: float) -> Iterator[str]:
     """One warning for the background and one for all metadata, which names the columns that rival alone, if any do."""
     for kind, advice in _ADVICE.items():
         rivals = [source for source in sources if source.kind == kind and source.rivals]

@@ -40,7 +40,7 @@ from tools.evaluation.direct_measurements import (
 )
 from tools.evaluation.direct_statistics import SMALLEST_SIDE, Item, make_items, name_classes
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets
-from tools.evaluation.group_statistics import Comparison, adjusted_p_values, compare
+from tools.evaluation.group_statistics import GroupComparison, adjusted_p_values, compare
 from tools.evaluation.image_measures import SHORTEST_OCTAVE
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
@@ -237,7 +237,7 @@ def _capped(images: ImageSet, limit: int) -> ImageSet:
     return images if len(rows) == len(images) else images.select(rows)
 
 
-def _row(item: Item, compared: Comparison, comparison: str) -> Row:
+def _row(item: Item, compared: GroupComparison, comparison: str) -> Row:
     value, interval, is_log = compared.difference, compared.interval, item.kind.scale is Scale.RATIO
     if is_log:
         value, interval = float(np.exp(value)), interval and (float(np.exp(interval[0])), float(np.exp(interval[1])))

@@ -114,7 +114,7 @@ Statistic = Mean | LogSpread | LogEffective
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GroupComparison:
     """One statistic of both sets, and the 95% interval of the first minus the second."""
 
     first: float
@@ -128,7 +128,7 @@ class Comparison:
 
 def compare(
     statistics: Sequence[Statistic], sides: np.ndarray, *, repeats: int, seed: int
-) -> list[Comparison]:
+) -> list[GroupComparison]:
     """The differences first minus second of every statistic with their 95% intervals.
 
     Args:
@@ -137,7 +137,7 @@ def compare(
     """
     of_sides = _estimate(statistics, np.stack([sides, ~sides]).astype(np.float64))[0]
     if not repeats:
-        return [Comparison(float(first), float(second), None) for first, second in of_sides.T]
+        return [GroupComparison(float(first), float(second), None) for first, second in of_sides.T]
     rng = generator(seed, "direct bootstrap")
     weights = np.zeros((repeats, len(sides)))
     for side in (sides, ~sides):
@@ -145,7 +145,7 @@ def compare(
     drawn = np.concatenate([
         _estimate(statistics, weights[rows] * sides)[0] - _estimate(statistics, weights[rows] * ~sides)[0]
         for rows in _blocks(repeats, len(sides))])
-    return [Comparison(float(first), float(second), _central(column))
+    return [GroupComparison(float(first), float(second), _central(column))
             for (first, second), column in zip(of_sides.T, drawn.T, strict=True)]
 
 

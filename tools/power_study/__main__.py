@@ -34,7 +34,7 @@ from tools.evaluation.image_set import ImageSet
 from tools.evaluation.image_sets import as_gray_if_all, open_synthetic, read_set, round_trip
 from tools.evaluation.resampling import cap_by_group
 from tools.power_study.degradations import PIXEL_FAULTS, ROUND_TRIP_FRACTIONS, mix
-from tools.power_study.power import Fault, ImagePool, PowerSettings, format_table, measure_power
+from tools.power_study.power import ImagePool, PlantedFault, PowerSettings, format_table, measure_power
 from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
@@ -91,12 +91,12 @@ def study(
     for name, encoder in encoders.items():
         started = time.monotonic()
         pool = ImagePool(_encode(project, encoder, real, "real", output), real.labels, real.groups, _order_layouts(real))
-        faults: dict[str, Fault] = {}
+        faults: dict[str, PlantedFault] = {}
         for fault, unit, strength, images in variants:
             if encoder.name == "classifier" and images.pixels.shape[3] != real.pixels.shape[3]:
                 continue  # it takes images like those of its training alone
             features = _encode(project, encoder, images, f"{fault}_{strength}".replace(" ", "_"), output)
-            faults.setdefault(fault, Fault(unit)).sets.append((strength, features, images.groups))
+            faults.setdefault(fault, PlantedFault(unit)).sets.append((strength, features, images.groups))
         power = measure_power(pool, faults, numbers, settings)
         result["faults"] |= {fault: {"unit": unit, "strengths": of} for fault, (unit, of) in power.strengths.items()}
         result["encoders"][name] = {

@@ -41,7 +41,7 @@ class ImagePool:
 
 
 @dataclass(frozen=True)
-class Fault:
+class PlantedFault:
     """One fault in graded strength, weakest first: (strength, features float (M, D), groups). Images with a planted fault
     keep the groups of the real ones that they were made of."""
 
@@ -59,7 +59,9 @@ class Power:
     strengths: dict[str, tuple[str, list[float]]]
 
 
-def measure_power(pool: ImagePool, faults: Mapping[str, Fault], numbers: Sequence[int], settings: PowerSettings) -> Power:
+def measure_power(
+    pool: ImagePool, faults: Mapping[str, PlantedFault], numbers: Sequence[int], settings: PowerSettings
+) -> Power:
     """Power against `faults` and against modes, classes and distinct images dropped from the pool, at each n of `numbers`.
 
     n counts images; groups are drawn whole, as many as have n images on average.
