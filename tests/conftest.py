@@ -11,6 +11,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "2")  # where there is no lscpu to count with, joblib warns
 
 import pytest
 import torch

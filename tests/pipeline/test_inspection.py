@@ -136,7 +136,7 @@ def test_test_images_choose_a_vae_only_where_there_are_none_of_val(
 def test_fine_tuning_is_run_and_measured(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(workspace.root / "vae", tmp_path / "vae")
     check_vae.main([*workspace.arguments("autoencoder_params.training.max_steps=40"), "--vae", str(tmp_path / "vae"),
-                    "--fine-tune", "0.5", "--output", str(tmp_path)])
+                    "--fine-tune", "5", "--output", str(tmp_path)])
     before, after = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))["vaes"]
     assert after["name"] == str(tmp_path / "fine_tuned") and after["psnr_db"] > before["psnr_db"] + 3
     seconds = json.loads((tmp_path / "fine_tuned/training.json").read_text(encoding="utf-8"))["seconds"]
