@@ -1,7 +1,6 @@
 """Sweep over checkpoints, samplers, steps and guidance; choose on validation by a rule, then open the test set once."""
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from tools.evaluation.sweep_curves import SweepRecord, draw_sweep
 from tools.runtime.checkpoints import list_resume_checkpoints
 from tools.runtime.command import add_config, run_command
 from tools.runtime.run_directory import RunDirectory, owned
+from tools.runtime.stages import DoneRecord, Stage, as_options, our_command, run_stages
 
-_SCRIPT = Path(__file__).parents[1] / "sample_ddpm_class_cond.py"
 _TABLE, _PICTURE, _CHOSEN = "sweep.json", "sweep.png", "chosen"
 
 
@@ -90,20 +89,17 @@ def _evaluate_point(
 
     Its reports show the curves of the `record` that the file `quoted` holds.
     """
-    done = folder / "point.json"
     settings = point.settings(checkpoint_sha256)
-    options = [] if quoted is None else ["--sweep", str(quoted)]
     key = sweeping.point_key({**settings, "sweep": None if record is None else record.to_dict()}, config, split)
-    if not done.is_file() or read_json(done)["key"] != key:
+    done = DoneRecord(folder / "point.json", key, outputs=(folder / "evaluation.json",))
+    if done.read() is None:
         overrides = [*arguments.set, *point.overrides(), f"evaluation_params.real_split={split}",
                      "evaluation_params.allow_download=false"]  # what can be fetched is here by now
-        command = [sys.executable, str(_SCRIPT), "--config", arguments.config, "--checkpoint", str(point.checkpoint),
-                   "--output", str(folder), *options, *(word for text in overrides for word in ("--set", text))]
-        finished = subprocess.run(command, check=False)
-        if finished.returncode != 0:
-            raise UserError(f"{point.name()}: drawing or evaluating it ended with exit code {finished.returncode}, see "
-                            "above; the same command goes on from here")
-        write_json(done, {"key": key, **settings})
+        quote = [] if quoted is None else ["--sweep", str(quoted)]
+        run_stages([Stage(point.name(), our_command(
+            "sample_ddpm_class_cond.py", "--config", arguments.config, "--checkpoint", str(point.checkpoint), "--output",
+            str(folder), *quote, *as_options(overrides)))])
+        done.finish(**settings)
     return read_json(folder / "evaluation.json")
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -24,11 +23,11 @@ from dataset.storage import hash_file
 from tools.augmentation_study import __main__ as augmentation_study
 from tools.augmentation_study.folds import StudyRequest, UtilityStudy, plan_study, write_fold
 from tools.augmentation_study.page import NAME
-from tools.augmentation_study.runs import _FoldTrainer, run_stage
+from tools.augmentation_study.runs import _FoldTrainer
 from tools.augmentation_study.utility import CONTROL, METRICS
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import shorten_hashes
-from tools.runtime.command import Interrupted, run_command
+from tools.runtime.command import run_command
 
 pytestmark = pytest.mark.timeout(900)  # four processes start one after another; a busy machine takes minutes for it
 
@@ -288,21 +287,3 @@ def test_a_fold_s_table_keeps_labels_groups_and_conditions(workspace: Workspace,
         for split in ("train", "val"):
             assert {record.label for record in records if record.split == split} == {0, 1}
     assert {record.conditions for record in study.records} == {(0,), (1,)}
-
-
-def test_a_stage_that_fails_or_is_stopped_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ended with exit code 3; mend what it says above"):
-        run_stage([sys.executable, "-c", "raise SystemExit(3)"])
-    with pytest.raises(UserError, match="was stopped by SIGKILL, which the system sends where memory runs out"):
-        run_stage([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
-    with pytest.raises(Interrupted):
-        run_stage([sys.executable, "-c", "raise SystemExit(143)"])
-    started, saved = tmp_path / "started", tmp_path / "saved"
-    script = ("import pathlib, signal, sys, time\n"
-              f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(saved)!r}).touch(), sys.exit(143)))\n"
-              f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(60)")
-    watcher = stop_when(started)
-    with pytest.raises(SystemExit) as stopped:
-        run_command(lambda: run_stage([sys.executable, "-c", script]))
-    watcher.join()
-    assert stopped.value.code == 143 and saved.exists()  # the child was told, and waited for

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tools.check_vae import __main__ as check_vae
 from tools.diffusion.project import Project
 from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.frechet import frechet_distance
+from tools.runtime.stages import Stage
 from tools.train_vae import __main__ as train_vae
 
 
@@ -79,13 +79,13 @@ def test_vaes_of_several_kinds_and_latent_shapes_stand_in_one_table(
 def test_the_vae_that_is_fine_tuned_need_not_have_the_configs_latents(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_here(words: list[str], *, check: bool) -> subprocess.CompletedProcess:
+    def run_here(stages: list[Stage]) -> None:
         """The same command without the seconds of another process's start."""
-        assert words[1:3] == ["-m", "tools.train_vae"] and not check
-        train_vae.main(words[3:])
-        return subprocess.CompletedProcess(words, 0)
+        (stage,) = stages
+        assert stage.command[1:3] == ["-m", "tools.train_vae"]
+        train_vae.main(stage.command[3:])
 
-    monkeypatch.setattr(check_vae.subprocess, "run", run_here)
+    monkeypatch.setattr(check_vae, "run_stages", run_here)
     save_tiny_autoencoder(tmp_path / "tiny", seed=1, latent_channels=16)
     check_vae.main([*workspace.arguments("autoencoder_params.training.max_steps=3"), "--vae", str(tmp_path / "tiny"),
                     "--fine-tune", "0.5", "--output", str(tmp_path)])

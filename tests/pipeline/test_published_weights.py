@@ -30,7 +30,9 @@ from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.evaluation.encoders.inception import FidInception
 from tools.evaluation.encoders.published_weights import fetch_published, list_downloads
 from tools.evaluation.encoders.trunks import NETS
+from tools.runtime.stages import Stage
 from tools.study import __main__ as study_command
+from tools.study import runs as study_runs
 from tools.study.plan import Arm, Study
 from tools.study.runs import ArmRun, StudyRuns
 
@@ -259,12 +261,13 @@ def test_a_study_fetches_at_its_start_and_its_evaluations_fetch_nothing(
         study_command.run_study(study, runs, ())
     assert len(servers["inception"].asked) == 1  # the second arm would wait for the same address
 
-    def note(_: StudyRuns, waiting: list[Any], **__: int) -> None:
-        for job in waiting:
-            commands.append(job.command)
-            write_json(job.folder / "evaluation.json", {"rows": []})
+    def note(stages: list[Stage]) -> None:
+        for stage in stages:
+            assert stage.log is not None
+            commands.append(stage.command)
+            write_json(stage.log.parent / "evaluation.json", {"rows": []})
 
-    monkeypatch.setattr(StudyRuns, "_run_jobs", note)
+    monkeypatch.setattr(study_runs, "run_stages", note)
     assert runs._evaluate(ArmRun(study.arms[0], 10, 1), "val") == {"rows": []}
     [command] = commands
     overrides = [word for before, word in itertools.pairwise(command) if before == "--set"]

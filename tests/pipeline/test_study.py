@@ -199,7 +199,7 @@ def test_a_command_that_fails_is_quoted_with_its_log(workspace: Workspace, tmp_p
     no_folder = {"evaluation_params.encoders": ["vae"], "evaluation_params.judge_path": None,
                  "dataset_params.directory_latents": str(tmp_path / "a_file" / "latents")}
     declared = declare(workspace, tmp_path, overrides=no_folder)
-    with pytest.raises(UserError, match=r"code 2 \(error: .*a_file.*\); see .*log\.txt; mended"):
+    with pytest.raises(UserError, match=r"code 2: error: .*a_file.*; see .*log\.txt; fix the cause"):
         study.main(["--config", str(declared)])
 
 

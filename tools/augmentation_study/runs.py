@@ -4,11 +4,7 @@ Every fold has a table and a config of its own; the VAE, the latent statistics, 
 and the classifiers see its training groups only (the VAE where it is refitted). The statistics are not made here.
 """
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +33,11 @@ from tools.evaluation.classifier_training import (
     count_classifier_steps,
     train_classifier,
 )
-from tools.runtime.command import STOP_SIGNALS, Interrupted
 from tools.runtime.machine import choose_device
 from tools.runtime.run_directory import RunDirectory
+from tools.runtime.stages import Stage, our_command, run_stages
 
 STUDY_NAME = "study.json"
-_ROOT = Path(__file__).parents[2]
 _FIRST_SEED = 1000  # added to train_params.seed: no classifier starts like the encoder, the judge or the generator
 
 
@@ -100,46 +95,16 @@ def _generate(study: UtilityStudy, config: Config, folder: Path, *, identity: st
     round_trips = folder / "round_trips"
     if round_trips.is_dir():
         shutil.rmtree(round_trips)
-    if study.refit_vae:
-        print(f"{title}: VAE", flush=True)
-        run_stage([sys.executable, "-m", "tools.train_vae", "--config", str(folder / "vae.yaml")])
-    print(f"{title}: generator", flush=True)
-    run_stage([sys.executable, str(_ROOT / "train_ddpm_cond.py"), "--config", str(folder / "config.yaml")])
-    print(f"{title}: synthetic images", flush=True)
-    run_stage([sys.executable, str(_ROOT / "sample_ddpm_class_cond.py"), "--config", str(folder / "config.yaml"),
-               "--no-metrics"])
+    stages = [("VAE", "tools.train_vae", "vae.yaml", ())] if study.refit_vae else []
+    stages += [("generator", "train_ddpm_cond.py", "config.yaml", ()),
+               ("synthetic images", "sample_ddpm_class_cond.py", "config.yaml", ("--no-metrics",))]
+    run_stages([Stage(f"{title}: {name}", our_command(script, "--config", str(folder / file), *further))
+                for name, script, file, further in stages])
     _write_round_trips(config, round_trips)
     made = {"study": identity, "manifest_sha256": hash_file(synthetic / MANIFEST_NAME),
             "checkpoint_sha256": hash_file(_checkpoint(config)), "vae_sha256": Project.open(config).vae_sha256}
     write_json(record, made)
     return made
-
-
-def run_stage(command: Sequence[str]) -> None:
-    """Run a command of ours to its end; a signal to this process stops it and waits until it has saved.
-
-    Raises:
-        UserError: it failed.
-        Interrupted: it was stopped by a signal.
-    """
-    paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True)
-    try:
-        code = process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise
-    stopped = -code if code < 0 else code - 128
-    if stopped in STOP_SIGNALS:
-        raise Interrupted(stopped, "run the same command to go on")
-    if code < 0:
-        raise UserError(f"{' '.join(command[1:])} was stopped by {signal.Signals(-code).name}"
-                        + (", which the system sends where memory runs out; free some, or lower batch sizes"
-                           if -code == signal.SIGKILL else "") + ", then run the same command again")
-    if code:
-        raise UserError(f"{' '.join(command[1:])} ended with exit code {code}; mend what it says above, then run the same "
-                        "command again")
 
 
 class _FoldTrainer:

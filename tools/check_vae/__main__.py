@@ -2,8 +2,6 @@
 
 import argparse
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -16,6 +14,7 @@ from tools.check_vae.round_trip import RULE, VaeMeasurement, choose, format_tabl
 from tools.check_vae.trial import VaeTrial
 from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
+from tools.runtime.stages import Stage, as_options, our_command, run_stages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,12 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join([verdict, *(f"note: {note}" for note in trial.notes)]))
     if arguments.fine_tune is not None:
         tuned = arguments.output / "fine_tuned"
-        words = _as_words([*arguments.set, "autoencoder_params.training.fine_tune=true",
+        words = as_options([*arguments.set, "autoencoder_params.training.fine_tune=true",
                            f"autoencoder_params.training.output={tuned}",
                            f"autoencoder_params.training.max_minutes={arguments.fine_tune}", *_name_keys(best, config)])
-        done = subprocess.run([sys.executable, "-m", "tools.train_vae", "--config", arguments.config, *words], check=False)
-        if done.returncode:
-            raise UserError(f"--fine-tune: python -m tools.train_vae ended with exit code {done.returncode}; see above")
+        run_stages([Stage("fine-tuning", our_command("tools.train_vae", "--config", arguments.config, *words))])
         measured.append(trial.measure(str(tuned)))
         print(format_table([best, measured[-1]]))
         verdict = _describe_choice(choose(measured), config)
@@ -56,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif best.problems:
         training = config.autoencoder_params.training
         planned = training.fine_tune and training.output != best.name  # into a folder that is not the VAE itself
-        words = _as_words([*arguments.set, *_name_keys(best, config), "autoencoder_params.training.fine_tune=true",
+        words = as_options([*arguments.set, *_name_keys(best, config), "autoencoder_params.training.fine_tune=true",
                            f"autoencoder_params.training.output={training.output}{'' if planned else '_tuned'}"])
         print("what fine-tuning gains is measured with --fine-tune MINUTES --output DIR, or by hand with "
               + shlex.join(["python", "-m", "tools.train_vae", "--config", arguments.config, *words]))
@@ -87,10 +84,6 @@ def _name_keys(vae: VaeMeasurement, config: Config) -> list[str]:
         wanted = {"autoencoder_params.pretrained": (vae.name, config.autoencoder_params.pretrained),
                   "autoencoder_params.subfolder": ("null", config.autoencoder_params.subfolder or "null"), **wanted}
     return [f"{key}={value}" for key, (value, found) in wanted.items() if value != found]
-
-
-def _as_words(overrides: Sequence[str]) -> list[str]:
-    return [word for override in overrides for word in ("--set", override)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Audit whether the trained model's denoising loss tells the patients it was trained on from others."""
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from tools.membership_audit.losses import denoising_losses, is_canary, plant_can
 from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 from tools.runtime.run_directory import RunDirectory
-
-_TRAIN_SCRIPT = Path(__file__).parents[2] / "train_ddpm_cond.py"
+from tools.runtime.stages import Stage, our_command, run_stages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,11 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(config: Config, path: Path) -> None:
-    """Train the run with canaries in a process of its own; the same command again goes on where it stopped."""
+    """Train the run with canaries in a separate process; the same command again resumes it."""
     write_text(path, config_to_yaml(config))
-    finished = subprocess.run([sys.executable, str(_TRAIN_SCRIPT), "--config", str(path)], check=False)
-    if finished.returncode:
-        raise UserError(f"the training with canaries ended with exit code {finished.returncode}; its message stands above")
+    run_stages([Stage("training with canaries", our_command("train_ddpm_cond.py", "--config", str(path)))])
 
 
 def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]:

@@ -1,6 +1,6 @@
 """A study of recipes by successive halving: its declaration, its rounds, what is read of each evaluation, and the choice.
 
-Training, drawing and evaluating an arm is the business of study_runs.py.
+`runs` trains, samples and evaluates its arms.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from dataset.storage import atomic_path
 from tools.evaluation.evidence import name_features
 from tools.evaluation.selection import ABOVE_REAL, MEANING, least_favourable, require_same_features
 from tools.evaluation.sweeping import LEAST_CLASS_SHARE, read_curves, refuse
+from tools.runtime.stages import DIVERGED
 
-DIVERGED = "diverged"  # the only key of what stands for the evaluation of a training that did
 THROUGH_VAE = "diffusion"  # the generator whose images are decoded latents
 GENERATORS = (THROUGH_VAE, "gan", "augment_real")
 RULE = (

@@ -5,12 +5,7 @@ does again what depends on them.
 """
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +14,21 @@ from typing import Any
 from config.errors import UserError
 from config.load import config_to_dict, load_config
 from config.schema import Config, effect_of
-from dataset.storage import hash_file, hash_json, make_folder, read_json, write_json
+from dataset.storage import hash_file, hash_json, read_json, write_json
 from tools.diffusion.gan_training import METHOD as GAN_METHOD
 from tools.diffusion.project import Project
 from tools.evaluation.assess import METHOD
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
-from tools.runtime.command import EXIT_DIVERGED, EXIT_SIGNAL_BASE, STOP_SIGNALS, Interrupted, deferred_signals
 from tools.runtime.run_directory import RunDirectory, keys_of_results
-from tools.study.plan import DIVERGED, Arm, Study
+from tools.runtime.stages import DIVERGED, DoneRecord, Stage, as_options, our_command, run_stages
+from tools.study.plan import Arm, Study
 
-_ROOT = Path(__file__).parents[2]
 _MANY_EPOCHS = 1_000_000  # max_steps ends every run
 _LOG_NAME, _DIVERGED_NAME = "log.txt", "diverged.json"
-_TRAIN = {"diffusion": ["train_ddpm_cond.py"], "gan": ["-m", "tools.train_gan"]}
-_DRAW = {"diffusion": ["sample_ddpm_class_cond.py"], "gan": ["-m", "tools.sample_gan"],
-         "augment_real": ["-m", "tools.augment_real"]}
+_TRAIN = {"diffusion": "train_ddpm_cond.py", "gan": "tools.train_gan"}
+_SAMPLE = {"diffusion": "sample_ddpm_class_cond.py", "gan": "tools.sample_gan", "augment_real": "tools.augment_real"}
 _METHODS = {"diffusion": 1, "gan": GAN_METHOD, "augment_real": 2}  # raised where the same keys give other images
 _SPEED_METHOD = 2  # raised where the same loop would be timed otherwise
-_POLL_SECONDS = 0.2
 _DATA_COST = ("z_channels", "latent_size", "condition_types", "load_latents")
 _TRAIN_COST = ("ldm_batch_size", "gradient_accumulation_steps", "compile_mode", "mixed_precision")
 
@@ -89,7 +81,7 @@ class StudyRuns:
         if not kept.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # a run that was killed has steps behind it that were not timed
             command = self._command(_TRAIN[arm.generator], run, own=_keys_of_training(run, folder))
-            self._run_jobs([_Job(f"measuring the speed of {arm.name}", folder, command, may_diverge=True)], jobs=1)
+            run_stages([_stage(f"measuring the speed of {arm.name}", folder, command)])
             config = self.config_of(arm)
             batch = config.gan_params.batch_size if arm.generator == "gan" else config.train_params.ldm_batch_size
             rate = read_json(RunDirectory(folder).timing)["settled_images_per_second"]
@@ -97,66 +89,62 @@ class StudyRuns:
         return float(read_json(kept)["seconds_per_step"])
 
     def evaluate(self, runs: Sequence[ArmRun], split: str) -> list[dict[str, Any]]:
-        """Train and draw whatever is missing, `jobs` at a time, then evaluate one after the other; each evaluation.json, or
-        what a training that diverged said, under `studying.DIVERGED`."""
-        missing = [run for run in runs if not self._is_drawn(run) and not self._diverged(run)]
-        trained: dict[Path, _Job] = {}
+        """Train and sample whatever is missing, `jobs` at a time, then evaluate one after the other.
+
+        Each evaluation.json, or what a training that diverged said, under `DIVERGED`.
+        """
+        missing = [run for run in runs if self._sampled(run).read() is None and not self._diverged(run)]
+        trained: dict[Path, Stage] = {}
         for run in missing:
             if run.arm.generator in _TRAIN:
                 folder = self._training(run)
-                trained.setdefault(folder, _Job(str(run), folder, self._command(_TRAIN[run.arm.generator], run),
-                                                   may_diverge=True))
-        self._run_jobs(list(trained.values()), jobs=self._jobs)
+                trained.setdefault(folder, _stage(str(run), folder, self._command(_TRAIN[run.arm.generator], run)))
+        run_stages(list(trained.values()), jobs=self._jobs)
         missing = [run for run in missing if not self._diverged(run)]
         for run in missing:
             self._clear_if_stale(run)
-        self._run_jobs([self._drawing(run) for run in missing], jobs=self._jobs)
+        run_stages([self._sampling(run) for run in missing], jobs=self._jobs)
         for run in missing:
             note = self._images(run) / _DIVERGED_NAME
-            said = read_json(note) if note.is_file() else {}
-            write_json(self._note(run), {"key": self._drawn_key(run), "done": True, **said})
+            self._sampled(run).finish(**(read_json(note) if note.is_file() else {}))
         return [self._diverged(run) or self._evaluate(run, split) for run in runs]
 
     def _diverged(self, run: ArmRun) -> dict[str, str] | None:
         """What stands for the evaluation of a training, or of images, that were not finite, as they would be again."""
-        trained, drawn = self._training(run) / _DIVERGED_NAME, self._note(run)
+        trained = self._training(run) / _DIVERGED_NAME
         if run.arm.generator in _TRAIN and trained.is_file():
             return read_json(trained)
-        said = read_json(drawn).get(DIVERGED) if self._is_drawn(run) else None
+        said = (self._sampled(run).read() or {}).get(DIVERGED)
         return None if said is None else {DIVERGED: said}
 
-    def _note(self, run: ArmRun) -> Path:
-        """Which images lie in the run's folder, and whether they are all there."""
-        return self._images(run) / "drawn.json"
-
-    def _is_drawn(self, run: ArmRun) -> bool:
-        note = read_json(self._note(run)) if self._note(run).is_file() else {}
-        return note.get("key") == self._drawn_key(run) and note["done"]
+    def _sampled(self, run: ArmRun) -> DoneRecord:
+        return DoneRecord(self._images(run) / "drawn.json", self._images_key(run))
 
     def _clear_if_stale(self, run: ArmRun) -> None:
-        """Remove images of other keys, and augmented ones, of which the whole cannot be told from the cut off."""
-        note, begun = self._note(run), {"key": self._drawn_key(run), "done": False}
-        if not note.is_file() or read_json(note) != begun or run.arm.generator == "augment_real":
+        """Remove images of other keys, and augmented ones, since a complete set of these looks like an incomplete one."""
+        record = self._sampled(run)
+        if not record.begun() or run.arm.generator == "augment_real":
             shutil.rmtree(self._images(run), ignore_errors=True)
-            write_json(note, begun)
+            record.begin()
 
-    def _drawing(self, run: ArmRun) -> "_Job":
+    def _sampling(self, run: ArmRun) -> Stage:
         folder, only = self._images(run), ["--no-metrics"] if run.arm.generator == "diffusion" else []
-        command = self._command(_DRAW[run.arm.generator], run, "--output", str(folder / "samples"), *only)
-        return _Job(f"drawing {run}", folder, command, may_diverge=True)
+        command = self._command(_SAMPLE[run.arm.generator], run, "--output", str(folder / "samples"), *only)
+        return _stage(f"drawing {run}", folder, command)
 
     def _evaluate(self, run: ArmRun, split: str) -> dict[str, Any]:
-        folder, key = self._images(run) / f"evaluation_{split}", self._key(run, split)
-        done, result = folder / "done.json", folder / "evaluation.json"
-        if not done.is_file() or not result.is_file() or read_json(done)["key"] != key:
-            command = self._command(["-m", "tools.evaluate"], run, "--set", f"evaluation_params.real_split={split}",
-                                    "--set", "evaluation_params.allow_download=false",  # run_study has fetched
-                                    "--synthetic", str(self._images(run) / "samples"), "--output", str(folder))
-            self._run_jobs([_Job(f"evaluating {run} on {split}", folder, command)], jobs=1)
-            write_json(done, {"key": key})
+        folder = self._images(run) / f"evaluation_{split}"
+        result = folder / "evaluation.json"
+        record = DoneRecord(folder / "done.json", self._key(run, split), outputs=(result,))
+        if record.read() is None:
+            command = self._command("tools.evaluate", run, *as_options([
+                f"evaluation_params.real_split={split}", "evaluation_params.allow_download=false"]),  # the study has fetched
+                "--synthetic", str(self._images(run) / "samples"), "--output", str(folder))
+            run_stages([Stage(f"evaluating {run} on {split}", command, folder / _LOG_NAME)])
+            record.finish()
         return read_json(result)
 
-    def _drawn_key(self, run: ArmRun) -> str:
+    def _images_key(self, run: ArmRun) -> str:
         """Hash of all that the run's images depend on."""
         config = self.config_of(run.arm, self._own(run))
         guide = config.sample_params.guide_checkpoint
@@ -166,7 +154,7 @@ class StudyRuns:
     def _key(self, run: ArmRun, split: str) -> str:
         """Hash of all that an evaluation of the run depends on."""
         config = self.config_of(run.arm, [f"evaluation_params.real_split={split}"])
-        return hash_json([METHOD, self._drawn_key(run), config_to_dict(config.evaluation_params),
+        return hash_json([METHOD, self._images_key(run), config_to_dict(config.evaluation_params),
                           hash_evaluation_weights(config)])
 
     def _hash_inputs(self, config: Config) -> str:
@@ -201,79 +189,14 @@ class StudyRuns:
         given: Mapping[str, Any] = {**(self._study.overrides or {}), **arm.overrides}
         return [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *own]
 
-    def _command(self, script: Sequence[str], run: ArmRun, *further: str, own: Sequence[str] | None = None) -> list[str]:
-        texts = self._overrides(run.arm, self._own(run) if own is None else own)
-        words = (word for text in texts for word in ("--set", text))
-        start = [sys.executable, *([str(_ROOT / script[0])] if len(script) == 1 else script)]
-        return [*start, "--config", self._study.base, *words, *further]
-
-    def _run_jobs(self, waiting: list["_Job"], *, jobs: int) -> None:
-        """Run every job, `jobs` at a time, each with its share of the cores, however few are left; a signal to this process
-        has all of them stop and save.
-
-        Raises:
-            UserError: a command failed; what it said is in its log.
-            Interrupted: a command was stopped by a signal.
-        """
-        active: dict[int, tuple[_Job, subprocess.Popen[bytes]]] = {}
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-        paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, **threads, "PYTHONPATH": paths}
-        with deferred_signals() as stop:  # none may fall between the start of a process and the note of it
-            try:
-                while (waiting or active) and not stop:
-                    while waiting and len(active) < jobs:
-                        job = waiting.pop(0)
-                        print(f"{job.title}: see {job.log}", flush=True)
-                        process = job.start(environment)
-                        active[process.pid] = job, process
-                    time.sleep(_POLL_SECONDS)
-                    for job, process in list(active.values()):
-                        if (code := process.poll()) is not None:
-                            del active[process.pid]
-                            _check_exit(code, job)
-            finally:
-                for _, process in active.values():
-                    process.send_signal(signal.SIGTERM)
-                for _, process in active.values():
-                    process.wait()
-        if stop:
-            raise Interrupted(stop.signal_number or signal.SIGTERM, "the same command goes on from here")
+    def _command(self, script: str, run: ArmRun, *further: str, own: Sequence[str] | None = None) -> list[str]:
+        overrides = self._overrides(run.arm, self._own(run) if own is None else own)
+        return our_command(script, "--config", self._study.base, *as_options(overrides), *further)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A command, and the folder that its log lies in; whether its divergence is a result and not a failure."""
-
-    title: str
-    folder: Path
-    command: Sequence[str]
-    may_diverge: bool = False
-
-    @property
-    def log(self) -> Path:
-        return self.folder / _LOG_NAME
-
-    def start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        make_folder(self.folder)
-        with self.log.open("ab") as log:
-            return subprocess.Popen(self.command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT,
-                                    start_new_session=True)
-
-
-def _check_exit(code: int, job: _Job) -> None:
-    stopped = -code if code < 0 else code - EXIT_SIGNAL_BASE
-    if stopped in STOP_SIGNALS:
-        raise Interrupted(stopped, "the same command goes on from here")
-    if code:
-        said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = said[-1] if said else "no output"
-        if code == EXIT_DIVERGED and job.may_diverge:
-            print(f"{job.title}: diverged ({last})", flush=True)
-            write_json(job.folder / _DIVERGED_NAME, {DIVERGED: last})
-            return
-        raise UserError(f"{job.title}: the command ended with exit code {code} ({last}); see {job.log}; mended, the same "
-                        "command goes on from here")
+def _stage(title: str, folder: Path, command: Sequence[str]) -> Stage:
+    """A training or a sampling, whose divergence is a result."""
+    return Stage(title, command, folder / _LOG_NAME, divergence=folder / _DIVERGED_NAME)
 
 
 def _name_method(generator: str) -> str:

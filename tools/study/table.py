@@ -8,7 +8,7 @@ from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evidence import name_features
 from tools.evaluation.rows import find_headline, list_encoders
 from tools.evaluation.selection import describe_choice
-from tools.study.plan import DIVERGED
+from tools.runtime.stages import DIVERGED
 
 _COMPARED = {
     "total": "total (synthetic, real)",
