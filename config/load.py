@@ -12,7 +12,7 @@ import yaml
 
 from config.errors import SURELY_ALIKE, UserError, nearest_name
 from config.paths import expand_path
-from config.schema import Config, check_consistency
+from config.schema import Config, list_contradictions
 from config.values import convert, describe, is_within, section_by_name
 from config.words import UniqueKeyLoader, Word, settle_words
 
@@ -31,12 +31,22 @@ _PUBLISHED_LAYOUT = {
 }
 
 
+class ConfigFaults(UserError):
+    """All faults of a config in one line; `faults` has them one by one."""
+
+    def __init__(self, faults: Sequence[str], source: str = "") -> None:
+        self.faults = tuple(faults)
+        numbered = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
+        told = self.faults[0] if len(self.faults) == 1 else f"{len(self.faults)} faults: {numbered}"
+        super().__init__(f"{source}: {told}" if source else told)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides in order, check everything.
 
     Raises:
-        UserError: the file cannot be read, or a key is unknown, of the wrong type, out of range or in contradiction
-            with another.
+        UserError: the file cannot be read.
+        ConfigFaults: keys that are unknown, of the wrong type, out of range or in contradiction with others.
     """
     path = Path(expand_path(str(path)))
     raw = _read_yaml(path)
@@ -46,12 +56,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_config(raw: Mapping[str, Any], *, source: str) -> Config:
-    """Plain nested mappings -> checked Config; `source` opens every error message."""
+    """Plain nested mappings -> checked Config.
+
+    Raises:
+        ConfigFaults: every fault of a single key, or where there is none every contradiction; opens with `source`.
+    """
     moved = [f"{name} -> {_PUBLISHED_LAYOUT[name]}" for name in raw if name in _PUBLISHED_LAYOUT]
     if moved:
         raise UserError(f"{source}: this is the published layout; its keys are here now: {'; '.join(moved)}")
-    config = _build(Config, raw, prefix="", source=source)
-    check_consistency(config, source)
+    try:
+        config = _build(Config, raw, prefix="")
+    except ConfigFaults as error:
+        raise ConfigFaults(error.faults, source) from None
+    if contradictions := list_contradictions(config):
+        raise ConfigFaults(contradictions, source)
     return config
 
 
@@ -121,34 +139,41 @@ def _replace_none(section: dict[str, Any], part: str) -> dict[str, Any]:
     return section[part]
 
 
-def _build(cls: type, raw: Any, *, prefix: str, source: str) -> Any:
-    """Fill the dataclass `cls` from a mapping, checking names, types and ranges on the way."""
+def _build(cls: type, raw: Any, *, prefix: str) -> Any:
+    """Fill the dataclass `cls` from a mapping, checking names, types and ranges on the way.
+
+    Raises:
+        ConfigFaults: all that is wrong in it.
+    """
     where = prefix.rstrip(".") or "the file"
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
-        raise UserError(f"{source}: {where}: expected keys and values, found {_show(raw)}")
+        raise ConfigFaults([f"{where}: expected keys and values, found {_show(raw)}"])
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    for name in raw:
-        if name not in fields:
-            raise UserError(f"{source}: {prefix}{_plain(name)}: unknown key{_nearest(str(name), fields, prefix)}")
+    faults = [f"{prefix}{_plain(name)}: unknown key{_nearest(str(name), fields, prefix)}"
+              for name in raw if name not in fields]
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in fields.items():
-        if name not in raw:
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise UserError(f"{source}: {prefix}{name}: required key is missing ({field.metadata['doc']})")
-            continue
-        values[name] = _parse(raw[name], hints[name], field.metadata, key=f"{prefix}{name}", source=source)
+        if name in raw:
+            try:
+                values[name] = _parse(raw[name], hints[name], field.metadata, key=f"{prefix}{name}")
+            except ConfigFaults as error:
+                faults += error.faults
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            faults.append(f"{prefix}{name}: required key is missing ({field.metadata['doc']})")
+    if faults:
+        raise ConfigFaults(faults)
     return cls(**values)
 
 
-def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source: str) -> Any:
+def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str) -> Any:
     """Check and convert one value to the type `hint`; numeric strings count as numbers for floats."""
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, prefix=f"{key}.", source=source)
+        return _build(hint, value, prefix=f"{key}.")
     if (section := section_by_name(hint)) is not None:
-        return _build_each(section, value, key=key, source=source)
+        return _build_each(section, value, key=key)
     value = settle_words(value, _text_rule(hint, limits))
     if limits.get("numbers_as_text"):
         value = _write_numbers(value)
@@ -156,17 +181,17 @@ def _parse(value: Any, hint: Any, limits: Mapping[str, Any], *, key: str, source
     if value is None:
         if types.NoneType in options:
             return None
-        raise UserError(f"{source}: {key}: expected {describe(hint, limits)}, found nothing")
+        raise ConfigFaults([f"{key}: expected {describe(hint, limits)}, found nothing"])
     for option in options:
         parsed = convert(value, option)
         if parsed is not None and is_within(parsed, limits):
-            return _expand(parsed, f"{source}: {key}") if limits.get("is_path") else parsed
+            return _expand(parsed, key) if limits.get("is_path") else parsed
     remedy = ""
     if isinstance(value, bool) and limits.get("choices"):
         remedy = f"; YAML reads off and no as False: quote the value{' or write disabled' if not value else ''}"
     elif isinstance(value, list) and any(isinstance(item, bool) for item in value):
         remedy = "; YAML reads on, off, yes and no as True and False: quote them"
-    raise UserError(f"{source}: {key}: expected {describe(hint, limits)}, found {_show(value)}{remedy}")
+    raise ConfigFaults([f"{key}: expected {describe(hint, limits)}, found {_show(value)}{remedy}"])
 
 
 def _text_rule(hint: Any, limits: Mapping[str, Any]) -> Callable[[str], bool]:
@@ -201,7 +226,7 @@ def _expand(value: Any, where: str) -> Any:
             return {name: expand_path(text) for name, text in value.items()}
         return expand_path(value)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise ConfigFaults([f"{where}: {error}"]) from error
 
 
 def _write_numbers(value: Any) -> Any:
@@ -215,21 +240,26 @@ def _write_number(item: Any) -> Any:
     return str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
 
 
-def _build_each(cls: type, raw: Any, *, key: str, source: str) -> dict[str, Any]:
+def _build_each(cls: type, raw: Any, *, key: str) -> dict[str, Any]:
     """A section for every name that the user chose; a bare list is the section's first key."""
     raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
-        raise UserError(f"{source}: {key}: expected names with values, found {_show(raw)}")
+        raise ConfigFaults([f"{key}: expected names with values, found {_show(raw)}"])
     first = dataclasses.fields(cls)[0].name
-    sections = {}
+    sections, faults = {}, []
     for name, value in raw.items():
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise UserError(f"{source}: {key}: expected names as keys, found {_show(name)}; quote it where it is a number")
         given = {first: value} if isinstance(value, list | tuple) else value
-        if not isinstance(given, Mapping):
-            raise UserError(f"{source}: {key}.{name}: expected a list of {first}, or a mapping with {first}, found "
-                            f"{_show(value)}")
-        sections[str(name)] = _build(cls, given, prefix=f"{key}.{name}.", source=source)
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            faults.append(f"{key}: expected names as keys, found {_show(name)}; quote it where it is a number")
+        elif not isinstance(given, Mapping):
+            faults.append(f"{key}.{name}: expected a list of {first}, or a mapping with {first}, found {_show(value)}")
+        else:
+            try:
+                sections[str(name)] = _build(cls, given, prefix=f"{key}.{name}.")
+            except ConfigFaults as error:
+                faults += error.faults
+    if faults:
+        raise ConfigFaults(faults)
     return sections
 
 

@@ -1,7 +1,7 @@
 """The configuration: one frozen dataclass a section, each key with its type, default, permitted values and meaning.
 
 `load.py` fills these from YAML and checks single keys against the metadata given here; what two keys must
-agree on is checked by `check_consistency`. Nothing here reads a file.
+agree on is checked by `list_contradictions`. Nothing here reads a file.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from config.errors import UserError, escape_unprintable
+from config.errors import escape_unprintable
 
 CONDITION_TYPES = ("class", "context_class")
 CONDITION_KINDS = ("nominal", "ordinal")
@@ -459,17 +459,12 @@ def name_for_files(name: str) -> str:
     return re.sub(r"\W", "_", name).casefold()
 
 
-def check_consistency(config: Config, source: str) -> None:
-    """Refuse keys that contradict each other.
-
-    Raises:
-        UserError: one line naming `source`, both keys and the remedy.
-    """
-    for section in (_check_classes, _check_conditions, _check_latents, _check_network, _check_training, _check_diffusion,
-                    _check_sampling, _check_rest):
-        for holds, message in section(config):
-            if not holds:
-                raise UserError(escape_unprintable(f"{source}: {message}"))
+def list_contradictions(config: Config) -> list[str]:
+    """Keys that contradict each other, with the remedy: the first ones of each group of keys, [] where all agree."""
+    groups = (_check_classes, _check_conditions, _check_latents, _check_network, _check_training, _check_diffusion,
+              _check_sampling, _check_rest)
+    found = (next((message for holds, message in group(config) if not holds), None) for group in groups)
+    return [escape_unprintable(message) for message in found if message is not None]
 
 
 # Each yields what must hold and the message where it does not; a later line may rely on the earlier ones.

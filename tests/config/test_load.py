@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.errors import UserError, name_some
-from config.load import build_config, config_to_dict, config_to_yaml, load_config
+from config.load import ConfigFaults, build_config, config_to_dict, config_to_yaml, load_config
 from config.schema import ConditionParams, Config
 
 ROOT = Path(__file__).parents[2]
@@ -349,6 +349,32 @@ def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("a: é".encode("latin-1"))
     with pytest.raises(UserError, match="config file cannot be read"):
         load_config(tmp_path / "latin.yaml")
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    text = """
+dataset_params: {params: {root_dir: images, image_sise: 64, conditions: {WELL: {levels: [a, b], kind: odd}, DAY: 5}}}
+train_params: {task_name: run, ldm_lr: fast, ldm_batch_size: 0}
+autoencoder_params: 7
+"""
+    with pytest.raises(ConfigFaults) as caught:
+        load_text(tmp_path, text)
+    wanted = ["dataset_params.params.image_sise: unknown key; did you mean dataset_params.params.image_size?",
+              "dataset_params.params.conditions.WELL.kind: expected nominal | ordinal, found 'odd'",
+              "dataset_params.params.conditions.DAY: expected a list of levels, or a mapping with levels, found 5",
+              "train_params.ldm_batch_size: expected an integer, at least 1, found 0",
+              "train_params.ldm_lr: expected a number, above 0, found 'fast'",
+              "autoencoder_params: expected keys and values, found 7"]
+    assert list(caught.value.faults) == wanted
+    assert str(caught.value).startswith(f"{tmp_path / 'given.yaml'}: 6 faults: (1) dataset_params.params.image_sise: ")
+    assert str(caught.value).isprintable()
+
+
+def test_contradictions_are_named_at_once_where_each_key_is_right() -> None:
+    told = refusal(dataset_params__params__class_names=["a", "a"], train_params__adam_betas=[0.9],
+                   diffusion_params__prediction_type="velocity")
+    assert told.startswith("test.yaml: 3 faults: (1) dataset_params.params.class_names: expected different names")
+    assert "; (2) train_params.adam_betas: expected two numbers" in told and "; (3) diffusion_params.schedule" in told
 
 
 def test_name_some_counts_what_it_leaves_out() -> None:
