@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from config.errors import UserError
 from config.schema import Config, EvaluationParams, TableParams
@@ -125,10 +126,11 @@ def evaluate_folder(
     _check_independence(project.vae_folder, encoders, result)
     result.provenance["encoders"] = {e.name: {"weights_sha256": e.weights_sha256, "preset": e.preset,
                                               "kind": kind_of(e.name).value} for e in encoders}
-    protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
-                      settings=_make_settings(project, params, sets.synthetic.pixels.shape[-1]), report=result,
-                      say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
-                      open_bar=lambda title, total: Progress(title, total, enabled=not quiet), ranks=ranks)
+    with threadpool_limits(limits=1, user_api="blas"):  # matrices of a few hundred rows: a second thread triples the time
+        protocol.evaluate(sets, encoders=encoders, perceptual=perceptual, judge=judge, conditions=conditions,
+                          settings=_make_settings(project, params, sets.synthetic.pixels.shape[-1]), report=result,
+                          say=(lambda _: None) if quiet else lambda text: print(f"evaluating: {text}", flush=True),
+                          open_bar=lambda title, total: Progress(title, total, enabled=not quiet), ranks=ranks)
     if not ranks.is_first:
         return result
     replaced = _count_replaced(synthetic)
