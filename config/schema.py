@@ -20,6 +20,7 @@ MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the condition
     "rejected_copies",
 )
 SPLITS = ("train", "val", "test")
+ONLY_CLASS = "all"  # the name of the class where the config names none
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"  # the weights that FID is defined with
 SYMMETRIES = (
     "identity", "mirror", "flip", "rotate_180", "rotate_90", "rotate_270", "transpose", "anti_transpose",
@@ -78,6 +79,7 @@ def _key(
     effect: str = "result",
     is_path: bool | None = None,
     is_free: bool = False,
+    since: str | None = None,
 ) -> Any:
     """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
 
@@ -85,12 +87,13 @@ def _key(
 
     `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `effect` is one
     of EFFECTS; that of a section holds for all its keys. `is_path`, by default a place, fills in `~` and environment
-    variables. `is_free` marks values of any kind, which may be paths.
+    variables. `is_free` marks values of any kind, which may be paths. `since` is the version of a newer key: identities
+    leave the key out while it has its default, so that older runs and studies keep their hashes.
     """
     assert effect in EFFECTS, effect
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"doc": doc, "choices": choices, "numbers_as_text": numbers_as_text, "is_free": is_free,
-                "effect": effect, "is_path": effect == "place" if is_path is None else is_path, **bounds}
+                "effect": effect, "is_path": effect == "place" if is_path is None else is_path, "since": since, **bounds}
     if isinstance(default, dict):
         frozen = dict(default)
         return dataclasses.field(default_factory=lambda: dict(frozen), metadata=metadata)
@@ -122,12 +125,25 @@ class TableParams:
     )
     fit: str = _key("pad", doc="how a non-square image becomes square", choices=("pad", "crop", "stretch"))
     image_column: str = _key("IMAGE_NAME", doc="column of file names, with or without extension")
-    label_column: str = _key("blastocist", doc="column of labels: 0, 1, ... or a name of class_names")
-    class_names: tuple[str, ...] = _key(("no_blastocyst", "blastocyst"), doc="name of class 0, 1, ...")
+    label_column: str | None = _key(
+        "blastocist", doc="column of labels: 0, 1, ... or a name of class_names; null where all images are of one class"
+    )
+    class_names: tuple[str, ...] = _key(
+        ("no_blastocyst", "blastocyst"), doc="name of class 0, 1, ...; [] is short for one class, all, without label_column"
+    )
     missing_labels: tuple[str, ...] = _key(
         (), doc="words of the label column that mean that there is no label, in upper or lower case, such as [ND, NA, "
                 "blank]; blank is a blank cell. Their rows are left out, which the output says; other cells that are no "
                 "label are refused", numbers_as_text=True, effect="later",
+    )
+    unlabelled: str = _key(
+        "refuse", doc="rows whose label is one of unlabelled_values; refuse: an error; train: the UNet and the VAE learn "
+                      "from those of the training split without a label, and no class metric uses them",
+        choices=("refuse", "train"), since="0.3",
+    )
+    unlabelled_values: tuple[str, ...] = _key(
+        ("blank",), doc="words of the label column that mean no label, in upper or lower case; blank is a blank cell",
+        numbers_as_text=True, since="0.3",
     )
     group_column: str | None = _key(None, doc="column of patient or embryo; a group is never split")
     split_column: str | None = _key(None, doc="column that says train, val or test")
@@ -474,7 +490,13 @@ Requirements = Iterator[tuple[bool, str]]
 def _check_classes(config: Config) -> Requirements:
     table = config.dataset_params.params
     per_split_tables = isinstance(table.csv_file, Mapping)
-    yield (len(table.class_names) >= 2, "dataset_params.params.class_names: expected two classes or more")
+    alike = sorted(set(map(str.casefold, table.unlabelled_values)) & set(map(str.casefold, table.missing_labels)))
+    yield (table.unlabelled == "refuse" or not alike, "dataset_params.params: missing_labels leaves rows out that "
+           f"unlabelled: train would learn from ({', '.join(alike)}); take these words out of one of the two")
+    yield (table.unlabelled == "refuse" or table.label_column is not None, "dataset_params.params.unlabelled: without a "
+           "label_column no image has a label to lack; set it to refuse")
+    yield (table.label_column is not None or len(table.class_names) == 1, "dataset_params.params.label_column: expected a "
+           f"column, found null and class_names {list(table.class_names)}; name the column, or set class_names to []")
     yield (len(set(table.class_names)) == len(table.class_names),
            f"dataset_params.params.class_names: expected different names, found {list(table.class_names)}")
     yield (all(name.isprintable() for name in table.class_names),

@@ -25,7 +25,8 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
       unique over all splits, files that exist and groups that lie in one split each;
     - `class_names`: tuple of str, the name of label i at place i; `im_channels`: 1 or 3; `image_size`: pixels a side;
     - where `conditions` are given, an index into each one's levels in every record's `conditions` (the arguments
-      `conditions`, `covariate_columns` and `missing_labels` are handed over only where the config has some);
+      `conditions`, `covariate_columns`, `missing_labels` and `unlabelled_values` are handed over only where the config has
+      some);
     - `__len__()`: the number of records;
     - `__getitem__(i)`: (image, label), image float32 (im_channels, image_size, image_size) in [-1, 1], label the int
       of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
@@ -39,6 +40,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         conditions: the levels of each further condition by the name of its column, in the order of their indices.
         covariate_columns: columns that are kept as text in the records and are no input of any network.
         missing_labels: words of the label column that mean no label; their rows are left out.
+        unlabelled_values: words that mean no label; their records have the label len(class_names).
         split: train, val or test; None gives all records.
 
     Raises:
@@ -56,7 +58,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         fit: str = "pad",
         split: str | None = None,
         image_column: str = "IMAGE_NAME",
-        label_column: str = "blastocist",
+        label_column: str | None = "blastocist",
         group_column: str | None = None,
         split_column: str | None = None,
         split_fractions: Mapping[str, float] | None = None,
@@ -65,6 +67,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         conditions: Mapping[str, Sequence[str]] | None = None,
         covariate_columns: Sequence[str] = (),
         missing_labels: Sequence[str] = (),
+        unlabelled_values: Sequence[str] = (),
     ) -> None:
         check_geometry(im_channels=im_channels, size_px=image_size, fit=fit)
         if split is not None and split not in SPLITS:
@@ -83,6 +86,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
             conditions=conditions,
             covariate_columns=covariate_columns,
             missing_labels=missing_labels,
+            unlabelled_values=unlabelled_values,
         )
         self.records: list[ImageRecord] = [record for record in records if split in (None, record.split)]
         if not self.records:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from config.errors import UserError, name_some
 
+NO_LABEL = "no label"  # how listings call images that have none
+
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image: its name as the table has it, its file, its class, its group and its split.
+    """One image: its name as the table has it, its file, its class, its group and its split.
+
+    The `label` of an image without one is the number of classes.
 
     `conditions` has the index of its level of each further condition, `covariates` the text of each covariate column,
     both in the order in which they were asked for.
@@ -23,6 +27,11 @@ class ImageRecord:
     conditions: tuple[int, ...] = ()
     covariates: tuple[str, ...] = ()
     place: str = field(default="", compare=False, kw_only=True)  # where the user finds its row
+
+
+def name_class(label: int, class_names: Sequence[str]) -> str:
+    """The name of a record's class, or that it has none."""
+    return class_names[label] if label < len(class_names) else NO_LABEL
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from config.errors import UserError, name_some
 from dataset.cells import parse_label, parse_level, show_cell, show_name, spell_group, spell_word
@@ -18,6 +18,8 @@ def leave_out_unlabelled(
     rows: list[TableRow], source: str, missing_labels: Sequence[str]
 ) -> tuple[list[TableRow], list[str]]:
     """The rows whose label is none of the words for a missing one, and a note of how many are left out."""
+    if not missing_labels:
+        return rows, []
     words = set(map(spell_word, missing_labels))
     missing = Counter(text for row in rows if spell_word(text := row.cells["label_column"].strip()) in words)
     if not missing:
@@ -33,11 +35,15 @@ def leave_out_unlabelled(
 
 def resolve_rows(
     rows: list[TableRow], folder: ImageFolder, *, class_names: Sequence[str],
-    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str],
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], unlabelled_values: Sequence[str] = (),
 ) -> tuple[list[ImageRecord], list[Problem]]:
-    """Records of the rows that can be used, the split empty where it is still to be drawn, and what is wrong with others."""
+    """Records of the rows that can be used, the split empty where it is still to be drawn, and what is wrong with others.
+
+    Rows whose label is one of `unlabelled_values` get the label after the last class.
+    """
     bad = _Faults()
     labels = {compose(name): label for label, name in enumerate(class_names)}
+    no_label = set(map(spell_word, unlabelled_values))
     level_indices = {name: {compose(level): index for index, level in enumerate(levels)}
                      for name, levels in conditions.items()}
     seen: dict[str, tuple[str, int | None]] = {}
@@ -47,7 +53,7 @@ def resolve_rows(
         bad.place = row.where
         name = row.cells["image_column"]
         file_name = _find_file(name, row.where, folder, bad)
-        label = parse_label(row.cells["label_column"], labels)
+        label = _read_label(row, labels, no_label)
         if label is None:
             bad.add("label", f"{row.where} {show_cell(row.cells['label_column'])}")
         levels = []
@@ -78,6 +84,14 @@ def resolve_rows(
         for kind, (found, remedy) in kinds.items() if kind in bad.offenders
     ]
     return [record for record in records if record.place not in bad.places], problems
+
+
+def _read_label(row: TableRow, labels: Mapping[str, int], no_label: Collection[str]) -> int | None:
+    """The row's label; None where its cell is neither a label nor a word for none."""
+    if "label_column" not in row.cells:
+        return 0  # of the only class
+    text = row.cells["label_column"]
+    return len(labels) if spell_word(text) in no_label else parse_label(text, labels)
 
 
 def _read_group(row: TableRow, image: str, spellings: dict[str, str], bad: "_Faults") -> str:
@@ -170,7 +184,8 @@ def _problem_kinds(
         "misnamed": (f"images not found in {root} under exactly this name", "correct the names"),
         "twice": ("rows name an image again", "keep one row for each image"),
         "conflict": ("rows name an image again with another label", "find out which label is right and keep its row"),
-        "label": ("labels that cannot be used", f"write {wanted}, or list words that mean no label in missing_labels"),
+        "label": ("labels that cannot be used", f"write {wanted}; for images without a label set unlabelled: train to learn "
+                  "from them as they are, or list their words in missing_labels to leave them out"),
         **{f"conditions.{name}": (f"cells of {name} that name no level", f"write one of {', '.join(levels)}")
            for name, levels in conditions.items()},
         "group": ("rows without a group", "name the patient or embryo of each image"),

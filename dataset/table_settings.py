@@ -34,21 +34,22 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
     return names
 
 
-def check_missing_labels(
-    missing_labels: Sequence[str], class_names: Sequence[str], csv_file: str | Path | Mapping[str, str] | None
+def check_words(
+    words: Sequence[str], setting: str, class_names: Sequence[str], csv_file: str | Path | Mapping[str, str] | None
 ) -> None:
-    if missing_labels and csv_file is None:
-        raise UserError("missing_labels: expected none where csv_file is null and folders name the classes; set it to [], "
+    """Refuse words for "no label" (`missing_labels`, `unlabelled_values`) that are labels, or that no cell can hold."""
+    if words and csv_file is None:
+        raise UserError(f"{setting}: expected none where csv_file is null and folders name the classes; set it to [], "
                         "and move the images without a label out of root_dir")
     labels = {spell_word(name): label for label, name in enumerate(class_names)}
-    wrong = [repr(word) for word in missing_labels if parse_label(spell_word(word), labels) is not None]
+    wrong = [repr(word) for word in words if parse_label(spell_word(word), labels) is not None]
     if wrong:
-        raise UserError(f"missing_labels: expected words that are no label, found {name_some(wrong)}; take them out, or out "
-                        "of class_names")
+        raise UserError(f"{setting}: expected words that are no label, found {name_some(wrong)}; take them out, or out of "
+                        "class_names")
 
 
 def check_conditions(
-    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], label_column: str
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], label_column: str | None
 ) -> dict[str, list[str]]:
     """Levels by column, checked."""
     if label_column in conditions:

@@ -19,6 +19,7 @@ from dataset.annotations import (
     describe_splits,
     read_records,
 )
+from dataset.records import NO_LABEL
 from dataset.splits import draw_splits
 
 CLASSES = ("no", "yes")
@@ -400,6 +401,60 @@ def test_missing_labels_need_a_table_with_some_labels(read, images):
         read("IMAGE_NAME,y\ni00,ND\n", missing_labels=("ND",))
     with pytest.raises(UserError, match="missing_labels: expected none where csv_file is null"):
         read_records(None, images, class_names=CLASSES, missing_labels=("ND",))
+
+
+def test_rows_without_a_label_are_kept_apart_where_a_setting_says_so(read):
+    records = read(UNLABELLED, unlabelled_values=("nd", "NA", "blank", "999"))
+    assert records[:12] == read(BODY)  # whose splits do not depend on the others
+    assert {(record.label, record.split) for record in records[12:]} == {(len(CLASSES), "train")} and len(records) == 17
+    assert describe_splits(records, CLASSES)["train"][NO_LABEL] == {"images": 5, "groups": 5}
+    assert NO_LABEL not in describe_splits(records, CLASSES)["test"]
+    with pytest.raises(AnnotationError, match=r"row 18 '999.0'; write .*; for images without a label set unlabelled: train"):
+        read(UNLABELLED, unlabelled_values=("nd", "NA", "blank"))
+    with pytest.raises(UserError, match="unlabelled_values: expected words that are no label, found 'yes'"):
+        read(UNLABELLED, unlabelled_values=("yes",))
+
+
+def test_an_image_without_a_label_follows_its_group_into_a_split(read):
+    text = "IMAGE_NAME,y,p\n" + "".join(f"i{n:02d},{n % 2},g{n}\n" for n in range(12))
+    text += "".join(f"i{n + 12:02d},,g{n}\n" for n in range(12)) + "i30,,other\n"
+    records = read(text, group_column="p", unlabelled_values=("blank",))
+    splits = {record.group: record.split for record in records[:12]}
+    assert set(splits.values()) == {"train", "val", "test"}
+    assert all(record.split == splits[record.group] for record in records[12:24]) and records[24].split == "train"
+    moved = read(text, group_column="p", unlabelled_values=("blank",), split_fractions={"train": 1.0}, val_from_train=0.3)
+    assert all(one.split == other.split for one, other in zip(moved[:12], moved[12:24], strict=True))
+    assert {record.split for record in moved} == {"train", "val"}
+
+
+def test_an_unlabelled_training_image_of_a_held_out_patient_is_a_leak(read):
+    text = "IMAGE_NAME,y,p,s\ni00,0,a,train\ni01,1,b,train\ni02,0,c,test\ni03,1,d,test\ni04,,c,train\n"
+    with pytest.raises(AnnotationError, match=r"groups in more than one split \(1\): 'c' \(train and test\)"):
+        read(text, group_column="p", split_column="s", unlabelled_values=("blank",))
+    text = text.replace("i04,,c,train", "i04,,c,test")
+    kept = read(text, group_column="p", split_column="s", unlabelled_values=("blank",))
+    assert (kept[4].label, kept[4].split) == (2, "test")
+
+
+def test_classes_need_labelled_images_whatever_is_unlabelled(read):
+    with pytest.raises(UserError, match="expected images of every class, found none of 'yes'"):
+        read("IMAGE_NAME,y,s\ni00,0,train\ni01,,train\n", split_column="s", unlabelled_values=("blank",))
+
+
+def test_without_a_label_column_every_image_is_of_the_only_class(read, images):
+    records = read("IMAGE_NAME\n" + "".join(f"i{n:02d}\n" for n in range(12)), class_names=("all",), label_column=None)
+    assert {record.label for record in records} == {0} and {record.split for record in records} == {"train", "val", "test"}
+    flat = read_records(None, images, class_names=("all",), label_column=None)
+    assert len(flat) == 40 and {record.label for record in flat} == {0}
+    for number, split in enumerate(("train", "test")):
+        (images / split).mkdir()
+        (images / f"i{number:02d}.png").rename(images / split / "a.png")
+    with pytest.raises(UserError, match=r"expected every image in .*/<split>/\*, found 38 elsewhere"):
+        read_records(None, images, class_names=("all",), label_column=None)
+    for path in images.glob("*.png"):
+        path.unlink()
+    assert {record.split for record in read_records(None, images, class_names=("all",), label_column=None)} == {
+        "train", "test"}
 
 
 def test_decimal_commas_in_labels_and_levels(read):

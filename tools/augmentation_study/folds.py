@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import UserError, name_some
-from config.load import config_to_dict, config_to_yaml, load_config
+from config.load import config_to_identity, config_to_yaml, load_config
 from config.schema import Config, effect_of
 from dataset.annotations import ImageRecord
 from dataset.delimited import format_csv
@@ -238,7 +238,7 @@ def _is_own(config: Config) -> bool:
 
 def describe_settings(study: UtilityStudy) -> dict[str, Any]:
     """All that the predictions depend on, but for the seeds, of which more can be added."""
-    config = config_to_dict(study.config)
+    config = config_to_identity(study.config)
     request = study.request
     training, data, sample = ({
         key: value for key, value in config[section].items() if effect_of(f"{section}.{key}") not in ("speed", "place")

@@ -18,6 +18,7 @@ from tools.check_dataset.problems import (
     reading_findings,
     row_findings,
     symmetry_findings,
+    unlabelled_findings,
     unlisted_findings,
 )
 from tools.diffusion.project import open_images
@@ -81,6 +82,7 @@ def inspect_dataset(config: Config) -> Inspection:
         findings += unlisted_findings([name for name in sorted(files) if Path(table.root_dir) / name not in named])
     if config.dataset_params.target == DatasetParams.target:  # another one may read no table
         findings += reading_findings(list_reading_notes(table.csv_file, table.label_column, table.missing_labels))
+    findings += unlabelled_findings(records, len(table.class_names))
     opened = {record.place for record in records}
     unopened = {place for problem in problems for places in problem.places for place in places} - opened
     return Inspection(records, statistics, findings, len(unopened))

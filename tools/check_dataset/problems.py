@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from config.errors import name_some
-from dataset.annotations import ImageRecord, Problem
 from dataset.image_folder import escape_name
+from dataset.records import ImageRecord, Problem, name_class
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
 from tools.inspection.perceptual_hash import find_same_pictures, join_pairs
 from tools.inspection.symmetries import SymmetryMeasurement
@@ -49,6 +49,7 @@ KINDS = {
     "sizes": (NOTE, "images of several sizes", "each one is resized to image_size"),
     "ungrouped": (WARNING, "no group_column", "images of one patient can end up on both sides of a split, and every result "
                   "then looks too good: name the column of the patient or embryo"),
+    "unlabelled": (NOTE, "images without a label", "the UNet and the VAE learn from those of train; the others are unused"),
     "reading": (NOTE, "rows or cells that were left out, or read in another way", "check that you meant this"),
     "unlisted": (NOTE, "images in the folder without a row", "add rows for them if they belong to the data set"),
 }
@@ -124,6 +125,13 @@ def reading_findings(notes: Sequence[str]) -> list[Finding]:
     return [_about("reading", (), [], note) for note in notes]
 
 
+def unlabelled_findings(records: Sequence[ImageRecord], num_classes: int) -> list[Finding]:
+    """How many images without a label each split has."""
+    counts = Counter(record.split for record in records if record.label == num_classes)
+    text = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    return [_about("unlabelled", (), [], text)] if counts else []
+
+
 def unlisted_findings(names: Sequence[str]) -> list[Finding]:
     """Images of the folder that no row names."""
     return [_about("unlisted", (), [], f"{len(names):,}: {name_some(list(map(escape_name, names)))}")] if names else []
@@ -156,7 +164,7 @@ def _find_copies(
         copies[statistics[image].content].append(image)
     for images in copies.values():
         if len(images) > 1:
-            kind = _kind_of_copies(records, images, ("conflict", "leak", "duplicate"))
+            kind = _kind_of_copies(records, images, ("conflict", "leak", "duplicate"), len(class_names))
             stays = min(images, key=lambda image: (_HELD_OUT_FIRST.index(records[image].split), image))
             kept = {"conflict": None, "leak": stays, "duplicate": images[0]}[kind]
             leaves = tuple(records[image].place for image in images if image != kept)
@@ -171,7 +179,7 @@ def _find_copies(
         else:
             within["planes" if records[a].label == records[b].label else "stages"].append((a, b))
     for images in join_pairs(between):
-        kind = _kind_of_copies(records, images, ("near_conflict", "near_leak", "near_duplicate"))
+        kind = _kind_of_copies(records, images, ("near_conflict", "near_leak", "near_duplicate"), len(class_names))
         yield _about(kind, records, images, _list_copies(records, images, class_names), name=False)
     for kind, pairs in within.items():
         if pairs:
@@ -182,9 +190,14 @@ def _find_copies(
             yield _about(kind, records, shown_pair, text, name=False)
 
 
-def _kind_of_copies(records: Sequence[ImageRecord], images: Sequence[int], kinds: tuple[str, str, str]) -> str:
-    """The most specific of (conflict, leak, copy); a group in two splits is reported as such, not again for its copies."""
-    if len({records[image].label for image in images}) > 1:
+def _kind_of_copies(
+    records: Sequence[ImageRecord], images: Sequence[int], kinds: tuple[str, str, str], num_classes: int
+) -> str:
+    """The most specific of (conflict, leak, copy); a group in two splits is reported as such, not again for its copies.
+
+    A copy without a label contradicts none.
+    """
+    if len({records[image].label for image in images} - {num_classes}) > 1:
         return kinds[0]
     splits, groups = {records[image].split for image in images}, {records[image].group for image in images}
     return kinds[1] if len(splits) > 1 and len(groups) > 1 else kinds[2]
@@ -193,7 +206,8 @@ def _kind_of_copies(records: Sequence[ImageRecord], images: Sequence[int], kinds
 def _list_copies(records: Sequence[ImageRecord], images: Sequence[int], class_names: Sequence[str]) -> str:
     listed = []
     for record in (records[image] for image in images):
-        parts = (record.place if record.place != record.image_id else "", class_names[record.label], record.split)
+        place = record.place if record.place != record.image_id else ""
+        parts = (place, name_class(record.label, class_names), record.split)
         listed.append(f"{record.image_id} ({', '.join(filter(None, parts))})")
     return name_some(listed)
 

@@ -5,7 +5,6 @@ Also what is still missing for it.
 
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
 from config.schema import Config, DatasetParams, SampleParams, TrainParams, UNetParams
-from dataset.annotations import ImageRecord
+from dataset.annotations import ImageRecord, describe_splits
 from models.layers import SelfAttention
 from models.unet import UNet, count_parameters
 from scheduler.guidance import scale_at
@@ -218,14 +217,8 @@ class _SavedBytes:
 
 
 def _describe_counts(class_names: Sequence[str], records: Sequence[ImageRecord]) -> str:
-    counts = Counter((record.split, record.label) for record in records)
-    parts = []
-    for split in ("train", "val", "test"):
-        if any(key[0] == split for key in counts):
-            per_class = ", ".join(f"{name} {counts[split, label]:,}"
-                                  for label, name in enumerate(class_names))
-            parts.append(f"{split}: {per_class}")
-    return "; ".join(parts)
+    return "; ".join(f"{split}: " + ", ".join(f"{name} {counts['images']:,}" for name, counts in classes.items())
+                     for split, classes in describe_splits(records, class_names).items())
 
 
 def _gigabytes(count: float) -> str:

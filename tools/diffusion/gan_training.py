@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.load import config_to_dict
+from config.load import config_to_dict, config_to_identity
 from config.schema import Config, SampleParams, effect_of
 from dataset.augmentation import NUM_UNIFORMS, augment
 from dataset.image_bank import ImageBank
@@ -71,7 +71,7 @@ def make_generator(config: Config) -> Generator:
 
 def training_identity(config: Config, project: Project) -> str:
     """Hash of all that the steps depend on but their number."""
-    params = {key: value for key, value in config_to_dict(config.gan_params).items()
+    params = {key: value for key, value in config_to_identity(config.gan_params).items()
               if effect_of(f"gan_params.{key}") == "result"}
     return hash_json({
         "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": project.transform,

@@ -48,7 +48,7 @@ class EncodedLatents:
     """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
 
     def __init__(self, project: Project, split: str, codec: LatentCodec) -> None:
-        images = project.images(split)
+        images = project.trained_images(split)
         self.key = hash_json(project.latents_identity(split))
         self.labels = np.array([record.label for record in images.records], dtype=np.int64)
         self.conditions = stack_conditions([record.conditions for record in images.records])

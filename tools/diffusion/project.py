@@ -1,7 +1,7 @@
 """A project, opened once a process: the labelled images, the hashes of their files, the VAE and the latent caches."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +32,9 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
-# Keys of dataset_params.params that are no argument of `target`, or (the last three) only where they say something.
-_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns", "missing_labels")
+# Keys of dataset_params.params that are no argument of `target`, or (the last four) only where they say something.
+_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "unlabelled", "conditions", "covariate_columns", "missing_labels",
+                        "unlabelled_values")
 
 
 class Project:
@@ -52,27 +53,57 @@ class Project:
         return cls(config.dataset_params, config.autoencoder_params, progress_bar=config.logging_params.progress_bar)
 
     @cached_property
-    def all_images(self) -> LabelledImages:
-        """The images of all splits."""
+    def every_image(self) -> LabelledImages:
+        """The images of all splits, those without a label among them, which have the label after the last class."""
         return open_images(self.data)
+
+    @cached_property
+    def all_images(self) -> LabelledImages:
+        """The images of all splits that have a label."""
+        return self._select(lambda record: self._has_label(record))
 
     @property
     def records(self) -> Sequence[ImageRecord]:
-        """The rows of all splits."""
+        """The rows of all splits that have a label."""
         return self.all_images.records
 
     def images(self, split: str) -> LabelledImages:
-        """The images of one split.
+        """The images of one split that have a label.
 
         Raises:
             UserError: there is none.
         """
-        rows = [row for row, record in enumerate(self.records) if record.split == split]
-        return _SomeImages(self.all_images, rows) if rows else open_images(self.data, split)  # which says what is missing
+        if not self.has_split(split):
+            return open_images(self.data, split)  # which says what is missing
+        return self._select(lambda record: record.split == split and self._has_label(record))
+
+    def trained_images(self, split: str) -> LabelledImages:
+        """What the VAE and the UNet learn from (train) or are validated on (val). To train belong, at its end, the images
+        without a label; those of other splits are used nowhere."""
+        if split != "train" or not self.num_unlabelled:
+            return self.images(split)
+        return self._select(lambda record: record.split == split, key=lambda record: not self._has_label(record))
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Training images without a label."""
+        return sum(record.split == "train" and not self._has_label(record) for record in self.every_image.records)
 
     def has_split(self, split: str) -> bool:
-        """Whether any image belongs to this split."""
+        """Whether any image with a label belongs to this split."""
         return any(record.split == split for record in self.records)
+
+    def _has_label(self, record: ImageRecord) -> bool:
+        return record.label < len(self.table.class_names)
+
+    def _select(self, chosen: Callable[[ImageRecord], bool], *, key: Callable[[ImageRecord], Any] | None = None
+                ) -> LabelledImages:
+        """The chosen rows, in the order of the rows or sorted by `key`; all rows as they are where all are chosen."""
+        records = self.every_image.records
+        rows = [row for row, record in enumerate(records) if chosen(record)]
+        if key is not None:
+            rows.sort(key=lambda row: key(records[row]))
+        return self.every_image if rows == list(range(len(records))) else _SomeImages(self.every_image, rows)
 
     def hash_image(self, path: Path) -> str:
         """sha256 of a file, read again only where its size or time has changed."""
@@ -118,8 +149,8 @@ class Project:
         autoencoder = replace(self.autoencoder, pretrained=str(folder), subfolder=None)
         other = Project(self.data, autoencoder, progress_bar=self._progress_bar)
         other._hashes = self._hashes
-        if "all_images" in self.__dict__:
-            other.all_images = self.all_images
+        if "every_image" in self.__dict__:
+            other.every_image = self.every_image
         return other
 
     def open_codec(
@@ -132,7 +163,7 @@ class Project:
 
     def latents_identity(self, split: str) -> dict[str, Any]:
         """All that determines the latents of a split: VAE, preprocessing, views, file bytes and labels."""
-        images = self.images(split)
+        images = self.trained_images(split)
         symmetries = self.data.symmetries if split == "train" else ("identity",)
         return cache_identity(images, sha256=self.hash_images(images), transform=self.transform, symmetries=symmetries,
                               vae_sha256=self.vae_sha256)
@@ -145,7 +176,7 @@ class Project:
         Raises:
             UserError: a damaged cache, an image that cannot be read, latents of another size than declared.
         """
-        images, identity = self.images(split), self.latents_identity(split)
+        images, identity = self.trained_images(split), self.latents_identity(split)
         folder = Path(self.data.directory_latents)
         cache = open_latent_cache(folder, split=split, identity=identity)
         if not ranks.agree(cache is not None):
@@ -196,6 +227,8 @@ def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages
         arguments["covariate_columns"] = table.covariate_columns
     if table.missing_labels:
         arguments["missing_labels"] = table.missing_labels
+    if table.unlabelled == "train":
+        arguments["unlabelled_values"] = table.unlabelled_values
     try:
         images = target(**arguments, **table.extra, split=split)
     except TypeError as error:

@@ -49,7 +49,7 @@ class Validator:
         self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
                                                       num_classes=config.num_classes)
         self.autoencoder_sha256 = project.vae_sha256
-        self.trained_images = shorten_hashes(project.hash_images(project.images("train")))
+        self.trained_images = shorten_hashes(project.hash_images(project.trained_images("train")))
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.

@@ -150,7 +150,7 @@ def _read_sets(
     """
     opened = {"synthetic": synthetic_images, params.real_split: project.images(params.real_split),
               "train": project.images("train")}
-    refuse_real_images(synthetic_images.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(synthetic_images.records, project.every_image.records, hash_image=project.hash_image)
     codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
     made, real, train = as_gray_if_all([read_set(name, images, quiet, ranks, hash_image=project.hash_image)
                                         for name, images in opened.items()])

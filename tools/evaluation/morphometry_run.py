@@ -48,7 +48,7 @@ def run_morphometry(
     split = config.evaluation_params.real_split
     listed = {"real": project.images(split), "train": project.images("train")}
     made = open_synthetic(project.data, synthetic)
-    refuse_real_images(made.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(made.records, project.every_image.records, hash_image=project.hash_image)
     by_hand = None
     if manual is not None:
         known = [record.image_id for images in listed.values() for record in images.records]

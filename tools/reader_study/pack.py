@@ -123,7 +123,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
     notes: list[str] = []
     project, split = Project.open(config), config.evaluation_params.real_split
     real_images, made_images = project.images(split), open_synthetic(project.data, synthetic)
-    refuse_real_images(made_images.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(made_images.records, project.every_image.records, hash_image=project.hash_image)
     arms = _choose_images(project.table, split, real_images.records, made_images.records, request, notes)
     codec = project.open_codec(device=device) if request.num_round_trip else None
     images = [_Image(arm, record, _prepare(source, position, codec if arm == ROUND_TRIP else None))

@@ -131,7 +131,7 @@ def _open_data(config: Config, request: ReleaseRequest) -> LabelledImages | None
     if request.without_data:
         return None
     try:
-        return Project.open(config).all_images
+        return Project.open(config).every_image
     except UserError as error:
         raise UserError(f"the data set of {request.run} cannot be read, so nothing can be compared with it ({error}); run "
                         "this where it can be read, or give --without-data, which the model card then says") from error

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from config.errors import UserError
-from config.load import build_config, config_to_dict, config_to_yaml
+from config.load import build_config, config_to_dict, config_to_identity, config_to_yaml
 from config.schema import Config, effect_of
 from dataset.patient_note import warn_where_git_takes, write_patient_note
 from dataset.ranks import Ranks
@@ -117,7 +117,7 @@ def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> I
 
 def keys_of_results(config: Config) -> dict[str, Any]:
     """The config as plain values without the sections on which no result depends."""
-    return {name: section for name, section in config_to_dict(config).items() if effect_of(name) != "speed"}
+    return {name: section for name, section in config_to_identity(config).items() if effect_of(name) != "speed"}
 
 
 def _with_new_keys(old: Any) -> Any:

@@ -76,7 +76,7 @@ def training_identity(project: Project, seed: int) -> str:
     if params.perceptual_weight > 0:
         assert project.data.lpips_path is not None
         perceptual = {"perceptual": hash_weights(project.data.lpips_path)}
-    images = project.images("train")
+    images = project.trained_images("train")
     return hash_json({
         **perceptual, "training": lasting, "transform": project.transform,
         "symmetries": list(project.data.symmetries),
@@ -92,7 +92,7 @@ def _made_from(identity: str, project: Project) -> str:
 
 
 def _train_and_save(project: Project, seed: int, output: Path, identity: str, *, progress_bar: bool) -> None:
-    params, images = project.autoencoder.training, project.images("train")
+    params, images = project.autoencoder.training, project.trained_images("train")
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=seed)
     grain_std = measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES)))
@@ -142,7 +142,7 @@ def _read_batch(project: Project, bank: ImageBank, order: SampleOrder, step: int
 
 def _all_trained_images(project: Project) -> list[str]:
     """Those of this training and, where it went on from another VAE's weights, those of that one as far as known."""
-    trained = set(shorten_hashes(project.hash_images(project.images("train"))))
+    trained = set(shorten_hashes(project.hash_images(project.trained_images("train"))))
     if project.autoencoder.training.fine_tune:
         trained.update(read_trained_images(project.vae_folder / TRAINING_RECORD) or ())
     return sorted(trained)
