@@ -9,7 +9,7 @@ Run the same command again to resume exactly where the run stopped.
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from tools.diffusion.training import (
     train_step,
 )
 from tools.diffusion.validation import open_validator
+from tools.diffusion.warm_start import StartWeights, describe_scale, load_start, open_start, require_same_kind
 from tools.evaluation.encoders.published_weights import list_downloads
 from tools.runtime.command import add_config, run_command
 from tools.runtime.loop import Loop
@@ -88,7 +89,8 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
     data = open_training_data(project, device, has_val=has_val, ranks=ranks)
     steps_per_epoch, num_steps = estimate.count_steps(params, len(data.train.labels))
 
-    state, averaged = start_state(config, accelerator)
+    start, record = open_start(params, run)
+    state, averaged = start_state(config, accelerator, start, project=project, tell=accelerator.print)
     saving = Saving(run.checkpoints, data.identity, key="train_params.task_name", depends_on="images, labels or another VAE",
                     every_steps=params.checkpoint_interval_steps, keep=params.keep_last_checkpoints)
     state.resume(saving, tell=ranks.is_first)
@@ -96,10 +98,12 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
         return
     run.write_config(config)
+    if start is not None and data.codec.statistics is not None:
+        accelerator.print(describe_scale(start, data.codec.statistics))
 
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=null_levels(project.table),
                             device=device, statistics=data.codec.statistics)
-    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
+    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record)
     tracker = open_tracker(config, run, step=state.step)
     draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
@@ -126,10 +130,18 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
                       f"weights (step {state.best_step}) in {run.weights(config)}")
 
 
-def start_state(config: Config, accelerator: Accelerator) -> tuple[TrainState, nn.Module]:
-    """The state before the first step, and a second network that takes the averaged weights."""
+def start_state(
+    config: Config, accelerator: Accelerator, start: StartWeights | None, *, project: Project, tell: Callable[[str], None]
+) -> tuple[TrainState, nn.Module]:
+    """The state before the first step, and a second network that takes the averaged weights; says what `start` gave."""
     params, device = config.train_params, accelerator.device
-    network = make_unet(config).to(device)
+    network = make_unet(config)
+    if start is not None:
+        require_same_kind(start, project.data, config.unet_params, config.diffusion_params, vae_sha256=project.vae_sha256,
+                          other_vae=params.start_from_other_vae)
+        for line in load_start(network, start, project.data, other_vae=params.start_from_other_vae):
+            tell(line)
+    network = network.to(device)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     average = ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length)
     if params.compile_mode != "off":

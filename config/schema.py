@@ -214,6 +214,14 @@ class TrainParams:
     ldm_lr: float = _key(5e-4, doc="peak learning rate", above=0)
     ldm_ckpt_name: str = _key("ddpm_ckpt.safetensors", doc="file of the best EMA weights, in safetensors format")
     resume_training: bool = _key(True, doc="go on where the run stopped, or start it", effect="speed")
+    start_from: str | None = _key(
+        None, doc="weights of another run to start from, a file or the folder of the run; its classes and conditions are "
+                  "matched by name", effect="place", since="0.3",
+    )
+    start_from_other_vae: bool = _key(
+        False, doc="True: start_from may have been trained on another VAE's latents; the first and last layers start anew",
+        since="0.3",
+    )
     epochs: int = _key(100, doc="passes over the training images", at_least=1, effect="later")
     max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1, effect="later")
     label_dropout: float = _key(

@@ -29,6 +29,7 @@ from tools.diffusion.training import (
     validation_batches,
     validation_loss,
 )
+from tools.diffusion.warm_start import START_KEY, StartRecord
 from tools.runtime import checkpoints
 from tools.runtime.command import Diverged
 from tools.runtime.image_grid import label_grid
@@ -41,7 +42,7 @@ class Validator:
     """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
 
     def __init__(self, config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                 *, loss_of: DiffusionLoss, device: torch.device) -> None:
+                 *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None) -> None:
         self.config, self.run, self.data, self.averaged = config, run, data, averaged
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
@@ -49,7 +50,9 @@ class Validator:
         self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
                                                       num_classes=config.num_classes)
         self.autoencoder_sha256 = project.vae_sha256
-        self.trained_images = shorten_hashes(project.hash_images(project.trained_images("train")))
+        own = shorten_hashes(project.hash_images(project.trained_images("train")))
+        self.trained_images = own if record is None else sorted({*own, *record.trained_images})
+        self.start = None if record is None else {"sha256": record.sha256, "step": record.step}
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
@@ -92,6 +95,8 @@ class Validator:
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
             "autoencoder_sha256": self.autoencoder_sha256, TRAINED_KEY: self.trained_images,
         }
+        if self.start is not None:
+            values[START_KEY] = self.start
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config.dataset_params.params)
             values["condition_counts"] = self.condition_prior.to_values()
@@ -141,11 +146,11 @@ class NullValidator(Validator):
 
 
 def open_validator(config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                   *, loss_of: DiffusionLoss, device: torch.device) -> Validator:
+                   *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None) -> Validator:
     """The validator of a run, or one that does nothing where this process does not write."""
     if not run.writes:
         return NullValidator()
-    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
+    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record)
 
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[

@@ -17,6 +17,7 @@ from config.schema import Config, effect_of
 from dataset.storage import hash_file, hash_json, read_json, write_json
 from tools.diffusion.gan_training import METHOD as GAN_METHOD
 from tools.diffusion.project import Project
+from tools.diffusion.warm_start import find_weights
 from tools.evaluation.assess import METHOD
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.runtime.run_directory import RunDirectory, keys_of_results
@@ -158,11 +159,14 @@ class StudyRuns:
                           hash_evaluation_weights(config)])
 
     def _hash_inputs(self, config: Config) -> str:
-        """Hash of the images, labels and VAE that a training reads, computed once."""
-        named = hash_json([config_to_identity(section) for section in (config.dataset_params, config.autoencoder_params)])
+        """Hash of the images, labels, VAE and weights to start from that a training reads, computed once."""
+        start = config.train_params.start_from
+        sections = [config_to_identity(section) for section in (config.dataset_params, config.autoencoder_params)]
+        named = hash_json([*sections, *([] if start is None else [start])])
         if named not in self._inputs:
             project = Project.open(config)
             self._inputs[named] = hash_json({
+                **({} if start is None else {"start": hash_file(find_weights(start))}),
                 "vae": project.vae_sha256,
                 "images": [[digest, record.label, record.split, record.group, list(record.conditions)] for record, digest
                            in zip(project.every_image.records, project.hash_images(project.every_image), strict=True)],
