@@ -485,9 +485,14 @@ def name_for_files(name: str) -> str:
 
 def list_contradictions(config: Config) -> list[str]:
     """Keys that contradict each other, with the remedy: the first ones of each group of keys, [] where all agree."""
-    groups = (_check_classes, _check_conditions, _check_latents, _check_network, _check_training, _check_diffusion,
-              _check_sampling, _check_rest)
-    found = (next((message for holds, message in group(config) if not holds), None) for group in groups)
+    data, train, sample = config.dataset_params, config.train_params, config.sample_params
+    groups = (
+        _check_classes(data.params), _check_conditions(data, sample), _check_latents(data),
+        _check_network(data, config.unet_params), _check_training(train), _check_diffusion(config.diffusion_params),
+        _check_sampling(train, sample, config.diffusion_params), _check_evaluation(config.evaluation_params),
+        _check_others(data, config.gan_params, config.autoencoder_params.training),
+    )
+    found = (next((message for holds, message in group if not holds), None) for group in groups)
     return [escape_unprintable(message) for message in found if message is not None]
 
 
@@ -495,8 +500,7 @@ def list_contradictions(config: Config) -> list[str]:
 Requirements = Iterator[tuple[bool, str]]
 
 
-def _check_classes(config: Config) -> Requirements:
-    table = config.dataset_params.params
+def _check_classes(table: TableParams) -> Requirements:
     per_split_tables = isinstance(table.csv_file, Mapping)
     alike = sorted(set(map(str.casefold, table.unlabelled_values)) & set(map(str.casefold, table.missing_labels)))
     yield (table.unlabelled == "refuse" or not alike, "dataset_params.params: missing_labels leaves rows out that "
@@ -526,8 +530,8 @@ def _check_classes(config: Config) -> Requirements:
                f"above 0, found {dict(fractions)}")
 
 
-def _check_conditions(config: Config) -> Requirements:
-    data, table, sample = config.dataset_params, config.dataset_params.params, config.sample_params
+def _check_conditions(data: DatasetParams, sample: SampleParams) -> Requirements:
+    table = data.params
     for name, condition in table.conditions.items():
         key, levels = f"dataset_params.params.conditions.{name}", condition.levels
         yield (name == name.strip() and name not in (table.label_column, table.image_column),
@@ -555,18 +559,16 @@ def _check_conditions(config: Config) -> Requirements:
            f"dataset_params.params.covariate_columns: expected each column once, found {list(table.covariate_columns)}")
 
 
-def _check_latents(config: Config) -> Requirements:
-    data, table = config.dataset_params, config.dataset_params.params
+def _check_latents(data: DatasetParams) -> Requirements:
     yield (len(data.condition_types) > 0, "dataset_params.condition_types: expected class, context_class or both")
     yield (data.symmetries[:1] == ("identity",), "dataset_params.symmetries: expected identity first, "
            f"found {list(data.symmetries)}")
-    yield (table.image_size % data.latent_size == 0,
-           f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {table.image_size}")
+    yield (data.params.image_size % data.latent_size == 0,
+           f"dataset_params.latent_size {data.latent_size} does not divide params.image_size {data.params.image_size}")
     yield (data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
 
 
-def _check_network(config: Config) -> Requirements:
-    data, unet = config.dataset_params, config.unet_params
+def _check_network(data: DatasetParams, unet: UNetParams) -> Requirements:
     levels = len(unet.channels)
     yield (levels > 0, "unet_params.channels: expected one level or more, found []")
     yield ("context_class" not in data.condition_types or any(unet.attention),
@@ -585,8 +587,7 @@ def _check_network(config: Config) -> Requirements:
            f"{levels} levels of unet_params.channels")
 
 
-def _check_training(config: Config) -> Requirements:
-    train = config.train_params
+def _check_training(train: TrainParams) -> Requirements:
     yield (train.ldm_batch_size % train.gradient_accumulation_steps == 0,
            f"train_params.ldm_batch_size {train.ldm_batch_size} is not a multiple of gradient_accumulation_steps "
            f"{train.gradient_accumulation_steps}")
@@ -596,8 +597,7 @@ def _check_training(config: Config) -> Requirements:
            "train_params.ema_relative_length is given and ema_decay 0 says no average; remove one of them")
 
 
-def _check_diffusion(config: Config) -> Requirements:
-    diffusion = config.diffusion_params
+def _check_diffusion(diffusion: DiffusionParams) -> Requirements:
     yield diffusion.beta_start < diffusion.beta_end, "diffusion_params.beta_start must be below beta_end"
     flow = diffusion.schedule == "rectified_flow"
     yield (flow == (diffusion.prediction_type == "velocity"),
@@ -610,11 +610,10 @@ def _check_diffusion(config: Config) -> Requirements:
            "diffusion_params.loss_weighting min_snr does not go with schedule rectified_flow; choose uniform")
 
 
-def _check_sampling(config: Config) -> Requirements:
-    train, sample, flow = config.train_params, config.sample_params, config.diffusion_params.schedule == "rectified_flow"
-    yield (sample.num_steps <= config.diffusion_params.num_timesteps,
-           f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps "
-           f"{config.diffusion_params.num_timesteps}")
+def _check_sampling(train: TrainParams, sample: SampleParams, diffusion: DiffusionParams) -> Requirements:
+    flow = diffusion.schedule == "rectified_flow"
+    yield (sample.num_steps <= diffusion.num_timesteps,
+           f"sample_params.num_steps {sample.num_steps} is above diffusion_params.num_timesteps {diffusion.num_timesteps}")
     yield (not flow or sample.sampler in _list_flow_samplers(),
            f"sample_params.sampler {sample.sampler} does not go with diffusion_params.schedule rectified_flow; choose "
            f"{' or '.join(_list_flow_samplers())}")
@@ -629,15 +628,16 @@ def _check_sampling(config: Config) -> Requirements:
            "sample_params.per_class and num_images exclude each other; set one of them to null")
 
 
-def _check_rest(config: Config) -> Requirements:
-    data, evaluation = config.dataset_params, config.evaluation_params
+def _check_evaluation(evaluation: EvaluationParams) -> Requirements:
     yield (len(evaluation.encoders) > 0, "evaluation_params.encoders: expected one encoder or more")
     judge, classifier = (None if path is None else os.path.abspath(path)  # noqa: PTH100 - without looking at the disk
                          for path in (evaluation.judge_path, evaluation.classifier_path))
     yield (judge is None or judge != classifier,
            "evaluation_params.judge_path is classifier_path: the judge must be trained separately from the encoder")
-    yield (config.gan_params.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {config.gan_params.width}")
-    training = config.autoencoder_params.training
+
+
+def _check_others(data: DatasetParams, gan: GanParams, training: AutoencoderTrainingParams) -> Requirements:
+    yield gan.width % 8 == 0, f"gan_params.width: expected a multiple of 8, found {gan.width}"
     yield (training.perceptual_weight == 0 or data.lpips_path is not None,
            "autoencoder_params.training.perceptual_weight needs dataset_params.lpips_path")
     yield (len(training.channels) > 0, "autoencoder_params.training.channels: expected one level or more, found []")
