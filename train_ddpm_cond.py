@@ -22,17 +22,18 @@ from config.errors import UserError
 from config.load import config_to_yaml, load_config
 from config.schema import Config
 from dataset.ranks import Ranks
+from dataset.storage import hash_json
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import estimate
 from tools.diffusion.conditions import null_levels
 from tools.diffusion.latent_source import open_training_data
+from tools.diffusion.networks import hash_base, make_unet
 from tools.diffusion.project import Project
 from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     DiffusionLoss,
     lr_factor,
     make_optimizer,
-    make_unet,
     open_draws,
     read_batch,
     require_selectable,
@@ -86,13 +87,16 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
     project = Project.open(config)
     has_val = require_selectable(params.selection_metric, project.records)
     run.check_resumable(config)
-    data = open_training_data(project, device, has_val=has_val, ranks=ranks)
+    data = open_training_data(project, device, has_val=has_val, for_pretrained=config.unet_params.pretrained is not None,
+                              ranks=ranks)
     steps_per_epoch, num_steps = estimate.count_steps(params, len(data.train.labels))
 
-    start, record = open_start(params, run)
+    start, record, base_sha256 = *open_start(params, run), hash_base(config.unet_params)
     state, averaged = start_state(config, accelerator, start, project=project, tell=accelerator.print)
-    saving = Saving(run.checkpoints, data.identity, key="train_params.task_name", depends_on="images, labels or another VAE",
-                    every_steps=params.checkpoint_interval_steps, keep=params.keep_last_checkpoints)
+    identity = data.identity if base_sha256 is None else hash_json([data.identity, base_sha256])
+    saving = Saving(run.checkpoints, identity, key="train_params.task_name",
+                    depends_on="images, labels, VAE or pretrained UNet", every_steps=params.checkpoint_interval_steps,
+                    keep=params.keep_last_checkpoints)
     state.resume(saving, tell=ranks.is_first)
     if state.step >= num_steps:
         accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
@@ -103,7 +107,8 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
 
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=null_levels(project.table),
                             device=device, statistics=data.codec.statistics)
-    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record)
+    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record,
+                               base_sha256=base_sha256)
     tracker = open_tracker(config, run, step=state.step)
     draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
@@ -142,7 +147,8 @@ def start_state(
         for line in load_start(network, start, project.data, other_vae=params.start_from_other_vae):
             tell(line)
     network = network.to(device)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = {id(weight): weight for weight in network.parameters() if not weight.requires_grad}
+    averaged = copy.deepcopy(network, frozen).eval().requires_grad_(False)  # which shares what is not trained
     average = ExponentialMovingAverage(network, params.ema_decay, params.ema_relative_length)
     if params.compile_mode != "off":
         network.compile(mode=params.compile_mode)

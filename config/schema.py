@@ -296,6 +296,29 @@ class UNetParams:
     context_dim: int = _key(256, doc="width of a context token (context_class)", at_least=1)
     norm_groups: int = _key(32, doc="groups of each group normalisation", at_least=1)
     dropout: float = _key(0.0, doc="dropout in the residual blocks", at_least=0, below=1)
+    pretrained: str | None = _key(
+        None, doc="UNet2DConditionModel of Stable Diffusion 1 or 2 to start from, a diffusers folder or hub id; the keys "
+                  "above then do not count, and its schedule and latent scale hold", effect="place", since="0.3",
+    )
+    tokens_per_class: int = _key(
+        4, doc="learned context tokens a class, and a condition, in place of a prompt (pretrained)", at_least=1,
+        since="0.3",
+    )
+    text_encoder: str | None = _key(
+        None, doc="folder with CLIP's text_encoder and tokenizer, whose reading of `prompts` the tokens start from "
+                  "(pretrained); null: small random ones", effect="place", since="0.3",
+    )
+    prompts: Mapping[str, str] = _key({}, doc="text for each class (text_encoder); the null label's is empty", since="0.3")
+    lora_rank: int | None = _key(None, doc="rank of LoRA adapters (pretrained); null trains all weights", at_least=1,
+                                 since="0.3")
+    lora_alpha: float | None = _key(None, doc="scale of LoRA updates; null is the rank", above=0, since="0.3")
+    lora_targets: tuple[str, ...] = _key(
+        ("to_q", "to_k", "to_v", "to_out.0"), doc="layers that get adapters, by the ends of their names", since="0.3"
+    )
+    gradient_checkpointing: bool = _key(
+        False, doc="compute activations again in the backward pass: less memory, a third slower (pretrained)",
+        effect="speed", since="0.3",
+    )
 
 
 @dataclass(frozen=True)
@@ -488,7 +511,7 @@ def list_contradictions(config: Config) -> list[str]:
     data, train, sample = config.dataset_params, config.train_params, config.sample_params
     groups = (
         _check_classes(data.params), _check_conditions(data, sample), _check_latents(data),
-        _check_network(data, config.unet_params), _check_training(train), _check_diffusion(config.diffusion_params),
+        _check_network(data, train, config.unet_params), _check_training(train), _check_diffusion(config.diffusion_params),
         _check_sampling(train, sample, config.diffusion_params), _check_evaluation(config.evaluation_params),
         _check_others(data, config.gan_params, config.autoencoder_params.training),
     )
@@ -568,7 +591,11 @@ def _check_latents(data: DatasetParams) -> Requirements:
     yield (data.target.count(".") >= 1, f"dataset_params.target: expected module.Class, found {data.target!r}")
 
 
-def _check_network(data: DatasetParams, unet: UNetParams) -> Requirements:
+def _check_network(data: DatasetParams, train: TrainParams, unet: UNetParams) -> Requirements:
+    if unet.pretrained is not None:
+        yield from _check_pretrained(data, train, unet)
+        return
+    yield (unet.lora_rank is None, "unet_params.lora_rank: adapters are for a pretrained UNet; name unet_params.pretrained")
     levels = len(unet.channels)
     yield (levels > 0, "unet_params.channels: expected one level or more, found []")
     yield ("context_class" not in data.condition_types or any(unet.attention),
@@ -585,6 +612,17 @@ def _check_network(data: DatasetParams, unet: UNetParams) -> Requirements:
     yield (data.latent_size % 2 ** max(levels - 1, 0) == 0,
            f"dataset_params.latent_size {data.latent_size} cannot be halved {levels - 1} times for the "
            f"{levels} levels of unet_params.channels")
+
+
+def _check_pretrained(data: DatasetParams, train: TrainParams, unet: UNetParams) -> Requirements:
+    yield (data.condition_types == ("context_class",), "dataset_params.condition_types: expected [context_class] for a "
+           f"pretrained UNet, which takes the class as context tokens, found {list(data.condition_types)}")
+    yield (train.start_from is None, "train_params.start_from and unet_params.pretrained exclude each other: both say which "
+           "weights to start from; remove one of them")
+    yield (set(unet.prompts) <= set(data.params.class_names), "unet_params.prompts: expected names of class_names "
+           f"{list(data.params.class_names)}, found {list(unet.prompts)}")
+    yield (unet.text_encoder is None or set(unet.prompts) == set(data.params.class_names), "unet_params.prompts: expected a "
+           f"prompt for each class, since text_encoder is given, found {list(unet.prompts)}")
 
 
 def _check_training(train: TrainParams) -> Requirements:

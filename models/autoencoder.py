@@ -68,6 +68,10 @@ class LatentStatistics:
         shares = (1 - own / count / std.square()).clamp(0, 1)
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray, signal_shares=tuple(shares.tolist()))
 
+    def scaled_by(self, scale: float, shift: float) -> "LatentStatistics":
+        """Statistics by which every channel becomes (z - shift) * scale."""
+        return replace(self, mean=(shift,) * len(self.mean), std=(1 / scale,) * len(self.std))
+
     def unscaled(self) -> "LatentStatistics":
         """Statistics by which latents stay as the VAE gives them."""
         return replace(self, mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std))
@@ -229,6 +233,13 @@ def read_latent_layout(folder: Path) -> tuple[int | None, int | None]:
     widths = next((config[key] for key in _ENCODER_WIDTHS if config.get(key)), None)
     # Each level of the encoder but the last halves the side, in all supported classes.
     return config.get("latent_channels"), 2 ** (len(widths) - 1) if widths else None
+
+
+def read_latent_scale(folder: Path) -> tuple[float, float]:
+    """The scaling_factor and shift_factor by which pretrained diffusion models take the raw latents: (z - shift) * scale."""
+    config = read_autoencoder_config(folder)
+    default = 1.0 if config["_class_name"] == "AutoencoderTiny" else 0.18215  # diffusers' own defaults
+    return float(config.get("scaling_factor") or default), float(config.get("shift_factor") or 0.0)
 
 
 def load_codec(

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.trained_part import trained_parameters
+
 
 class ExponentialMovingAverage:
-    """Average of parameters with a warm-up, so that early averages forget the initial weights.
+    """Average of the parameters that are trained, with a warm-up, so that early averages forget the initial weights.
 
     After update n the decay is min(decay, (1 + n) / (10 + n)). A decay of 0 is no average: the weights themselves.
     With a `relative_length` the average weighs update t of n in proportion to t ** gamma instead, whose standard deviation
@@ -17,7 +19,7 @@ class ExponentialMovingAverage:
     def __init__(self, module: nn.Module, decay: float, relative_length: float | None = None) -> None:
         self.decay = decay
         self._gamma = None if relative_length is None else power_of_length(relative_length)
-        self.average = {name: value.detach().clone() for name, value in module.named_parameters()}
+        self.average = {name: value.detach().clone() for name, value in trained_parameters(module).items()}
         # On the parameters' device, like all that an update depends on: whether it counts is not known on the host.
         device = next(module.parameters()).device
         self._updates = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

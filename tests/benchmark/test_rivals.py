@@ -12,7 +12,8 @@ from models.layers import SelfAttention
 from models.unet import count_parameters
 from tools.benchmark import rivals
 from tools.diffusion.estimate import count_step_flops
-from tools.diffusion.training import latent_shape, make_unet
+from tools.diffusion.networks import make_unet
+from tools.diffusion.training import latent_shape
 
 ROOT = Path(__file__).parents[2]
 

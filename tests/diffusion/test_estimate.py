@@ -15,8 +15,8 @@ from dataset.annotations import ImageRecord
 from models.unet import count_parameters
 from tools.diffusion import estimate
 from tools.diffusion.estimate import count_steps, describe_run, list_preparations, measure_matmul_rate
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import make_unet
 
 CPU = torch.device("cpu")
 

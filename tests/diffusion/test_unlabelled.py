@@ -10,16 +10,9 @@ from config.schema import Config
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
 from models.ema import ExponentialMovingAverage
 from tools.diffusion.generation import Denoising, ImageRequest, draw_latents
+from tools.diffusion.networks import make_unet
 from tools.diffusion.train_state import Meters, TrainState
-from tools.diffusion.training import (
-    Batch,
-    DiffusionLoss,
-    latent_shape,
-    make_optimizer,
-    make_schedule,
-    make_unet,
-    train_step,
-)
+from tools.diffusion.training import Batch, DiffusionLoss, latent_shape, make_optimizer, make_schedule, train_step
 
 PLANTED, NUM_STEPS = 3.0, 250
 LABELS = torch.tensor([0] * 16 + [1] * 16 + [2] * 64)  # of two classes; 2 is the null label

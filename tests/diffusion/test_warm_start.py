@@ -11,8 +11,8 @@ from config.errors import UserError
 from config.load import build_config, config_to_dict
 from config.schema import Config
 from models.autoencoder import LatentStatistics
+from tools.diffusion.networks import make_unet
 from tools.diffusion.trained_images import TRAINED_KEY
-from tools.diffusion.training import make_unet
 from tools.diffusion.warm_start import (
     StartRecord,
     StartWeights,

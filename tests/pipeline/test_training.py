@@ -23,8 +23,9 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.order import SampleOrder, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from tools.diffusion.latent_source import EncodedLatents
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import latent_shape, make_unet
+from tools.diffusion.training import latent_shape
 from tools.runtime import checkpoints
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
@@ -244,7 +245,7 @@ def test_other_labels_behind_the_same_path_are_refused(workspace: Workspace, tmp
     cells = first.split(",")
     cells[1] = str(1 - int(cells[1]))
     copy.write_text("\n".join([header, ",".join(cells), *rest]) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="other images, labels or another VAE"):
+    with pytest.raises(UserError, match="other images, labels, VAE or pretrained UNet"):
         train_ddpm_cond.main(workspace.arguments(*overrides))
 
 

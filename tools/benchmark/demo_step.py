@@ -25,6 +25,7 @@ from tools.benchmark.limit import MATMUL
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.estimate import count_step_flops
+from tools.diffusion.networks import make_unet
 from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     Batch,
@@ -32,7 +33,6 @@ from tools.diffusion.training import (
     latent_shape,
     lr_factor,
     make_optimizer,
-    make_unet,
     open_draws,
     to_device,
     train_step,

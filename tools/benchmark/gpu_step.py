@@ -14,7 +14,7 @@ from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.operators import Operator, find_operators, measure_operator, wait_for
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import count_step_flops, measure_matmul_rate
-from tools.diffusion.training import make_unet
+from tools.diffusion.networks import make_unet
 
 MATMUL = "gpu_step/matmul"
 _MODES = ("off", "default", "reduce-overhead")  # of train_params.compile_mode

@@ -14,7 +14,8 @@ from models.layers import SelfAttention
 from models.unet import UNet
 from tools.benchmark.workers import timed
 from tools.diffusion.estimate import BACKWARD_FACTOR
-from tools.diffusion.training import latent_shape, unet_shape
+from tools.diffusion.networks import unet_shape
+from tools.diffusion.training import latent_shape
 
 _LEAST_SECONDS = 0.5  # of a measurement
 

@@ -19,7 +19,8 @@ from tools.benchmark.limit import MATMUL
 from tools.benchmark.operators import Operator, find_operators, measure_operator
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import BACKWARD_FACTOR, count_step_flops
-from tools.diffusion.training import latent_shape, make_optimizer, make_unet
+from tools.diffusion.networks import make_unet
+from tools.diffusion.training import latent_shape, make_optimizer
 
 OURS, MATERIALISED, DIFFUSERS = "paper_step/ours", "paper_step/materialised", "paper_step/diffusers"
 _TOLERANCE = 1e-5  # largest difference of the two outputs, whose values are of order 1

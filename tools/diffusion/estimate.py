@@ -5,21 +5,26 @@ Also what is still missing for it.
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
 from config.schema import Config, DatasetParams, SampleParams, TrainParams, UNetParams
 from dataset.annotations import ImageRecord, describe_splits
 from models.layers import SelfAttention
-from models.unet import UNet, count_parameters
+from models.unet import count_parameters
 from scheduler.guidance import scale_at
 from scheduler.samplers import evaluated_timesteps
+from tools.diffusion.conditions import condition_shapes
+from tools.diffusion.networks import make_network
 from tools.diffusion.project import Project
-from tools.diffusion.training import latent_shape, require_selectable, unet_shape
+from tools.diffusion.training import latent_shape, require_selectable
 
 _FLOAT_BYTES = 4
 _WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
@@ -38,22 +43,26 @@ def count_steps(train: TrainParams, num_images: int) -> tuple[int, int]:
 
 
 def estimate_memory(data: DatasetParams, unet: UNetParams, train: TrainParams) -> tuple[int, int]:
-    """(parameters of the UNet, bytes that its training takes: weights, gradient, optimizer, average, activations)."""
-    with torch.device("meta"):
-        network = UNet(unet_shape(data, unet))
+    """(parameters that are trained, bytes that it takes: weights, gradient, optimizer, average, activations).
+
+    Weights that stay as they are, under LoRA, are held once. With gradient checkpointing one block's activations are held
+    besides the inputs of all blocks.
+    """
+    with torch.device("meta"), _fused_attention():
+        network = make_network(data, unet, with_weights=False)
         micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
-        x = torch.empty(micro_size, *latent_shape(data))
-        labels = torch.empty(micro_size, dtype=torch.int64)
-        conditions = torch.empty(micro_size, len(network.shape.conditions), dtype=torch.int64)
+        inputs = _make_inputs(data, micro_size)
         for module in network.modules():
             if isinstance(module, SelfAttention):
                 module.attend = _FusedAttention.apply
         saved = _SavedBytes()
         with saved.hooks():
-            network(x, labels, labels, conditions)
-    parameters = count_parameters(network)
-    activation_bytes = saved.total // (2 if train.mixed_precision != "no" else 1)
-    return parameters, parameters * _FLOAT_BYTES * _WEIGHT_COPIES + activation_bytes
+            network(*inputs)
+        largest_block = _measure_largest_block(data, unet, inputs) if unet.gradient_checkpointing else 0
+    parameters, every = count_parameters(network), sum(weight.numel() for weight in network.parameters())
+    activation_bytes = (saved.total + largest_block) // (2 if train.mixed_precision != "no" else 1)
+    weight_bytes = _FLOAT_BYTES * (parameters * _WEIGHT_COPIES + every - parameters)
+    return parameters, weight_bytes + activation_bytes
 
 
 def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
@@ -140,9 +149,7 @@ def count_evaluations(params: SampleParams, num_timesteps: int) -> int:
 def count_step_flops(data: DatasetParams, unet: UNetParams, batch_size: int) -> int:
     """Floating-point operations of matrix products and convolutions in a training step of the UNet."""
     def run() -> None:
-        network, labels = UNet(unet_shape(data, unet)), torch.empty(batch_size, dtype=torch.int64)
-        conditions = torch.empty(batch_size, len(network.shape.conditions), dtype=torch.int64)
-        network(torch.empty(batch_size, *latent_shape(data)), labels, labels, conditions)
+        make_network(data, replace(unet, gradient_checkpointing=False), with_weights=False)(*_make_inputs(data, batch_size))
 
     return count_training_flops(run)
 
@@ -186,6 +193,37 @@ def measure_matmul_rate(
     return products * 2 * side**3 / elapsed
 
 
+def _make_inputs(data: DatasetParams, batch_size: int) -> tuple[torch.Tensor, ...]:
+    """Noisy latents, timesteps, labels and conditions of a batch, on the device of the context."""
+    labels = torch.empty(batch_size, dtype=torch.int64)
+    conditions = torch.empty(batch_size, len(condition_shapes(data)), dtype=torch.int64)
+    return torch.empty(batch_size, *latent_shape(data)), labels, labels, conditions
+
+
+def _measure_largest_block(data: DatasetParams, unet: UNetParams, inputs: tuple[torch.Tensor, ...]) -> int:
+    """Bytes that the backward pass of the pretrained UNet's largest block holds, where nothing is computed again."""
+    network, saved, largest, before = (
+        make_network(data, replace(unet, gradient_checkpointing=False), with_weights=False), _SavedBytes(), [0], [0])
+    inner = network.unet
+    for block in (*inner.down_blocks, inner.mid_block, *inner.up_blocks):
+        block.register_forward_pre_hook(lambda *_: before.append(saved.total))
+        block.register_forward_hook(lambda *_: largest.append(saved.total - before[-1]))
+    with saved.hooks():
+        network(*inputs)
+    return max(largest)
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention of diffusers' networks that keeps what fused attention keeps, too."""
+    library = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = lambda q, k, v, **_: _FusedAttention.apply(q, k, v)
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = library
+
+
 class _FusedAttention(torch.autograd.Function):
     """Keeps what fused attention keeps; on the meta device torch's own would form the (N, N) maps."""
 
@@ -193,7 +231,7 @@ class _FusedAttention(torch.autograd.Function):
     def forward(
         context: torch.autograd.function.FunctionCtx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        attended = torch.empty_like(v)
+        attended = q.new_empty(*q.shape[:-1], v.shape[-1])
         context.save_for_backward(q, k, v, attended)
         return attended
 

@@ -13,7 +13,7 @@ from dataset.latents import LatentCache, stack_conditions
 from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
-from models.autoencoder import LatentCodec, LatentStatistics
+from models.autoencoder import LatentCodec, LatentStatistics, read_latent_scale
 from tools.diffusion.project import Project
 
 _STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
@@ -80,27 +80,29 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(project: Project, device: torch.device, *, has_val: bool, ranks: Ranks = ALONE) -> TrainingData:
+def open_training_data(
+    project: Project, device: torch.device, *, has_val: bool, for_pretrained: bool = False, ranks: Ranks = ALONE
+) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
-    Processes that train together share the encoding of a cache that is not there yet.
+    For a pretrained UNet latents come in the scale of the VAE's own factors. Processes that train together share the
+    encoding of a cache that does not exist yet.
     """
+    def scale(measured: LatentStatistics) -> LatentStatistics:  # measured anyway: a VAE that encodes nothing shows there
+        if for_pretrained:
+            return measured.scaled_by(*read_latent_scale(project.vae_folder))
+        return measured if project.data.standardise_latents else measured.unscaled()
+
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
     if project.data.load_latents:
         train = project.prepare_latents("train", device=device, ranks=ranks)
         val = project.prepare_latents("val", device=device, ranks=ranks) if has_val else None
-        statistics = _scale(LatentStatistics.measure(train.moments(), gray=train.gray), project.data.standardise_latents)
+        statistics = scale(LatentStatistics.measure(train.moments(), gray=train.gray))
         codec = project.open_codec(statistics=statistics, decoder_only=True, device=device)
     else:
         codec = project.open_codec(device=device)
         train = EncodedLatents(project, "train", codec)
         val = EncodedLatents(project, "val", codec) if has_val else None
-        measured = LatentStatistics.measure(train.moments(), gray=train.all_gray())
-        codec.statistics = _scale(measured, project.data.standardise_latents)
+        codec.statistics = scale(LatentStatistics.measure(train.moments(), gray=train.all_gray()))
     return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))
-
-
-def _scale(measured: LatentStatistics, standardise: bool) -> LatentStatistics:
-    """The scale that the config asks for; it is measured in any case, since a VAE that encodes nothing shows there."""
-    return measured if standardise else measured.unscaled()

@@ -8,6 +8,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from models.ema import ExponentialMovingAverage
+from models.trained_part import TrainedPart
 from tools.runtime.resume import ResumeState
 
 
@@ -69,7 +70,7 @@ class TrainState(ResumeState):
     def __init__(self, model: nn.Module, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer, meters: Meters,
                  scaler: Any | None = None) -> None:
         """`model` and `optimizer` as the accelerator wraps them; `scaler` is that of fp16."""
-        super().__init__({"model": extract_model_from_parallel(model, keep_torch_compile=False)}, ema,
+        super().__init__({"model": TrainedPart(extract_model_from_parallel(model, keep_torch_compile=False))}, ema,
                          {"optimizer": optimizer})
         self.model, self.optimizer, self.meters, self.scaler = model, optimizer, meters, scaler
         self.best_loss: float | None = None

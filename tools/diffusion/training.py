@@ -12,16 +12,16 @@ from accelerate import Accelerator
 from torch import nn
 
 from config.errors import UserError
-from config.schema import Config, DatasetParams, DiffusionParams, TrainParams, UNetParams
+from config.schema import DatasetParams, DiffusionParams, TrainParams
 from dataset.annotations import ImageRecord
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
 from dataset.ranks import ALONE, Ranks
 from models.autoencoder import LatentCodec, LatentStatistics
-from models.unet import UNet, UNetShape
+from models.trained_part import trained_parameters
 from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
-from tools.diffusion.conditions import condition_shapes, join_view, null_levels
+from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.latent_source import LatentSource
 from tools.diffusion.train_state import TrainState
 from tools.runtime.processes import unwrap
@@ -49,22 +49,6 @@ class Batch:
             self.conditions, uniforms, to_device(draws.condition_uniforms, device), probability=probability,
             null_levels=null_levels)
         return Batch(self.latents, labels, conditions)
-
-
-def make_unet(config: Config) -> UNet:
-    """The config's UNet with weights drawn from train_params.seed, in channels-last memory order."""
-    torch.manual_seed(config.train_params.seed)
-    return UNet(unet_shape(config.dataset_params, config.unet_params)).to(memory_format=torch.channels_last)
-
-
-def unet_shape(data: DatasetParams, unet: UNetParams) -> UNetShape:
-    """What determines the network's parameters."""
-    return UNetShape(
-        latent_channels=data.z_channels, num_classes=len(data.params.class_names), channels=unet.channels,
-        num_layers=unet.num_layers, attention=unet.attention, num_heads=unet.num_heads,
-        time_embedding_dim=unet.time_embedding_dim, context_dim=unet.context_dim, norm_groups=unet.norm_groups,
-        dropout=unet.dropout, condition_types=data.condition_types, conditions=condition_shapes(data),
-    )
 
 
 def latent_shape(data: DatasetParams) -> tuple[int, int, int]:
@@ -197,7 +181,7 @@ def train_step(
 def make_optimizer(network: nn.Module, train: TrainParams) -> torch.optim.AdamW:
     """AdamW in one pass over the parameters where that pass can skip a step on the device, else as the library chooses."""
     fused = next(network.parameters()).device.type in _SKIPPING_DEVICES
-    return torch.optim.AdamW(network.parameters(), lr=train.ldm_lr, betas=train.adam_betas,
+    return torch.optim.AdamW(trained_parameters(network).values(), lr=train.ldm_lr, betas=train.adam_betas,
                              weight_decay=train.weight_decay, fused=fused)
 
 

@@ -18,6 +18,7 @@ from scheduler.samplers import evaluated_timesteps
 from tools.diffusion import generation
 from tools.diffusion.conditions import ConditionPrior, condition_levels, null_levels
 from tools.diffusion.latent_source import LatentSource, TrainingData
+from tools.diffusion.networks import BASE_KEY
 from tools.diffusion.project import Project
 from tools.diffusion.train_state import TrainState
 from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
@@ -42,7 +43,8 @@ class Validator:
     """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
 
     def __init__(self, config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                 *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None) -> None:
+                 *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None,
+                 base_sha256: str | None = None) -> None:
         self.config, self.run, self.data, self.averaged = config, run, data, averaged
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
@@ -52,6 +54,7 @@ class Validator:
         self.autoencoder_sha256 = project.vae_sha256
         own = shorten_hashes(project.hash_images(project.trained_images("train")))
         self.trained_images = own if record is None else sorted({*own, *record.trained_images})
+        self.base_sha256 = base_sha256
         self.start = None if record is None else {"sha256": record.sha256, "step": record.step}
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
@@ -97,6 +100,8 @@ class Validator:
         }
         if self.start is not None:
             values[START_KEY] = self.start
+        if self.base_sha256 is not None:
+            values[BASE_KEY] = self.base_sha256
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config.dataset_params.params)
             values["condition_counts"] = self.condition_prior.to_values()
@@ -146,11 +151,13 @@ class NullValidator(Validator):
 
 
 def open_validator(config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                   *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None) -> Validator:
+                   *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None,
+                   base_sha256: str | None = None) -> Validator:
     """The validator of a run, or one that does nothing where this process does not write."""
     if not run.writes:
         return NullValidator()
-    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record)
+    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record,
+                     base_sha256=base_sha256)
 
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[
