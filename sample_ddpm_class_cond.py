@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(arguments.config, [*arguments.set, *overrides])
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     run = RunDirectory(Path(config.train_params.task_name))
-    checkpoint = arguments.checkpoint or run.weights(config)
-    output = run.samples(config)
+    checkpoint = arguments.checkpoint or run.weights(config.train_params)
+    output = run.samples(config.sample_params)
     accelerator, project = open_accelerator(config.launch_params), Project.open(config)
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:

@@ -20,7 +20,7 @@ from torch import nn
 
 from config.errors import UserError
 from config.load import config_to_yaml, load_config
-from config.schema import Config
+from config.schema import Config, LaunchParams, TrainParams
 from dataset.ranks import Ranks
 from dataset.storage import hash_json
 from models.ema import ExponentialMovingAverage
@@ -39,7 +39,7 @@ from tools.diffusion.training import (
     require_selectable,
     train_step,
 )
-from tools.diffusion.validation import open_validator
+from tools.diffusion.validation import NullValidator, Validator
 from tools.diffusion.warm_start import StartWeights, describe_scale, load_start, open_start, require_same_kind
 from tools.evaluation.encoders.published_weights import list_downloads
 from tools.runtime.command import add_config, run_command
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = ["--config", arguments.config, *(word for text in arguments.set for word in ("--set", text))]
         print(config_to_yaml(config))
         print("WHAT THIS RUN WILL TAKE (estimates; nothing was started)")
-        print(estimate.describe_run(config, project.records, device))
+        print(estimate.describe_run(config.dataset_params, config.unet_params, config.train_params,
+                                    project.every_image.records, device))
         missing = estimate.list_preparations(project, project.records, config_words=words,
                                              selection_metric=config.train_params.selection_metric)
         missing += list_downloads(config.evaluation_params, config.dataset_params.lpips_path)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: Config) -> None:
     """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train_params, config.launch_params, config.dataset_params.condition_types)
     ranks = ranks_of(accelerator)
     with open_run(Path(config.train_params.task_name), ranks, "train_ddpm_cond.py") as run:
         run_training(config, accelerator, ranks, run)
@@ -99,7 +100,7 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
                     keep=params.keep_last_checkpoints)
     state.resume(saving, tell=ranks.is_first)
     if state.step >= num_steps:
-        accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config)}")
+        accelerator.print(f"{run.root}: all {num_steps} steps are done; best weights in {run.weights(config.train_params)}")
         return
     run.write_config(config)
     if start is not None and data.codec.statistics is not None:
@@ -107,8 +108,8 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
 
     loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, null_levels=null_levels(project.table),
                             device=device, statistics=data.codec.statistics)
-    validator = open_validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record,
-                               base_sha256=base_sha256)
+    validator = NullValidator() if not run.writes else Validator(
+        config, project, run, data, averaged, loss_of=loss_of, device=device, record=record, base_sha256=base_sha256)
     tracker = open_tracker(config, run, step=state.step)
     draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
@@ -132,7 +133,7 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
             if loop.is_due(params.ldm_validate_epochs * steps_per_epoch):
                 loop.bar.say(validator.validate(state, tracker))
     accelerator.print(f"trained to step {state.step} in {loop.pace.minutes:.1f} min ({loop.pace.rate:.0f} images/s); best "
-                      f"weights (step {state.best_step}) in {run.weights(config)}")
+                      f"weights (step {state.best_step}) in {run.weights(config.train_params)}")
 
 
 def start_state(
@@ -156,19 +157,18 @@ def start_state(
     return TrainState(model, average, optimizer, Meters(device), accelerator.scaler), averaged
 
 
-def make_accelerator(config: Config) -> Accelerator:
+def make_accelerator(train: TrainParams, launch: LaunchParams, condition_types: Sequence[str]) -> Accelerator:
     """The accelerator for this machine.
 
     Raises:
         UserError: a precision that the device lacks, or a batch that cannot be split over the processes.
     """
-    train = config.train_params
     on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     if train.mixed_precision == "fp16" and on_cpu:
         raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in config.dataset_params.condition_types)
-    accelerator = open_accelerator(config.launch_params, unused, train=train)
+    unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in condition_types)
+    accelerator = open_accelerator(launch, unused, train=train)
     pieces = accelerator.num_processes * train.gradient_accumulation_steps
     if train.ldm_batch_size % pieces:
         raise UserError(f"train_params.ldm_batch_size {train.ldm_batch_size} cannot be split over "

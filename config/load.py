@@ -12,7 +12,7 @@ import yaml
 
 from config.errors import SURELY_ALIKE, UserError, nearest_name
 from config.paths import expand_path
-from config.schema import ONLY_CLASS, Config, list_contradictions
+from config.schema import ONLY_CLASS, Config, DatasetParams, list_contradictions
 from config.values import convert, describe, is_within, section_by_name
 from config.words import UniqueKeyLoader, Word, settle_words
 
@@ -68,19 +68,17 @@ def build_config(raw: Mapping[str, Any], *, source: str) -> Config:
         config = _build(Config, raw, prefix="")
     except ConfigFaults as error:
         raise ConfigFaults(error.faults, source) from None
-    config = _name_the_only_class(config)
+    config = dataclasses.replace(config, dataset_params=_name_the_only_class(config.dataset_params))
     if contradictions := list_contradictions(config):
         raise ConfigFaults(contradictions, source)
     return config
 
 
-def _name_the_only_class(config: Config) -> Config:
+def _name_the_only_class(data: DatasetParams) -> DatasetParams:
     """With `class_names: []` written out: one class of all images, which no column names."""
-    data = config.dataset_params
     if data.params.class_names:
-        return config
-    table = dataclasses.replace(data.params, class_names=(ONLY_CLASS,), label_column=None)
-    return dataclasses.replace(config, dataset_params=dataclasses.replace(data, params=table))
+        return data
+    return dataclasses.replace(data, params=dataclasses.replace(data.params, class_names=(ONLY_CLASS,), label_column=None))
 
 
 def settle_keys(raw: Any, key: str = "") -> Any:

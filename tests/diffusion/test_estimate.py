@@ -36,9 +36,13 @@ def test_steps(make_config: Callable[..., Config], images: int, batch: int, epoc
     assert count_steps(config.train_params, images) == expected
 
 
+def describe(config: Config, records: list[ImageRecord]) -> str:
+    return describe_run(config.dataset_params, config.unet_params, config.train_params, records, CPU)
+
+
 def test_the_description_counts_what_there_is(make_config: Callable[..., Config]) -> None:
     config = make_config(train_params={"epochs": 3})
-    text = describe_run(config, make_records(20, 6), CPU)
+    text = describe(config, make_records(20, 6))
     assert f"{count_parameters(make_unet(config)):,}" in text
     assert "train: no_blastocyst 10, blastocyst 10; val: no_blastocyst 3, blastocyst 3" in text
     assert "9 (3 per epoch of 20 images)" in text
@@ -47,15 +51,15 @@ def test_the_description_counts_what_there_is(make_config: Callable[..., Config]
 def test_conditions_and_views_that_are_inputs_are_counted(make_config: Callable[..., Config]) -> None:
     table = {"csv_file": "table.csv", "root_dir": "images", "image_size": 32, "conditions": {"PLANE": ["0", "1"]}}
     config = make_config(dataset_params={"params": table, "symmetry_conditioning": True})
-    text = describe_run(config, make_records(20, 6), CPU)
+    text = describe(config, make_records(20, 6))
     more = 32 * (3 + 2)  # planes and their null, and two views, as wide as the time embedding
     assert f"{count_parameters(make_unet(make_config())) + more:,}" in text
 
 
 def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config: Callable[..., Config]) -> None:
     def megabytes(**train: int) -> int:
-        found = re.search(r"memory for training +about (\d+) MiB", describe_run(make_config(train_params=train),
-                                                                               make_records(20, 0), CPU))
+        found = re.search(r"memory for training +about (\d+) MiB",
+                          describe(make_config(train_params=train), make_records(20, 0)))
         assert found
         return int(found[1])
 

@@ -23,7 +23,7 @@ def train(workspace: Workspace, name: str, *overrides: str) -> Path:
 
 
 def weights(workspace: Workspace, run: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    return read_checkpoint(RunDirectory(run).weights(workspace.config()))
+    return read_checkpoint(RunDirectory(run).weights(workspace.config().train_params))
 
 
 def test_it_begins_with_the_averaged_weights_of_its_source(
@@ -43,7 +43,7 @@ def test_it_begins_with_the_averaged_weights_of_its_source(
 
 def test_a_stopped_run_resumes_bit_for_bit_without_its_source(workspace: Workspace, reference: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.safetensors"
-    source.write_bytes(RunDirectory(reference).weights(workspace.config()).read_bytes())
+    source.write_bytes(RunDirectory(reference).weights(workspace.config().train_params).read_bytes())
     given = (f"train_params.start_from={source}", "train_params.epochs=100", "train_params.lr_schedule=constant")
     whole = train(workspace, "warm_whole", *given, "train_params.max_steps=8")
     train(workspace, "warm_parts", *given, "train_params.max_steps=4")
@@ -57,7 +57,7 @@ def test_a_stopped_run_resumes_bit_for_bit_without_its_source(workspace: Workspa
 
 def test_another_start_in_the_same_folder_is_refused(workspace: Workspace, reference: Path) -> None:
     train(workspace, "warm_other", f"train_params.start_from={reference}", *NO_STEP)
-    other = RunDirectory(workspace.run("warm_other")).weights(workspace.config())
+    other = RunDirectory(workspace.run("warm_other")).weights(workspace.config().train_params)
     with pytest.raises(UserError, match="began with other weights than"):
         train(workspace, "warm_other", f"train_params.start_from={other}", *NO_STEP)
     with pytest.raises(UserError, match=r"began from nothing; remove train_params\.start_from"):

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
+from config.load import config_to_dict
 from config.schema import Config
 from tools.runtime.tracking import Tracker, WandbMirror
 
 
 def open_tracker(path: Path, config: Config, *, step: int) -> Tracker:
-    return Tracker(path, WandbMirror(config, folder=path.parent, name="test"), step=step)
+    mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=path.parent, name="test")
+    return Tracker(path, mirror, step=step)
 
 
 def test_rows_are_lines_of_json_without_timings(tmp_path: Path, make_config: Callable[..., Config]) -> None:

@@ -196,7 +196,8 @@ def prepare_diffusers(setup: BenchmarkSetup) -> Repeat:
     config = load_config(setup.demo_config)
     batch = config.train_params.ldm_batch_size
     wanted = count_step_flops(config.dataset_params, config.unet_params, batch)
-    network, flops = rivals.unconditional_unet(config, flops=wanted, batch_size=batch)
+    network, flops = rivals.unconditional_unet(config.dataset_params, config.unet_params, flops=wanted, batch_size=batch,
+                                               seed=config.train_params.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.train_params.ldm_lr)
     x = normal(generator(0, "benchmark"), (batch, *latent_shape(config.dataset_params)))
     timesteps = torch.full((batch,), 500)

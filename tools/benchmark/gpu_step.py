@@ -40,7 +40,7 @@ def measure(setup: BenchmarkSetup) -> Findings:
         else:
             results[name] = {**measured[name], "matmul_flops": measured[MATMUL]["flops_per_second"]}
     operators = [(operator, measure_operator(operator, device, torch.bfloat16))
-                 for operator in find_operators(config, _MEMORY_BATCH)]
+                 for operator in find_operators(config.dataset_params, config.unet_params, _MEMORY_BATCH)]
     return conclude(results, failures, operators, device=torch.cuda.get_device_name(), config=setup.paper_config)
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     params = config.dataset_params.params
-    inspection = inspect_dataset(config)
+    inspection = inspect_dataset(config.dataset_params, progress_bar=config.logging_params.progress_bar)
     print(format_screen(inspection, params))
     output = arguments.output or Path(config.train_params.task_name) / "dataset_check"
     write_patient_note(output, "The images and the names in this folder")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from config.errors import UserError
-from config.schema import Config, DatasetParams, SampleParams, TrainParams, UNetParams
+from config.schema import DatasetParams, SampleParams, TrainParams, UNetParams
 from dataset.annotations import ImageRecord, describe_splits
 from models.layers import SelfAttention
 from models.unet import count_parameters
@@ -65,25 +65,26 @@ def estimate_memory(data: DatasetParams, unet: UNetParams, train: TrainParams) -
     return parameters, weight_bytes + activation_bytes
 
 
-def describe_run(config: Config, records: Sequence[ImageRecord], device: torch.device) -> str:
+def describe_run(
+    data: DatasetParams, unet: UNetParams, train: TrainParams, records: Sequence[ImageRecord], device: torch.device
+) -> str:
     """Sizes and times, a line each."""
-    train = config.train_params
-    parameters, memory = estimate_memory(config.dataset_params, config.unet_params, train)
+    parameters, memory = estimate_memory(data, unet, train)
     micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
     num_train = sum(record.split == "train" for record in records)
     num_val = sum(record.split == "val" for record in records)
     per_epoch, total = count_steps(train, num_train)
-    step_flops = count_step_flops(config.dataset_params, config.unet_params, micro_size) * train.gradient_accumulation_steps
+    step_flops = count_step_flops(data, unet, micro_size) * train.gradient_accumulation_steps
     rate = measure_training_rate(train.mixed_precision, device)
     seconds = expected_seconds(step_flops * total, rate)
     checkpoint = parameters * _FLOAT_BYTES * 4
-    latents = 2 * 2 * torch.Size(latent_shape(config.dataset_params)).numel() * (
-        num_train * len(config.dataset_params.symmetries) + num_val)
+    latents = 2 * 2 * torch.Size(latent_shape(data)).numel() * (
+        num_train * len(data.symmetries) + num_val)
     disk = checkpoint * train.keep_last_checkpoints + parameters * _FLOAT_BYTES
-    disk += latents if config.dataset_params.load_latents else 0
+    disk += latents if data.load_latents else 0
     lines = [
         f"parameters of the UNet   {parameters:,}",
-        "images                   " + _describe_counts(config.dataset_params.params.class_names, records),
+        "images                   " + _describe_counts(data.params.class_names, records),
         f"optimizer steps          {total:,} ({per_epoch:,} per epoch of {num_train:,} images)",
         f"memory for training      about {_gigabytes(memory)} (weights, optimizer, average, activations)",
         f"disk                     about {_gigabytes(disk)} (checkpoints and latent cache)",

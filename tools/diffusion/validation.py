@@ -105,7 +105,7 @@ class Validator:
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config.dataset_params.params)
             values["condition_counts"] = self.condition_prior.to_values()
-        checkpoints.write_checkpoint(self.run.weights(self.config), state.ema.state_dict(), values)
+        checkpoints.write_checkpoint(self.run.weights(self.config.train_params), state.ema.state_dict(), values)
 
     def _write_preview(self, state: TrainState, tracker: Tracker) -> Path | str:
         train, sample = self.config.train_params, self.config.sample_params
@@ -148,16 +148,6 @@ class NullValidator(Validator):
     def validate(self, state: TrainState, tracker: Tracker) -> str:  # noqa: ARG002 - as the other's
         """Nothing came out."""
         return ""
-
-
-def open_validator(config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                   *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None,
-                   base_sha256: str | None = None) -> Validator:
-    """The validator of a run, or one that does nothing where this process does not write."""
-    if not run.writes:
-        return NullValidator()
-    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device, record=record,
-                     base_sha256=base_sha256)
 
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[

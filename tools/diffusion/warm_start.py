@@ -63,7 +63,7 @@ def find_weights(start_from: str) -> Path:
         raise UserError(f"{_KEY}: expected a file of weights or the folder of a run, found no {recorded}; name the weights "
                         "themselves")
     raw = yaml.safe_load(recorded.read_text(encoding="utf-8"))
-    return RunDirectory(path).weights(build_config(raw, source=str(recorded)))
+    return RunDirectory(path).weights(build_config(raw, source=str(recorded)).train_params)
 
 
 def read_start(start_from: str) -> StartWeights:

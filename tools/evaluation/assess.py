@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from config.errors import UserError
+from config.load import config_to_dict
 from config.schema import Config, EvaluationParams, TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import write_png
@@ -84,7 +85,8 @@ def assess(
     _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
     if reject_copies:
         _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
-    mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
+    mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=output,
+                         name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
     print(report.format_table(evaluation))

@@ -56,7 +56,7 @@ def run_morphometry(
     pixels = {"synthetic": read_set("synthetic", made, quiet, hash_image=project.hash_image),
               **{name: read_set(name, images, quiet, hash_image=project.hash_image) for name, images in listed.items()}}
     if num_flips > 0:
-        weights = checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config)
+        weights = checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config.train_params)
         model = load_trained_model(config, project, weights, device)
         pixels["class_flips"] = draw_flips(model, table, config.sample_params, num_flips, progress_bar=not quiet)
     measured = {name: measure_set(images, quiet) for name, images in pixels.items()}

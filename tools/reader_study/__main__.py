@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
+from tools.diffusion.project import Project
 from tools.evaluation.reader_size import (
     CORRELATION,
     MOST_CASES,
@@ -66,7 +67,8 @@ def _pack(arguments: argparse.Namespace) -> None:
         task=arguments.task, readers=tuple(arguments.readers), defects=tuple(arguments.defect or PackRequest.defects),
     )
     device = choose_device()
-    pack, key_sha256 = write_pack(config, arguments.synthetic, arguments.output, key_folder, request, device=device)
+    pack, key_sha256 = write_pack(Project.open(config), config.evaluation_params.real_split, arguments.synthetic,
+                                  arguments.output, key_folder, request, device=device)
     page = arguments.output / PAGE_NAME
     again = sum(item["showing"] == 2 for item in pack.key["items"])
     print(f"{page}: {len(pack.key['items'])} showings, {again} of them repeats; {page.stat().st_size / 1e6:.1f} MB")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from config.errors import UserError, name_some
-from config.schema import Config, TableParams
+from config.schema import TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import from_uint8, is_gray, to_uint8
 from dataset.latents import LabelledImages
@@ -95,7 +95,7 @@ class Pack:
     opening: int | None
 
 
-def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, request: PackRequest, *,
+def write_pack(project: Project, split: str, synthetic: Path, output: Path, key_folder: Path, request: PackRequest, *,
                device: torch.device) -> tuple[Pack, str]:
     """Write the page into `output` and the key into `key_folder`: the pack and the sha256 of the key's file.
 
@@ -104,7 +104,7 @@ def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, 
             suffice.
     """
     _check_folders(output, key_folder)
-    pack = build_pack(config, synthetic, request, device=device)
+    pack = build_pack(project, split, synthetic, request, device=device)
     write_json(key_folder / KEY_NAME, pack.key)
     write_text(key_folder / "KEEP_SEALED.txt", _KEY_NOTE)
     key_sha256 = hash_file(key_folder / KEY_NAME)
@@ -113,15 +113,14 @@ def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, 
     return pack, key_sha256
 
 
-def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device: torch.device) -> Pack:
+def build_pack(project: Project, split: str, synthetic: Path, request: PackRequest, *, device: torch.device) -> Pack:
     """Choose, prepare and order the images of a pack.
 
-    Real images are of `evaluation_params.real_split`. All arms have its class prior, in which every group weighs the same,
+    Real images are of the split. All arms have its class prior, in which every group weighs the same,
     so that the class does not tell the arm.
     """
     request.check()
     notes: list[str] = []
-    project, split = Project.open(config), config.evaluation_params.real_split
     real_images, made_images = project.images(split), open_synthetic(project.data, synthetic)
     refuse_real_images(made_images.records, project.every_image.records, hash_image=project.hash_image)
     arms = _choose_images(project.table, split, real_images.records, made_images.records, request, notes)
@@ -131,7 +130,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
                                              (SYNTHETIC, made_images, arms[SYNTHETIC]))
               for position in positions for record in [source.records[position]]]
     encoded = [_encode(pixels) for pixels in _alike(images)]
-    _note_resized(images, config.dataset_params.params.image_size, notes)
+    _note_resized(images, project.table.image_size, notes)
     _refuse_equal_pixels(images, encoded)
     # Not part of the key, which its seed makes again wherever the images are.
     opening = open_test_set(Path(project.data.directory_inception_features), split,
@@ -143,7 +142,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
         items.append(KeyItem(code, image.arm, image.record.label, image.group, image.record.image_id, showing))
         shown.append({"item": code, "png": base64.b64encode(encoded[index]).decode("ascii")})
     public = {"schema": SCHEMA, "task": request.task, "scale": list(CONFIDENCE_SCALE),
-              "class_names": list(config.dataset_params.params.class_names), "defects": list(request.defects),
+              "class_names": list(project.table.class_names), "defects": list(request.defects),
               "readers": list(request.readers)}
     pack_sha256 = hash_json({**public, "items": [[one["item"], hash_bytes(one["png"].encode())] for one in shown]})
     provenance = {

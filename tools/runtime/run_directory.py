@@ -11,7 +11,7 @@ import yaml
 
 from config.errors import UserError
 from config.load import build_config, config_to_dict, config_to_identity, config_to_yaml
-from config.schema import Config, effect_of
+from config.schema import Config, SampleParams, TrainParams, effect_of
 from dataset.patient_note import warn_where_git_takes, write_patient_note
 from dataset.ranks import Ranks
 from dataset.storage import locked, make_folder, write_text
@@ -42,17 +42,17 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
-    def weights(self, config: Config) -> Path:
+    def weights(self, train: TrainParams) -> Path:
         """The best averaged weights."""
-        return self.checkpoints / config.train_params.ldm_ckpt_name
+        return self.checkpoints / train.ldm_ckpt_name
 
     @property
     def previews(self) -> Path:
         return self.root / "previews"
 
-    def samples(self, config: Config) -> Path:
-        """Where this config's synthetic images go."""
-        return Path(config.sample_params.output) if config.sample_params.output else self.root / "samples"
+    def samples(self, params: SampleParams) -> Path:
+        """Where synthetic images go."""
+        return Path(params.output) if params.output else self.root / "samples"
 
     def write_config(self, config: Config) -> None:
         """Record the resolved config and mark the folder as derived from patients' images."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from config.errors import UserError
 from config.load import config_to_dict
-from config.schema import Config, names_a_place
+from config.schema import Config, LoggingParams, names_a_place
 from dataset.storage import disk_errors, free_bytes, sync_file, write_text
 from tools.runtime.run_directory import RunDirectory
 
@@ -29,10 +29,11 @@ _LEAST_FREE_BYTES = 1 << 20  # wandb holds back rows and writes them in blocks
 class WandbMirror:
     """A wandb run in the configured mode. Whatever wandb does, it costs one warning and then stays silent."""
 
-    def __init__(self, config: Config, *, folder: Path, name: str) -> None:
+    def __init__(self, params: LoggingParams, values: dict[str, Any], *, folder: Path, name: str) -> None:
+        """`values` is the whole config as plain values, of which wandb sees no path."""
         self._run: Any | None = None
         self._folder = folder
-        if config.logging_params.wandb_mode == "disabled":
+        if params.wandb_mode == "disabled":
             return
         try:
             import wandb
@@ -43,8 +44,8 @@ class WandbMirror:
                                       x_disable_machine_info=True)
             self._run = wandb.init(
                 id=_find_run_id(folder / "wandb" / _ID_NAME), resume="allow",  # a resumed run goes on in the same one
-                project=config.logging_params.wandb_project, name=name, mode=config.logging_params.wandb_mode,
-                dir=str(folder), config=_without_paths(config_to_dict(config)), settings=settings,
+                project=params.wandb_project, name=name, mode=params.wandb_mode,
+                dir=str(folder), config=_without_paths(values), settings=settings,
             )
         except Exception as error:  # a third party's service may fail in any way; the run goes on
             self._give_up(error)
@@ -167,7 +168,8 @@ def open_tracker(config: Config, run: RunDirectory, *, step: int) -> Tracker:
     """The log of a run, cut to `step`, with its mirror; one that keeps nothing where this process does not write."""
     if not run.writes:
         return NullTracker()
-    return Tracker(run.metrics, WandbMirror(config, folder=run.root, name=run.root.name), step=step)
+    return Tracker(run.metrics, WandbMirror(config.logging_params, config_to_dict(config), folder=run.root,
+                                            name=run.root.name), step=step)
 
 
 def cut_log(path: Path, step: int) -> None:

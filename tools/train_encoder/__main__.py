@@ -12,8 +12,9 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +133,11 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
                         every_seconds=_SECONDS_BETWEEN_STATES, at_end=False)
         learned = _fit(project, parts, saving, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
                        title=subject.title(role), progress_bar=config.logging_params.progress_bar)
-        _save(config, project, output, subject, learned, role=role, identity=identity, bounds=bounds,
-              chosen_on=parts.chosen_on)
+        read_plainly = partial(baseline_accuracy, project, subject.labels, seed=config.train_params.seed,
+                               batch_size=config.evaluation_params.batch_size,
+                               progress_bar=config.logging_params.progress_bar)
+        _save(project, output, subject, learned, role=role, identity=identity, bounds=bounds, chosen_on=parts.chosen_on,
+              read_plainly=read_plainly)
     return output
 
 
@@ -157,23 +161,21 @@ def _warn_of_absent_levels(subject: _Subject, labels: np.ndarray) -> None:
 
 
 def _save(
-    config: Config, project: Project, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str,
-    identity: str, bounds: _Bounds, chosen_on: str,
+    project: Project, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str, identity: str,
+    bounds: _Bounds, chosen_on: str, read_plainly: Callable[[], float],
 ) -> None:
+    """Write the folder and print the scores; `read_plainly` gives the plain baseline's balanced accuracy on val."""
     files, images = learned.network.to_files(), project.images("train")
     scores = {split: _score(learned.network, project.images(split), subject) for split in ("train", "val")
               if project.has_split(split)}
     if "val" in scores:
-        plain = baseline_accuracy(
-            project, subject.labels, seed=config.train_params.seed, batch_size=config.evaluation_params.batch_size,
-            progress_bar=config.logging_params.progress_bar)
-        scores["val"]["baseline_balanced_accuracy"] = plain
+        scores["val"]["baseline_balanced_accuracy"] = read_plainly()
     write_patient_note(output, "The weights in this folder")
     for name, data in files.items():
         write_bytes(output / name, data)
     write_json(output / CLASSIFIER_RECORD, {
         "identity": identity, "role": role, **subject.record(), **asdict(bounds),
-        "class_names": list(config.dataset_params.params.class_names), "training_images": len(images),
+        "class_names": list(project.table.class_names), "training_images": len(images),
         CHOSEN_KEY: chosen_on, "steps": learned.steps, "chosen_step": learned.chosen_step,
         "ended_by": learned.ending.name.lower(), TRAINED_KEY: shorten_hashes(project.hash_images(images)), "scores": scores,
         "files_sha256": {name: hash_bytes(data) for name, data in files.items()},
