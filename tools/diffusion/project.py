@@ -1,4 +1,4 @@
-"""A project, opened once a process: the labelled images, the hashes of their files, the VAE and the latent caches."""
+"""A project, opened once per process: the labelled images, the hashes of their files, the VAE and the latent caches."""
 
 import importlib
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
-# Keys of dataset_params.params that are no argument of `target`, or (the last three) only where they say something.
+# Keys of dataset_params.params that are not arguments of `target`, or (the last three) only if they are set.
 _NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns", "missing_labels")
 
 
 class Project:
     """The data of a config. Each part is read when it is first asked for, then kept.
 
-    A fault of the table, an image or the VAE is a UserError of whoever asks first.
+    A fault of the table, an image or the VAE is a UserError at the first request.
     """
 
     def __init__(self, data: DatasetParams, autoencoder: AutoencoderParams, *, progress_bar: bool) -> None:
@@ -68,14 +68,14 @@ class Project:
             UserError: there is none.
         """
         rows = [row for row, record in enumerate(self.records) if record.split == split]
-        return _SomeImages(self.all_images, rows) if rows else open_images(self.data, split)  # which says what is missing
+        return _SomeImages(self.all_images, rows) if rows else open_images(self.data, split)  # it says what is missing
 
     def has_split(self, split: str) -> bool:
         """Whether any image belongs to this split."""
         return any(record.split == split for record in self.records)
 
     def hash_image(self, path: Path) -> str:
-        """sha256 of a file, read again only where its size or time has changed."""
+        """sha256 of a file, read again only if its size or time has changed."""
         found = path.stat()
         key = path, found.st_size, found.st_mtime_ns
         if key not in self._hashes:
@@ -88,7 +88,7 @@ class Project:
 
     @property
     def transform(self) -> dict[str, Any]:
-        """What of the config determines the pixels of a prepared image."""
+        """The config values that determine the pixels of a prepared image."""
         table = self.table
         return {"target": self.data.target, "im_channels": table.im_channels, "image_size": table.image_size,
                 "fit": table.fit, "extra": dict(table.extra)}
@@ -98,7 +98,7 @@ class Project:
         """The local folder of the VAE, checked against the latents that the config declares.
 
         Raises:
-            UserError: it cannot be had, or its latents have another shape than z_channels and latent_size declare.
+            UserError: it is not available, or its latents have another shape than z_channels and latent_size declare.
         """
         params = self.autoencoder
         if Path(params.pretrained) == Path(params.training.output) and not Path(params.pretrained).is_dir():
@@ -110,7 +110,7 @@ class Project:
 
     @cached_property
     def vae_sha256(self) -> str:
-        """What determines every latent: the VAE's shape and weights."""
+        """The hash of what determines every latent: the VAE's shape and weights."""
         return hash_autoencoder(self.vae_folder)
 
     def with_vae(self, folder: Path) -> "Project":
@@ -138,7 +138,7 @@ class Project:
                               vae_sha256=self.vae_sha256)
 
     def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LatentCache:
-        """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
+        """Open the split's latent cache. If none fits, say which stale one does not, and build it with a progress bar.
 
         Validation and test hold the identity view only. Processes that share the work all call this.
 
@@ -179,8 +179,8 @@ class _SomeImages:
 def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages:
     """The data set that `dataset_params.target` names, for one split or for all.
 
-    Raises:
-        UserError: the target cannot be imported or does not meet the contract, or the data have a fault.
+Raises:
+UserError: the target cannot be imported or does not meet the contract, or the data are faulty.
     """
     module_name, _, class_name = data.target.rpartition(".")
     try:
