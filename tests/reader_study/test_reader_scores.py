@@ -170,7 +170,7 @@ def test_a_changed_key_is_refused(study: Study) -> None:
     study.write_key()
     with pytest.raises(UserError, match="the key was changed after the pack was made"):
         read_answers(paths, read_key(study.key_path))
-    with pytest.raises(UserError, match="it is not the key that was committed to"):
+    with pytest.raises(UserError, match="this is not the original key of the pack"):
         read_key(study.key_path, commitment=commitment)
     del study.key["items"][0]["arm"]
     study.write_key()
@@ -200,7 +200,7 @@ def test_answers_that_do_not_belong_are_refused(study: Study) -> None:
     changed(reader="R9")
     refuse(study, "expected one of the readers R1, R2, R3, found 'R9'")
     changed(reader="R2")
-    refuse(study, "expected one file a reader, found answers of 'R2'", ("R1", "R2"))
+    refuse(study, "expected one file per reader, found answers of 'R2'", ("R1", "R2"))
     changed(schema=2)
     refuse(study, "expected answers saved by the page")
     changed(answers=whole["answers"][1:])
