@@ -153,7 +153,7 @@ def draw_condition_grids(
 ) -> None:
     """A picture per class and further condition: one level per row; in a column everything else, also the noise, is equal.
 
-Images that `flag` marks as near-copies of training images are left gray.
+    Images that `flag` marks as near-copies of training images are left gray.
     """
     for column, (name, level_names) in enumerate(conditions.items()):
         levels = sorted(model.condition_prior.known_levels(column))

@@ -139,7 +139,7 @@ def tile_images(
 ) -> np.ndarray:
     """Lay (N, H, W, C) uint8 images out row by row in one (H', W', C) uint8 picture; the last row is filled up.
 
-There are `separator_px` lines of `separator_value` between the images, none around them.
+    There are `separator_px` lines of `separator_value` between the images, none around them.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) == 0 or num_columns < 1:
         raise ValueError(f"expected uint8 (N, H, W, C), N and num_columns above 0, found {pixels.dtype} {pixels.shape}")

@@ -16,9 +16,9 @@ _FILES_OF_DESKTOPS = ("thumbs.db", "desktop.ini")
 def list_layout(folder: ImageFolder, class_names: Sequence[str], columns: Mapping[str, str]) -> list[TableRow]:
     """A row for each image, in the order of the names; desktop files and hidden files are skipped.
 
-Raises:
-UserError: misplaced images, folders of no known class, files of other formats, or settings that name
-columns, because a folder has none.
+    Raises:
+        UserError: misplaced images, folders of no known class, files of other formats, or settings that name
+            columns, because a folder has none.
     """
     named = [f"{setting} {name!r}" for setting, name in columns.items() if setting not in ("image_column", "label_column")]
     if named:

@@ -14,8 +14,8 @@ _MOST_THREADS = 8  # with more, the disk is the limit, not decoding
 def read_ahead(read: Callable[[int], Item], positions: Sequence[int], *, ahead: int | None = None) -> Iterator[Item]:
     """`read(position)` for each position in order, up to `ahead` of them in progress (default two per thread).
 
-`read` is called on several threads at once. Its exception is raised at its place in the order; later reads that have
-not begun are dropped.
+    `read` is called on several threads at once. Its exception is raised at its place in the order; later reads that have
+    not begun are dropped.
     """
     threads = min(_count_cores(), _MOST_THREADS)
     ahead = 2 * threads if ahead is None else ahead

@@ -21,8 +21,8 @@ _NO_MAPPING = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 def open_rows(path: Path) -> np.ndarray:
     """The array in a .npy file as a read-only memory map, or read whole if its file system maps no files.
 
-Raises:
-OSError, ValueError, EOFError: it is missing or incomplete.
+    Raises:
+        OSError, ValueError, EOFError: it is missing or incomplete.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -37,7 +37,7 @@ OSError, ValueError, EOFError: it is missing or incomplete.
 class RowFile:
     """A float16 array of `shape` in a file. Existing rows stay, so that a killed run can resume.
 
-Every process writes the same header, so it does not matter which one opens the file first.
+    Every process writes the same header, so it does not matter which one opens the file first.
 
     Raises:
         UserError: the disk has no room for it or cannot be written.

@@ -16,10 +16,10 @@ def draw_splits(
 ) -> dict[str, str]:
     """Assign whole groups to splits so that each class is divided by `fractions`, counted in groups.
 
-Groups are sorted by a hash of (seed, purpose, name), and rarer classes are assigned first. Each class gives
-one group to every split that has none of it yet. It then fills the splits from the last to the first, each with
-consecutive groups, so that adding a few groups moves few others. A class with fewer groups than splits, or whose
-groups are all taken by other classes, can be absent from a split: the caller checks.
+    Groups are sorted by a hash of (seed, purpose, name), and rarer classes are assigned first. Each class gives
+    one group to every split that has none of it yet. It then fills the splits from the last to the first, each with
+    consecutive groups, so that adding a few groups moves few others. A class with fewer groups than splits, or whose
+    groups are all taken by other classes, can be absent from a split: the caller checks.
 
     Args:
         group_labels: the classes that occur in each group.

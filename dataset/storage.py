@@ -51,9 +51,9 @@ _RENAME_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 def disk_errors(path: Path, *, wanted_bytes: int | None = None) -> Iterator[None]:
     """Turn disk errors within the block into a UserError; other system errors stay bugs.
 
-Raises:
-UserError: the disk is full, read-only or not writable, or the folder is gone. It names the path, the cause and the
-next step; if space is the cause, also the bytes wanted (if known) and the bytes free.
+    Raises:
+        UserError: the disk is full, read-only or not writable, or the folder is gone. It names the path, the cause and the
+            next step; if space is the cause, also the bytes wanted (if known) and the bytes free.
     """
     try:
         yield
@@ -109,8 +109,8 @@ def sync_file(file: IO[Any]) -> None:
 def reserve_bytes(path: Path, size: int) -> None:
     """Make a file `size` bytes long and reserve the space, so that a full disk is found before the work.
 
-Existing bytes stay, so that several processes may do this at once. If the file system cannot reserve space (NFSv3, 9p),
-its free space is checked.
+    Existing bytes stay, so that several processes may do this at once. If the file system cannot reserve space (NFSv3, 9p),
+    its free space is checked.
 
     Raises:
         OSError: the disk is full (ENOSPC).
@@ -153,8 +153,8 @@ def move_file(source: Path, target: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents if they are missing.
 
-Raises:
-UserError: it cannot be made; names the folder, the cause and the next step.
+    Raises:
+        UserError: it cannot be made; names the folder, the cause and the next step.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -167,9 +167,9 @@ UserError: it cannot be made; names the folder, the cause and the next step.
 def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterator[None]:
     """Hold the lock file `path` for this process; the lock ends with the process, however that ends.
 
-The file says who holds it (`purpose`). The holder may remove the file, which allows a new lock. On a file system
-without locks the user is warned and the block runs without one: a plain file instead of a lock would stay behind
-after a command is killed.
+    The file says who holds it (`purpose`). The holder may remove the file, which allows a new lock. On a file system
+    without locks the user is warned and the block runs without one: a plain file instead of a lock would stay behind
+    after a command is killed.
 
     Raises:
         UserError: another process holds it: `refusal(holder)`; or the file cannot be written.

@@ -112,8 +112,8 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
 def read_body(path: Path, wanted: Collection[str] = ()) -> TableBody:
     """Column names and rows. Each name occurs once, and every row has as many cells as there are names.
 
-Raises:
-UserError: the file cannot be read or is not such a table.
+    Raises:
+        UserError: the file cannot be read or is not such a table.
     """
     grid = read_grid(path, wanted)
     header = grid.lines[0] if grid.lines else []
@@ -148,8 +148,8 @@ UserError: the file cannot be read or is not such a table.
 def check_cells(path: Path, body: TableBody, positions: Mapping[str, int]) -> None:
     """Refuse cells whose text is not what the sheet shows, in the columns of these settings.
 
-Raises:
-UserError: names the cells and how to change them.
+    Raises:
+        UserError: names the cells and how to change them.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for setting, column in positions.items():

@@ -178,7 +178,7 @@ def _cell_text(value: object) -> str:
 def _show_number(value: float, number_format: str) -> tuple[str | None, str | None]:
     """(a whole number as its format shows it, a number as its format rounds it); None where that is the number itself.
 
-Other formats (percent, powers of ten, fractions, conditions) are ignored: the stored number is read.
+    Other formats (percent, powers of ten, fractions, conditions) are ignored: the stored number is read.
     """
     sections = _SECTIONS.split(number_format)
     section = sections[1] if value < 0 and len(sections) > 1 else sections[0]

@@ -60,8 +60,8 @@ def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
 def texture_loss(made: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:
     """Distance of the mean and spread of each map of generated images from those of the real images that they restore.
 
-Maps (B, C, H, W). The place of a feature in the image does not matter: grain has to be similar, not identical. Source:
-Salimans 2016, section 3.1 (feature matching), here per image and with the standard deviation as well as the mean.
+    Maps (B, C, H, W). The place of a feature in the image does not matter: grain has to be similar, not identical. Source:
+    Salimans 2016, section 3.1 (feature matching), here per image and with the standard deviation as well as the mean.
     """
     def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return F.l1_loss(a.mean(dim=(2, 3)), b.mean(dim=(2, 3))) + F.l1_loss(a.std(dim=(2, 3)), b.std(dim=(2, 3)))

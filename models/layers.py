@@ -39,9 +39,9 @@ class TimeEmbedding(nn.Module):
 class OrdinalEmbedding(nn.Module):
     """Embedding of ordered levels as a walk, and a separate row for "unknown".
 
-Level k is the vector of level 0 plus the first k of the steps between neighbours, each of standard deviation `std` at
-the start. Neighbouring levels thus start more alike than distant ones. Every image of a level trains the steps of
-all levels up to it, so rare grades learn from common ones.
+    Level k is the vector of level 0 plus the first k of the steps between neighbours, each of standard deviation `std` at
+    the start. Neighbouring levels thus start more alike than distant ones. Every image of a level trains the steps of
+    all levels up to it, so rare grades learn from common ones.
     """
 
     def __init__(self, num_levels: int, dim: int, *, std: float) -> None:

@@ -21,10 +21,10 @@ def drop_conditions(
 ) -> torch.Tensor:
     """Replace levels of int64 (B, K) conditions by their nulls: whole rows together with their labels, and single levels.
 
-A row loses everything if its `uniforms` (B,) draw, which `drop_labels` reads too, is below `probability`: that is the
-unconditional half of guidance. In other rows a condition is dropped alone if its `own_uniforms`
-(B, len(null_levels)) draw is below it, so that its null also means "this one is unknown" with a known class.
-Columns after `null_levels` have no null and stay.
+    A row loses everything if its `uniforms` (B,) draw, which `drop_labels` reads too, is below `probability`: that is the
+    unconditional half of guidance. In other rows a condition is dropped alone if its `own_uniforms`
+    (B, len(null_levels)) draw is below it, so that its null also means "this one is unknown" with a known class.
+    Columns after `null_levels` have no null and stay.
     """
     known, rest = conditions[:, :len(null_levels)], conditions[:, len(null_levels):]
     nulls = torch.tensor(list(null_levels), dtype=torch.int64, device=conditions.device).expand_as(known)

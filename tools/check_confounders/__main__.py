@@ -60,7 +60,7 @@ def _judge(
 ) -> Interval | None:
     """The judge's AUC on images that it neither learned from nor was chosen on, if they have both classes.
 
-Without a test split these are the val images, on which it was chosen.
+    Without a test split these are the val images, on which it was chosen.
     """
     judge = load_judge(judge_path, table)
     splits = np.array([record.split for record in records])

@@ -23,8 +23,8 @@ _YEARS = (1950, 2100)
 class Covariate:
     """One encoded column: values float64 (N, K), and its kind.
 
-`kind` is category, number, date, constant or identifier; the last two carry no information and have no columns. `note`
-is None, or a note for the reader.
+    `kind` is category, number, date, constant or identifier; the last two carry no information and have no columns. `note`
+    is None, or a note for the reader.
     """
 
     name: str
@@ -36,9 +36,9 @@ is None, or a note for the reader.
 def encode_covariate(name: str, cells: Sequence[str]) -> Covariate:
     """Determine the kind of a column and encode it; blank cells (also NA, ?, unknown) become a separate indicator.
 
-A column holds dates if every filled cell is a date in one format, numbers if every one is a number and
-more than 10 differ, else categories. Numbers and dates become their rank in [0, 1] and their quintile,
-categories an indicator each (the 50 most frequent).
+    A column holds dates if every filled cell is a date in one format, numbers if every one is a number and
+    more than 10 differ, else categories. Numbers and dates become their rank in [0, 1] and their quintile,
+    categories an indicator each (the 50 most frequent).
     """
     filled = [cell.strip() for cell in cells]
     blank = np.array([cell.lower() in _BLANK for cell in filled])

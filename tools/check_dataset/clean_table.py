@@ -15,10 +15,10 @@ from tools.check_dataset.problems import Finding
 def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Path) -> list[str]:
     """Write the remaining rows, with all columns, and `<path>.removed.csv`; returns lines that say what was written.
 
-With a table per split there is a clean table per split: the name of the split is added to the name of `path`.
+    With a table per split there is a clean table per split: the name of the split is added to the name of `path`.
 
-Raises:
-UserError: there is no table, or a table that was read would be overwritten.
+    Raises:
+        UserError: there is no table, or a table that was read would be overwritten.
     """
     if params.csv_file is None:
         raise UserError(f"--write-clean: csv_file is null, so there is no table to clean; move the files that "

@@ -47,8 +47,8 @@ def join_view(levels: torch.Tensor, views: torch.Tensor, *, sees_view: bool) -> 
 class ConditionPrior:
     """How often each combination of levels occurs with each class in the training images.
 
-`counts[c]` lists (levels, number of images) of class c in the order of the levels. It counts the data, not the
-training stream, which `balanced_sampling` may shift.
+    `counts[c]` lists (levels, number of images) of class c in the order of the levels. It counts the data, not the
+    training stream, which `balanced_sampling` may shift.
     """
 
     counts: tuple[tuple[tuple[tuple[int, ...], int], ...], ...]

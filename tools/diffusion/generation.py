@@ -51,8 +51,8 @@ class ImageRequest:
 class Denoising:
     """A trained network with everything needed to run the reverse process.
 
-`null_levels` are the nulls of the further conditions; a network that sees the view gets the identity. `guide` is a
-weaker network with the same inputs, which then replaces the unconditional half of guidance.
+    `null_levels` are the nulls of the further conditions; a network that sees the view gets the identity. `guide` is a
+    weaker network with the same inputs, which then replaces the unconditional half of guidance.
     """
 
     network: nn.Module

@@ -35,7 +35,7 @@ class LatentSource(Protocol):
 class TrainingData:
     """What training reads: latents to learn from, held-out latents if any, and the codec with its scale.
 
-`identity` is the hash of everything that the latents depend on, so that a run is not resumed on other images.
+    `identity` is the hash of everything that the latents depend on, so that a run is not resumed on other images.
     """
 
     train: LatentSource

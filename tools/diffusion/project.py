@@ -179,8 +179,8 @@ class _SomeImages:
 def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages:
     """The data set that `dataset_params.target` names, for one split or for all.
 
-Raises:
-UserError: the target cannot be imported or does not meet the contract, or the data are faulty.
+    Raises:
+        UserError: the target cannot be imported or does not meet the contract, or the data are faulty.
     """
     module_name, _, class_name = data.target.rpartition(".")
     try:

@@ -75,10 +75,10 @@ class SampleWriter:
     def check_folder(self, replacements: Sequence[ImageRequest] = ()) -> None:
         """Refuse a folder that holds other images, and remove an older manifest before images change.
 
-`replacements` are requests that may be generated instead of near-copies.
+        `replacements` are requests that may be generated instead of near-copies.
 
-Raises:
-UserError: the folder has images that this request does not name.
+        Raises:
+            UserError: the folder has images that this request does not name.
         """
         wanted = {self.path(request).name for request in (*self.requests, *replacements)}
         others = sorted(path.name for path in (self.output / IMAGE_FOLDER).glob("*") if path.name not in wanted
@@ -190,8 +190,8 @@ def draw_and_write(
 ) -> None:
     """Generate batches. Another thread writes each while the next is generated; on a GPU it decodes them too.
 
-On a CPU the decoder would only take cores from the network: measured, 0.89 of the speed. Files are byte for byte
-those of `draw_and_write_in_turn`. `report` gets the count of images generated.
+    On a CPU the decoder would only take cores from the network: measured, 0.89 of the speed. Files are byte for byte
+    those of `draw_and_write_in_turn`. `report` gets the count of images generated.
     """
     def finish(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
         writer.write_batch(batch, latents_to_pixels(codec, latents))

@@ -30,8 +30,8 @@ def refuse_trained_images(
 ) -> None:
     """Refuse held-out images that something was trained on; `trained` lists the images of each, None if unknown.
 
-Raises:
-UserError: names what was trained on how many.
+    Raises:
+        UserError: names what was trained on how many.
     """
     for name, images in trained.items():
         known = count_trained(held_out_sha256, images or ())

@@ -105,8 +105,8 @@ def _load_guide(
 ) -> UNet:
     """The averaged weights of a weaker model. It may have another shape, but needs the same latents and classes.
 
-Raises:
-UserError: the checkpoint is missing or damaged, or has another diffusion process, data, conditions or scale.
+    Raises:
+        UserError: the checkpoint is missing or damaged, or has another diffusion process, data, conditions or scale.
     """
     tensors, values = read_weights(checkpoint, best_name)
     weaker = build_config(values["config"], source=str(checkpoint))

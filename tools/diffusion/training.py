@@ -204,8 +204,8 @@ def make_optimizer(network: nn.Module, train: TrainParams) -> torch.optim.AdamW:
 def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
     """A step of the optimizer, which changes nothing if bool () `finite` is false.
 
-The fused kernels read `found_inf` for that, as they do for a gradient scaler; under fp16 the scaler sets it.
-Other kernels do not: there the host waits for the answer, as a scaler does.
+    The fused kernels read `found_inf` for that, as they do for a gradient scaler; under fp16 the scaler sets it.
+    Other kernels do not: there the host waits for the answer, as a scaler does.
     """
     if has_scaler:
         optimizer.step()

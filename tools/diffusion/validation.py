@@ -56,8 +56,8 @@ class Validator:
 
         Returns the result in one line.
 
-Raises:
-Diverged: the loss is not finite.
+        Raises:
+            Diverged: the loss is not finite.
         """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}

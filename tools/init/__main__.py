@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _read_vae(pretrained: str) -> PretrainedVae:
     """The VAE as its config describes it; a hub id is downloaded.
 
-Raises:
-UserError: it is not available, or its config does not give the shape of its latents.
+    Raises:
+        UserError: it is not available, or its config does not give the shape of its latents.
     """
     try:
         folder = resolve_autoencoder(pretrained)

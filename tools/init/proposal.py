@@ -32,7 +32,7 @@ _BARE_HEADERS = ("label", "labels", "class", "outcome", "target", "y")
 class Columns:
     """The columns of names, labels, groups and splits, and their values by row; splits are "" if they will be random.
 
-`conditions` has the levels of columns that could be inputs of the network; the user decides.
+    `conditions` has the levels of columns that could be inputs of the network; the user decides.
     """
 
     csv_file: str | dict[str, str] | None

@@ -39,7 +39,7 @@ class PretrainedVae:
 class Setup:
     """The parts of a config that depend on the machine; `sections` are its keys by section, `why` names its purpose.
 
-`decisions` is what the user must decide.
+    `decisions` is what the user must decide.
     """
 
     image_size: int

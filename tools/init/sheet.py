@@ -40,8 +40,8 @@ _PIXEL_SIZE_HEADER = re.compile(r"(?:um|µm|microns?|micromet(?:er|re)s?)per(?:p
 class Sheet:
     """One table, or one per split put together; `split_of_row` is empty for a single table.
 
-`shown` has the columns as their number formats show them (0017 for 17), `places` the place of each row for messages,
-`notes` what was left out or read differently.
+    `shown` has the columns as their number formats show them (0017 for 17), `places` the place of each row for messages,
+    `notes` what was left out or read differently.
     """
 
     tables: Mapping[str, Path]
@@ -219,7 +219,7 @@ def list_labels(cells: Sequence[str]) -> list[str]:
 def find_missing_labels(cells: Sequence[str]) -> dict[str, list[int]]:
     """The cells of a label column that mean no label, "" for blank ones, and their rows from 0.
 
-A minus sign means no label unless there is a plus sign.
+    A minus sign means no label unless there is a plus sign.
     """
     found: dict[str, list[int]] = {}
     signs = any(cell.strip() == "+" for cell in cells)

@@ -74,7 +74,7 @@ def prune_resume_checkpoints(folder: Path, keep: int) -> None:
 def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]] | None:
     """The newest intact resume checkpoint, and one warning for each damaged one that was skipped.
 
-Returns None if there is no resume checkpoint.
+    Returns None if there is no resume checkpoint.
 
     Raises:
         UserError: there are some and none is intact.

@@ -37,7 +37,7 @@ class Diverged(UserError):
 class Interrupted(BaseException):
     """A signal asked the process to stop, and it stopped at a safe place; `hint` says how to resume.
 
-Not an Exception, like KeyboardInterrupt: code that catches any Exception of an import or a file must not catch this.
+    Not an Exception, like KeyboardInterrupt: code that catches any Exception of an import or a file must not catch this.
     """
 
     def __init__(self, signal_number: int, hint: str = "") -> None:
@@ -132,8 +132,8 @@ class StopRequest:
 def deferred_signals() -> Iterator[StopRequest]:
     """Within the block STOP_SIGNALS only set the yielded request; a second signal acts at once.
 
-Under a launcher of several processes a second signal is ignored: Ctrl-C and schedulers signal the launcher too, which
-passes the signal on, and ends what is left after 30 s.
+    Under a launcher of several processes a second signal is ignored: Ctrl-C and schedulers signal the launcher too, which
+    passes the signal on, and ends what is left after 30 s.
     """
     request, launched = StopRequest(), "TORCHELASTIC_RUN_ID" in os.environ
 
@@ -162,8 +162,8 @@ def _heard_signals() -> list[signal.Signals]:
 def keep_freed_buffers() -> None:
     """Let glibc keep large freed buffers instead of returning each to the system and requesting it again.
 
-Training on a CPU frees and allocates the same buffers every step. On two cores this speeds up the training step of
-a small autoencoder by a quarter (54 to 69 images/s). Without glibc it does nothing.
+    Training on a CPU frees and allocates the same buffers every step. On two cores this speeds up the training step of
+    a small autoencoder by a quarter (54 to 69 images/s). Without glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

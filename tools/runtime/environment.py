@@ -51,7 +51,7 @@ def is_decided(name: str) -> bool:
 def settle(environment: Mapping[str, str], train: TrainParams | None) -> Iterator[str]:
     """Lines that name the environment settings that are not used, and those that change the rounding.
 
-train: the training section; None if a command computes in float32 and trains nothing.
+    train: the training section; None if a command computes in float32 and trains nothing.
 
     Raises:
         UserError: a setting that wraps or splits the network.

@@ -17,7 +17,7 @@ _LONGEST_NAME = 60  # letters; longer names are shortened
 def label_grid(rows: Sequence[tuple[str, np.ndarray]], *, num_columns: int, title: str = "") -> np.ndarray:
     """uint8 (H, W, C): images (n, h, w, C) below a title, each set on separate lines after its name.
 
-Small images are enlarged by a whole factor. Empty sets are left out.
+    Small images are enlarged by a whole factor. Empty sets are left out.
     """
     rows = [(name, enlarge(images)) for name, images in rows if len(images)]
     channels = rows[0][1].shape[3]

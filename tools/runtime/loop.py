@@ -81,8 +81,8 @@ class Loop:
     def steps(self) -> Iterator[int]:
         """The steps' addresses, from 0. After each body the loop saves if it is time to, and stops if asked to.
 
-Raises:
-Interrupted: a signal asked for a stop; the state is saved if there is a `saving`.
+        Raises:
+            Interrupted: a signal asked for a stop; the state is saved if there is a `saving`.
         """
         while not self.is_last:
             step = self.state.step

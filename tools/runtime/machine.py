@@ -14,10 +14,10 @@ from tools.runtime.faults import OLD_DRIVER_STEP
 def choose_device(*, precision: str | None = None) -> torch.device:
     """The GPU if torch can use one, otherwise the CPU; the command's first line says which.
 
-precision: the precision of a training; None if nothing is trained.
+    precision: the precision of a training; None if nothing is trained.
 
-Raises:
-UserError: this torch has no kernels for the GPU, or its driver is too old.
+    Raises:
+        UserError: this torch has no kernels for the GPU, or its driver is too old.
     """
     device = torch.device("cuda" if cuda_is_usable() else "cpu")
     announce_device(device, precision=precision)

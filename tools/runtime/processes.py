@@ -30,13 +30,13 @@ _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | None = None) -> Accelerator:
     """The accelerator of this process, which disconnects cleanly when the process ends.
 
-Otherwise the interpreter would end the connection threads on exit, which sometimes aborts.
-The config alone decides on precision, micro-steps and compilation; the user is told about other settings in the
-environment.
+    Otherwise the interpreter would end the connection threads on exit, which sometimes aborts.
+    The config alone decides on precision, micro-steps and compilation; the user is told about other settings in the
+    environment.
 
-Raises:
-UserError: an environment setting, a device or a kind of launch that cannot be used, or processes that do not
-arrive.
+    Raises:
+        UserError: an environment setting, a device or a kind of launch that cannot be used, or processes that do not
+            arrive.
     """
     is_first = os.environ.get("RANK", "0") == "0"
     for line in settle(os.environ, train):

@@ -43,8 +43,8 @@ class MeetingPoint:
 def read_meeting_point(rank: int | None = None, size: int | None = None) -> MeetingPoint:
     """The rendezvous that the launcher gives in the environment.
 
-Raises:
-UserError: a variable is missing or not a number.
+    Raises:
+        UserError: a variable is missing or not a number.
     """
     def number(name: str, default: str | None = None) -> int:
         text = os.environ.get(name) or default

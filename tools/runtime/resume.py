@@ -58,8 +58,8 @@ class Saving:
 class ResumeState:
     """Everything that changes during a training. A subclass lists further plain values in PLAIN.
 
-step: optimizer steps done, including skipped ones.
-seconds: time spent on them in all parts; None if the clock does not matter, so that equal runs save equal bytes.
+    step: optimizer steps done, including skipped ones.
+    seconds: time spent on them in all parts; None if the clock does not matter, so that equal runs save equal bytes.
     """
 
     networks: Mapping[str, HasTensors]
@@ -115,8 +115,8 @@ seconds: time spent on them in all parts; None if the clock does not matter, so 
     def resume(self, saving: Saving, *, tell: bool = True) -> None:
         """Put back the newest intact state, if any; `tell` prints the step and the damaged states that were skipped.
 
-Raises:
-OtherTraining: the state belongs to a training with another identity.
+        Raises:
+            OtherTraining: the state belongs to a training with another identity.
             UserError: there are states and none is intact.
         """
         found = checkpoints.read_newest_checkpoint(saving.folder)

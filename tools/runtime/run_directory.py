@@ -64,8 +64,8 @@ class RunDirectory:
     def check_resumable(self, config: Config) -> None:
         """Refuse to resume with a config that would have computed other steps.
 
-Raises:
-UserError: names the keys that differ, old and new, and how to start again; or resuming is switched off.
+        Raises:
+            UserError: names the keys that differ, old and new, and how to start again; or resuming is switched off.
         """
         if not self.writes:
             return
@@ -95,11 +95,11 @@ def open_run(root: Path, ranks: Ranks, purpose: str) -> AbstractContextManager[R
 def owned(root: Path, purpose: str, *, key: str = "train_params.task_name") -> Iterator[RunDirectory]:
     """Hold the folder that one command writes to; the lock ends with the process, however that ends.
 
-A command that is refused before it writes leaves no new folder behind. The user is warned if git would add the files.
-`key` is the option or config key that names the folder, for error messages.
+    A command that is refused before it writes leaves no new folder behind. The user is warned if git would add the files.
+    `key` is the option or config key that names the folder, for error messages.
 
-Raises:
-UserError: another command holds it; says which.
+    Raises:
+        UserError: another command holds it; says which.
     """
     is_new = not root.exists()
     make_folder(root)

@@ -173,8 +173,8 @@ def open_tracker(config: Config, run: RunDirectory, *, step: int) -> Tracker:
 def cut_log(path: Path, step: int) -> None:
     """Drop rows after `step` and an incomplete row: a killed run may have logged beyond its last checkpoint.
 
-Raises:
-UserError: a line that is not a row.
+    Raises:
+        UserError: a line that is not a row.
     """
     kept = [line for line in _read_whole_lines(path) if _step_of(line, path) <= step]
     write_text(path, "".join(f"{line}\n" for line in kept))

@@ -268,9 +268,9 @@ def balanced_loss(network: Classifier, images: LabelledPixels, device: torch.dev
 def augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:
     """Augment the images of a batch (B, C, S, S).
 
-Half of them only get the given symmetries, small shifts and changes of exposure, as in real images. The other half is
-also flipped, turned by any angle and zoomed. If the label depends on the direction, an image still has the right label
-more often than a wrong one.
+    Half of them only get the given symmetries, small shifts and changes of exposure, as in real images. The other half is
+    also flipped, turned by any angle and zoomed. If the label depends on the direction, an image still has the right label
+    more often than a wrong one.
     """
     rng, count, size = generator(seed, "learning views", step), len(pixels), pixels.shape[-1]
     strong = rng.random(count) < _STRONG_SHARE

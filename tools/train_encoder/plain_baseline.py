@@ -24,7 +24,7 @@ def baseline_accuracy(
 ) -> float | None:
     """Balanced accuracy on val of `fit_baseline` on the train split; None if the training images have only one label.
 
-The features go into the cache that evaluations read.
+    The features go into the cache that evaluations read.
     """
     splits = ("train", "val")
     data = [project.images(split) for split in splits]

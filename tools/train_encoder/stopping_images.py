@@ -55,10 +55,10 @@ def choose_stopping_images(
 def hold_out_groups(labels: np.ndarray, groups: Sequence[str], *, seed: int) -> np.ndarray:
     """Positions of about a sixth of the images, in whole groups, in proportion to the labels if possible.
 
-A label that is in only one group stays in training.
+    A label that is in only one group stays in training.
 
-Raises:
-UserError: every label is in only one group.
+    Raises:
+        UserError: every label is in only one group.
     """
     names = np.asarray(groups)
     reach = {label: np.unique(names[labels == label]) for label in np.unique(labels)}

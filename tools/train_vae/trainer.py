@@ -134,7 +134,7 @@ class VaeTrainer:
 def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
     """Weight that gives both losses equal gradients on the last layer. Source: Esser 2021 (VQGAN), eq. 7.
 
-At most 1: a discriminator that sees no difference has almost no gradient, and scaling it up would scale up noise.
+    At most 1: a discriminator that sees no difference has almost no gradient, and scaling it up would scale up noise.
     """
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, deception)]
     return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1).detach()
