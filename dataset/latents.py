@@ -102,7 +102,7 @@ def open_latent_cache(folder: Path, *, split: str, identity: dict[str, Any]) -> 
     """The finished cache of exactly this content, its arrays checked against their checksums; None if there is none.
 
     Raises:
-        UserError: it is there but damaged.
+        UserError: it is damaged.
     """
     path = _cache_folder(folder, split, identity)
     if not (path / "index.json").exists():

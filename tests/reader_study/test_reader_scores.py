@@ -115,7 +115,7 @@ def test_the_order_of_readers_and_answers_does_not_matter_and_the_seed_decides_t
 def test_warnings_name_what_intervals_do_not_cover(study: Study) -> None:
     text = " | ".join(study.score("R2").warnings)
     assert "no answers of R1, R3" in text and "one reader: the intervals cover other images, not other readers" in text
-    assert "synthetic: 4 groups" in text and "its interval cannot be had by resampling" in text
+    assert "synthetic: 4 groups" in text and "resampling gives no interval" in text
     for answer in study.answers["R1"]["answers"]:
         answer["confidence"] = 3 + int(answer["item"][-1]) % 2
     assert any("the interval of the AUC holds 0.5" in warning for warning in study.score("R1").warnings)
@@ -159,7 +159,7 @@ def test_the_files_hold_the_rows_and_no_formula_and_no_image_id(study: Study) ->
         if path.suffix != ".xlsx":
             assert "image3" not in path.read_text(encoding="utf-8")
     table = reader_report.format_table(report)
-    assert "AUC of confidence" in table and "note: " in table and "share of images with it" in table
+    assert "AUC of confidence" in table and "note: " in table and "fraction of images with it" in table
 
 
 def test_a_changed_key_is_refused(study: Study) -> None:

@@ -65,7 +65,7 @@ class Project:
         """The images of one split.
 
         Raises:
-            UserError: there is none.
+            UserError: the split has no images.
         """
         rows = [row for row, record in enumerate(self.records) if record.split == split]
         return _SomeImages(self.all_images, rows) if rows else open_images(self.data, split)  # it says what is missing

@@ -64,7 +64,7 @@ def format_table(report: ReaderReport) -> str:
             lines.append(f"{metric:<{width}}{comparison:<17}{cells}{_format_value(mean):>13}{interval}".rstrip())
     if defects:
         arms = list(dict.fromkeys(arm for _, arm in defects))
-        lines += ["", f"{'share of images with it, all readers':<{width}}" + "".join(f"{arm:>12}" for arm in arms)]
+        lines += ["", f"{'fraction of images with it, all readers':<{width}}" + "".join(f"{arm:>12}" for arm in arms)]
         for metric in dict.fromkeys(metric for metric, _ in defects):
             lines.append(f"{metric:<{width}}" + "".join(f"{_format_value(report.find(metric, arm)):>12}" for arm in arms))
     lines += ["", *[f"note: {warning}" for warning in report.warnings]] if report.warnings else []

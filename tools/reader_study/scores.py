@@ -242,7 +242,7 @@ def _warnings(study: _Study) -> list[str]:
         total = next(row for row in study.rows if (row.metric, row.comparison, row.reader)
                      == ("AUC of confidence", "total", ALL_READERS))
         if total.interval is None:
-            warnings.append(f"AUC {total.value:g} in every draw: its interval cannot be had by resampling")
+            warnings.append(f"AUC {total.value:g} in every draw: resampling gives no interval")
         elif total.interval[0] <= 0.5 <= total.interval[1]:
             warnings.append("the interval of the AUC holds 0.5: that synthetic images can be told was not shown; how well "
                             "they might be is the interval's upper end")
