@@ -108,7 +108,7 @@ def format_table(entry: Mapping[str, Any]) -> str:
                                            entry["settings"]["power"]) for n in numbers) for encoder in encoders.values()]
         lines.append(f"| {fault}: {of['unit']} ({', '.join(strengths)}) | " + " | ".join(cells) + " |")
     alarms = [" / ".join(f"{encoder['false_alarms'][str(n)]:.3f}" for n in numbers) for encoder in encoders.values()]
-    lines.append("| share of real halves with p < 0.05 | " + " | ".join(alarms) + " |")
+    lines.append("| fraction of real halves with p < 0.05 | " + " | ".join(alarms) + " |")
     seconds = [f"{encoder['seconds_per_1000']:.0f}" for encoder in encoders.values()]
     return "\n".join([*lines, "| seconds for 1,000 images | " + " | ".join(seconds) + " |"])
 
