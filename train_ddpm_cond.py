@@ -50,13 +50,13 @@ from tools.runtime.resume import Saving
 from tools.runtime.run_directory import RunDirectory, open_run
 from tools.runtime.tracking import open_tracker
 
-_REMEDY = "start anew under another task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no"
+_REMEDY = "start again with another task_name and a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_config(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config, then what the run will take")
+    parser.add_argument("--dry-run", action="store_true", help="print the config and what the run will take, then stop")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     if arguments.dry_run:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(config: Config) -> None:
-    """Train until the configured number of steps, resuming where an earlier run of the same config stopped."""
+    """Train for the configured number of steps; resume where an earlier run of the same config stopped."""
     accelerator = make_accelerator(config.train_params, config.launch_params, config.dataset_params.condition_types)
     ranks = ranks_of(accelerator)
     with open_run(Path(config.train_params.task_name), ranks, "train_ddpm_cond.py") as run:
@@ -83,7 +83,7 @@ def train(config: Config) -> None:
 
 
 def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: RunDirectory) -> None:
-    """The whole of a run, on each process."""
+    """The whole run, on each process."""
     params, device, log_interval = config.train_params, accelerator.device, config.logging_params.interval_steps
     project = Project.open(config)
     has_val = require_selectable(params.selection_metric, project.records)
@@ -113,7 +113,7 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
     tracker = open_tracker(config, run, step=state.step)
     draw = open_draws(params, project.data, config.diffusion_params, data.train.labels, ranks=ranks)
     read = partial(read_batch, data.train, data.codec, device=device, sees_view=project.data.symmetry_conditioning)
-    reading_interval = 1 if device.type == "cpu" else log_interval  # reading has the host wait for a GPU
+    reading_interval = 1 if device.type == "cpu" else log_interval  # reading makes the host wait for a GPU
     shown = ""
     with Loop(state, num_steps, title="training", images_per_step=params.ldm_batch_size, remedy=_REMEDY, saving=saving,
               tracker=tracker, timing=run.timing, ranks=ranks, show=config.logging_params.progress_bar,
@@ -139,7 +139,7 @@ def run_training(config: Config, accelerator: Accelerator, ranks: Ranks, run: Ru
 def start_state(
     config: Config, accelerator: Accelerator, start: StartWeights | None, *, project: Project, tell: Callable[[str], None]
 ) -> tuple[TrainState, nn.Module]:
-    """The state before the first step, and a second network that takes the averaged weights; says what `start` gave."""
+    """The state before the first step, and a second network for the averaged weights; says what `start` gave."""
     params, device = config.train_params, accelerator.device
     network = make_unet(config)
     if start is not None:
@@ -161,11 +161,11 @@ def make_accelerator(train: TrainParams, launch: LaunchParams, condition_types: 
     """The accelerator for this machine.
 
     Raises:
-        UserError: a precision that the device lacks, or a batch that cannot be split over the processes.
+        UserError: the device lacks the precision, or the batch cannot be split over the processes.
     """
     on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     if train.mixed_precision == "fp16" and on_cpu:
-        raise UserError("train_params.mixed_precision: fp16 needs a GPU, this machine has none; choose bf16 or no")
+        raise UserError("train_params.mixed_precision: fp16 needs a GPU, but this machine has none; choose bf16 or no")
     # With one context token cross-attention needs no queries and keys, so these parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters="context_class" in condition_types)
     accelerator = open_accelerator(launch, unused, train=train)

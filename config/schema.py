@@ -1,7 +1,7 @@
-"""The configuration: one frozen dataclass a section, each key with its type, default, permitted values and meaning.
+"""The configuration: one frozen dataclass per section; each key has a type, default, permitted values and meaning.
 
-`load.py` fills these from YAML and checks single keys against the metadata given here; what two keys must
-agree on is checked by `list_contradictions`. Nothing here reads a file.
+`load.py` fills these from YAML and checks single keys against the metadata given here. `list_contradictions` checks keys
+that depend on each other. Nothing here reads a file.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from config.errors import escape_unprintable
 
 CONDITION_TYPES = ("class", "context_class")
 CONDITION_KINDS = ("nominal", "ordinal")
-MANIFEST_COLUMNS = (  # of the table of synthetic images; those of the conditions follow
+MANIFEST_COLUMNS = (  # of the table of synthetic images; the columns of the conditions follow
     "IMAGE_NAME", "label", "class_name", "seed", "sampler", "steps", "guidance_scale", "checkpoint_sha256",
     "rejected_copies",
 )
@@ -28,7 +28,7 @@ SYMMETRIES = (
 
 
 class Names(Sequence[str]):
-    """The names of a registry outside of this package, which is imported when a value is first checked against them."""
+    """The names in a registry outside this package, imported when a value is first checked against them."""
 
     def __init__(self, read: Callable[[], Sequence[str]]) -> None:
         self._read = read
@@ -81,13 +81,13 @@ def _key(
     is_free: bool = False,
     since: str | None = None,
 ) -> Any:
-    """A field whose value, or each of whose values, is checked against `choices` or the bounds; required if bare.
+    """A field whose value, or each item of it, is checked against `choices` or the bounds; required if it has no default.
 
-    A field of type `bool | str` takes true and false beside its choices.
+    A field of type `bool | str` accepts true and false besides its choices.
 
-    `numbers_as_text` takes items of a list or mapping that YAML reads as numbers as the text that they were. `effect` is one
-    of EFFECTS; that of a section holds for all its keys. `is_path`, by default a place, fills in `~` and environment
-    variables. `is_free` marks values of any kind, which may be paths. `since` is the version of a newer key: identities
+    `numbers_as_text` turns numbers in a list or mapping back into text. `effect` is one of EFFECTS; a section's effect
+    holds for all its keys. `is_path` fills in `~` and environment variables; by default, values with the effect "place"
+    are paths. `is_free` marks values of any kind, which may be paths. `since` is the version of a newer key: identities
     leave the key out while it has its default, so that older runs and studies keep their hashes.
     """
     assert effect in EFFECTS, effect
@@ -102,25 +102,25 @@ def _key(
 
 @dataclass(frozen=True)
 class ConditionParams:
-    """A value of `dataset_params.params.conditions`: what the cells of a column can say."""
+    """A value of `dataset_params.params.conditions`: the values that a column can have."""
 
     levels: tuple[str, ...] = _key(doc="the levels, in order", numbers_as_text=True)
-    kind: str = _key("nominal", doc="whether the order of the levels means anything", choices=CONDITION_KINDS)
+    kind: str = _key("nominal", doc="whether the levels are ordered", choices=CONDITION_KINDS)
 
 
 @dataclass(frozen=True)
 class TableParams:
-    """`dataset_params.params`: where the labels and images are and how they are read."""
+    """`dataset_params.params`: where the labels and images are, and how to read them."""
 
     root_dir: str = _key(doc="folder of the images", effect="place")
     csv_file: str | Mapping[str, str] | None = _key(
-        None, doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}; null where the folders name the "
+        None, doc="CSV or XLSX of labels, or one per split: {train:, val:, test:}; null if the folders name the "
                   "classes: root_dir/<class>/* or root_dir/<split>/<class>/*", effect="place"
     )
     im_channels: int = _key(1, doc="channels of the images: 1 gray, 3 colour", choices=("1", "3"))
-    image_size: int = _key(64, doc="side in pixels to which images are brought", at_least=8, at_most=4096)
+    image_size: int = _key(64, doc="side in pixels to which images are resized", at_least=8, at_most=4096)
     um_per_px: float | None = _key(
-        None, doc="micrometres that a pixel of the prepared image spans, for measurements in micrometres", above=0,
+        None, doc="micrometres per pixel of the prepared image, for measurements in micrometres", above=0,
         effect="later"
     )
     fit: str = _key("pad", doc="how a non-square image becomes square", choices=("pad", "crop", "stretch"))
@@ -132,8 +132,8 @@ class TableParams:
         ("no_blastocyst", "blastocyst"), doc="name of class 0, 1, ...; [] is short for one class, all, without label_column"
     )
     missing_labels: tuple[str, ...] = _key(
-        (), doc="words of the label column that mean that there is no label, in upper or lower case, such as [ND, NA, "
-                "blank]; blank is a blank cell. Their rows are left out, which the output says; other cells that are no "
+        (), doc="words of the label column that mean no label, in upper or lower case, such as [ND, NA, "
+                "blank]; blank is a blank cell. Their rows are left out, with a note; other cells that are not a "
                 "label are refused", numbers_as_text=True, effect="later",
     )
     unlabelled: str = _key(
@@ -146,58 +146,58 @@ class TableParams:
         numbers_as_text=True, since="0.3",
     )
     group_column: str | None = _key(None, doc="column of patient or embryo; a group is never split")
-    split_column: str | None = _key(None, doc="column that says train, val or test")
+    split_column: str | None = _key(None, doc="column with train, val or test")
     split_fractions: Mapping[str, float] | None = _key(
-        None, doc="fractions of the groups where no table names the split: {train: .7, val: .15, test: .15}",
+        None, doc="fractions of the groups if no table names the split: {train: .7, val: .15, test: .15}",
         at_least=0, at_most=1,
     )
     val_from_train: float = _key(
-        0.0, doc="fraction of the training groups for validation where the tables name no val", at_least=0, below=1
+        0.0, doc="fraction of the training groups for validation if the tables name no val", at_least=0, below=1
     )
-    split_seed: int = _key(0, doc="seed of the drawn split", at_least=0)
+    split_seed: int = _key(0, doc="seed of the random split", at_least=0)
     conditions: Mapping[str, ConditionParams] = _key(
-        {}, doc="further conditions, inputs of the network: column: [levels in order], or column: {levels: [...], kind: "
+        {}, doc="more conditions for the network: column: [levels in order], or column: {levels: [...], kind: "
                 "nominal or ordinal}"
     )
     covariate_columns: tuple[str, ...] = _key(
-        (), doc="columns kept as text for checks, no input of the network: clinic, microscope, date, age, ...",
+        (), doc="columns kept as text for checks, not used by the network: clinic, microscope, date, age, ...",
         effect="later"
     )
-    extra: Mapping[str, Any] = _key({}, doc="further keyword arguments of another `target` class", is_free=True)
+    extra: Mapping[str, Any] = _key({}, doc="more keyword arguments for another `target` class", is_free=True)
 
 
 @dataclass(frozen=True)
 class DatasetParams:
-    """`dataset_params`: what is trained on."""
+    """`dataset_params`: the training data."""
 
     params: TableParams = _key(doc="the table of labels and the folder of images")
-    load_latents: bool = _key(True, doc="True trains from the latent cache, False encodes on the fly")
+    load_latents: bool = _key(True, doc="true: train from the latent cache; false: encode images during training")
     condition_types: tuple[str, ...] = _key(
-        ("class",), doc="how the class and all further conditions act; class: added to the time embedding; "
-                        "context_class: cross-attention, a token each", choices=CONDITION_TYPES
+        ("class",), doc="how the class and the other conditions enter the network; class: added to the time embedding; "
+                        "context_class: cross-attention, one token each", choices=CONDITION_TYPES
     )
     z_channels: int = _key(4, doc="channels of the latents", at_least=1)
     latent_size: int = _key(8, doc="side of the latents in latent pixels", at_least=1)
     lpips_path: str | None = _key(None, doc="LPIPS weights: a trunk, or a folder of trunk and linear head", effect="place")
     standardise_latents: bool = _key(
-        True, doc="True: latents are brought to zero mean and unit variance per channel; False: they are trained on as the "
-                  "VAE gives them, as in the published recipe"
+        True, doc="true: scale latents to zero mean and unit variance per channel; false: keep the scale of the VAE, as in "
+                  "the published recipe"
     )
     target: str = _key("dataset.Embryo_loader.Embryo_loader", doc="data set class, as module.Class")
     directory_inception_features: str = _key("runs/features", doc="folder of the cached encoder features", effect="place")
     directory_latents: str = _key("runs/latents", doc="folder of the latent caches", effect="place")
     symmetries: tuple[str, ...] = _key(
-        ("identity", "mirror"), doc="views cached and trained on; those that the optics allow, unless their index is an "
-                                    "input (symmetry_conditioning)", choices=SYMMETRIES
+        ("identity", "mirror"), doc="views cached and trained on. List those that the optics allow, or any with "
+                                    "symmetry_conditioning", choices=SYMMETRIES
     )
     symmetry_conditioning: bool = _key(
-        False, doc="False: the symmetries are plain augmentation; True: the index of the view is an input of the network, "
-                   "identity in validation and sampling, so that views which the optics do not allow may be listed too"
+        False, doc="false: the symmetries are plain augmentation; true: the network gets the view (identity in validation "
+                   "and sampling), so that views which the optics do not allow may be listed too"
     )
 
     @property
     def plain_symmetries(self) -> tuple[str, ...]:
-        """The views that may stand for real images where no network is told which view it sees."""
+        """The views that count as real images for networks that are not told which view they see."""
         return ("identity",) if self.symmetry_conditioning else self.symmetries
 
 
@@ -206,14 +206,14 @@ class TrainParams:
     """`train_params`: how the UNet is trained."""
 
     task_name: str = _key(doc="folder of the run: checkpoints, logs, samples", effect="place")
-    seed: int = _key(1111, doc="seed of everything drawn in training", at_least=0)
+    seed: int = _key(1111, doc="seed of all randomness in training", at_least=0)
     ldm_batch_size: int = _key(24, doc="images per optimizer step, over all processes and micro-steps", at_least=1)
-    num_samples: int = _key(4, doc="images drawn at each validation, spread over the classes", at_least=1,
+    num_samples: int = _key(4, doc="images generated at each validation, spread over the classes", at_least=1,
                             effect="later")
     ldm_validate_epochs: int = _key(4, doc="epochs between validations", at_least=1)
     ldm_lr: float = _key(5e-4, doc="peak learning rate", above=0)
     ldm_ckpt_name: str = _key("ddpm_ckpt.safetensors", doc="file of the best EMA weights, in safetensors format")
-    resume_training: bool = _key(True, doc="go on where the run stopped, or start it", effect="speed")
+    resume_training: bool = _key(True, doc="resume where the run stopped, or start it", effect="speed")
     start_from: str | None = _key(
         None, doc="weights of another run to start from, a file or the folder of the run; its classes and conditions are "
                   "matched by name", effect="place", since="0.3",
@@ -225,25 +225,25 @@ class TrainParams:
     epochs: int = _key(100, doc="passes over the training images", at_least=1, effect="later")
     max_steps: int | None = _key(None, doc="cap on optimizer steps", at_least=1, effect="later")
     label_dropout: float = _key(
-        0.2, doc="probability that the label becomes the null label, with all conditions; each condition becomes its null "
-                 "alone with the same probability again", at_least=0, below=1
+        0.2, doc="probability that the label and all conditions become null; after that, each condition alone becomes null "
+                 "with the same probability", at_least=0, below=1
     )
     balanced_sampling: float = _key(
-        0.0, doc="strength s: a class of n images comes in proportion to n^(1 - s); 0 as frequent as in the data, 1 all "
-                 "equally frequent, 0.5 by the root of n. Label drops and the prior of sampling do not depend on it",
+        0.0, doc="strength s: the frequency of a class of n images is proportional to n^(1 - s); 0: as in the data; 1: all "
+                 "equally frequent; 0.5: by the root of n. Does not change label drops or the prior of sampling",
         at_least=0, at_most=1,
     )
-    ema_decay: float = _key(0.9995, doc="decay of the weights' moving average; 0 is none", at_least=0, below=1)
+    ema_decay: float = _key(0.9995, doc="decay of the weights' moving average; 0: no average", at_least=0, below=1)
     ema_relative_length: float | None = _key(
-        None, doc="width of the average as a share of the steps so far, instead of ema_decay, so that it grows with the "
-                  "training: 0.05 to 0.2 are usual", at_least=0.01, at_most=0.28,
+        None, doc="width of the average as a fraction of the steps so far, instead of ema_decay: it grows with the "
+                  "training. 0.05 to 0.2 are usual", at_least=0.01, at_most=0.28,
     )
     lr_schedule: str = _key("cosine", doc="learning rate after the warm-up", choices=("constant", "cosine", "linear"))
     warmup_steps: int = _key(100, doc="steps over which the learning rate rises from 0", at_least=0)
     weight_decay: float = _key(0.0, doc="AdamW's weight decay", at_least=0)
     adam_betas: tuple[float, ...] = _key((0.9, 0.99), doc="AdamW's betas", at_least=0, below=1)
-    clip_grad_norm: float = _key(1.0, doc="largest gradient norm; 0 does not clip", at_least=0)
-    gradient_accumulation_steps: int = _key(1, doc="micro-steps into which a batch is cut on each process", at_least=1)
+    clip_grad_norm: float = _key(1.0, doc="largest gradient norm; 0: no clipping", at_least=0)
+    gradient_accumulation_steps: int = _key(1, doc="micro-steps into which each process splits its batch", at_least=1)
     compile_mode: str = _key("off", doc="torch.compile of the UNet's training: pays in long runs; reduce-overhead adds CUDA "
                              "graphs", choices=("off", "default", "reduce-overhead"), effect="later")
     mixed_precision: str = _key("no", doc="precision of the UNet's forward pass", choices=("no", "fp16", "bf16"))
@@ -251,9 +251,9 @@ class TrainParams:
                                           effect="speed")
     keep_last_checkpoints: int = _key(2, doc="resume checkpoints kept", at_least=1, effect="speed")
     selection_metric: str = _key(
-        "ema_validation_loss", doc="what makes weights the best ones", choices=("ema_validation_loss", "last")
+        "ema_validation_loss", doc="how the best weights are chosen", choices=("ema_validation_loss", "last")
     )
-    validation_draws: int = _key(4, doc="fixed noise draws per held-out image at each validation", at_least=1)
+    validation_draws: int = _key(4, doc="fixed noise samples per held-out image at each validation", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -265,18 +265,18 @@ class DiffusionParams:
     beta_end: float = _key(0.0195, doc="noise variance of the last step", above=0, below=1)
     schedule: str = _key("scaled_linear", doc="how beta grows; rectified_flow has no betas and mixes latent and noise "
                          "linearly", choices=("linear", "scaled_linear", "cosine", "rectified_flow"))
-    prediction_type: str = _key("v", doc="what the network predicts; velocity goes with rectified_flow",
+    prediction_type: str = _key("v", doc="what the network predicts; velocity requires rectified_flow",
                                 choices=Names(_list_prediction_types))
     timestep_sampling: str = _key(
-        "stratified", doc="how training draws timesteps; stratified: evenly, one in each of as many equal parts of the time "
-                          "axis as the batch has images; uniform: evenly and independently; logit_normal: stratified, more "
+        "stratified", doc="how training samples timesteps; stratified: the time axis is cut into as many equal parts as the "
+                          "batch has images, one timestep from each; uniform: independently; logit_normal: stratified, more "
                           "often in the middle", choices=("stratified", "uniform", "logit_normal")
     )
     logit_mean: float = _key(0.0, doc="mean of logit(t/T) of logit_normal")
     logit_std: float = _key(1.0, doc="standard deviation of logit(t/T) of logit_normal", above=0)
     channel_weighting: str = _key(
-        "uniform", doc="weight of a latent channel's loss; signal: its share of variance that is not the VAE's own noise, "
-                       "since channels that the VAE has given up cannot be predicted", choices=("uniform", "signal")
+        "uniform", doc="weight of a latent channel's loss; signal: its fraction of variance that is not the VAE's noise, "
+                       "because a channel that the VAE does not use cannot be predicted", choices=("uniform", "signal")
     )
     loss_weighting: str = _key("uniform", doc="weight of a timestep's loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = _key(5.0, doc="gamma of min_snr", above=0)
@@ -287,9 +287,9 @@ class UNetParams:
     """`unet_params`: the shape of the network."""
 
     channels: tuple[int, ...] = _key(
-        (64, 128), doc="width of each level, finest first; the last is the middle", at_least=1
+        (64, 128), doc="width of each level, finest first; the last is the middle block", at_least=1
     )
-    num_layers: int = _key(2, doc="residual blocks per level and way, and in the middle", at_least=1)
+    num_layers: int = _key(2, doc="residual blocks per level, down and up, and in the middle", at_least=1)
     attention: tuple[bool, ...] = _key((False, True), doc="attention at each level")
     num_heads: int = _key(4, doc="attention heads", at_least=1)
     time_embedding_dim: int = _key(256, doc="width of the time embedding", at_least=2)
@@ -327,30 +327,30 @@ class AutoencoderTrainingParams:
 
     output: str = _key("runs/vae", doc="diffusers folder that train_vae writes", effect="place")
     fine_tune: bool = _key(False, doc="start from `pretrained` instead of fresh weights")
-    channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving less than levels", at_least=1)
+    channels: tuple[int, ...] = _key((16, 32, 64), doc="width of each level; one halving fewer than levels", at_least=1)
     num_layers: int = _key(1, doc="residual blocks per level", at_least=1)
     norm_groups: int = _key(16, doc="groups of each group normalisation", at_least=1)
     max_minutes: float | None = _key(
-        10.0, doc="wall clock of the training, resumed runs included; null: max_steps alone ends it, so that it can be "
+        10.0, doc="minutes of training, resumed runs included; null: only max_steps ends it, so that the run can be "
                   "repeated exactly", above=0, effect="later"
     )
     max_steps: int = _key(20000, doc="optimizer steps at most", at_least=1, effect="later")
     batch_size: int = _key(8, doc="images per step", at_least=1)
     lr: float | None = _key(None, doc="peak learning rate; null: 0.001 for fresh weights, 0.0001 with fine_tune", above=0)
     kl_weight: float = _key(
-        1e-4, doc="weight of the mean KL divergence of a latent value; unused where the VAE has no posterior", at_least=0
+        1e-4, doc="weight of the mean KL divergence of a latent value; unused if the VAE has no posterior", at_least=0
     )
     perceptual_weight: float = _key(0.0, doc="weight of LPIPS; needs lpips_path", at_least=0)
-    adversarial_weight: float = _key(0.3, doc="weight of the patch discriminator, which gives back the grain", at_least=0)
+    adversarial_weight: float = _key(0.3, doc="weight of the patch discriminator, which restores the grain", at_least=0)
     texture_weight: float = _key(
-        0.05, doc="weight of the difference in mean and spread of the discriminator's features, image by image", at_least=0
+        0.05, doc="weight of the difference in mean and spread of the discriminator's features, per image", at_least=0
     )
-    adversarial_start: float = _key(0.5, doc="share of the training after which the discriminator joins", at_least=0,
+    adversarial_start: float = _key(0.5, doc="fraction of the training after which the discriminator joins", at_least=0,
                                     at_most=1)
 
     @property
     def peak_lr(self) -> float:
-        """The learning rate that holds."""
+        """The learning rate in effect."""
         return self.lr or (1e-4 if self.fine_tune else 1e-3)
 
 
@@ -367,13 +367,13 @@ class AutoencoderParams:
 
 @dataclass(frozen=True)
 class SampleParams:
-    """`sample_params`: what the sampling script draws."""
+    """`sample_params`: what the sampling script generates."""
 
     sampler: str = _key("dpm-solver++", doc="how the reverse process is solved", choices=Names(_list_samplers))
     num_steps: int = _key(20, doc="steps of the sampler", at_least=1)
-    guidance_scale: float = _key(1.0, doc="uncond + w (cond - uncond): 1 is none", at_least=0)
+    guidance_scale: float = _key(1.0, doc="w in uncond + w (cond - uncond); 1: no guidance", at_least=0)
     guide_checkpoint: str | None = _key(
-        None, doc="weights of a weaker model, such as an early or smaller one of the same kind, that take the place of "
+        None, doc="weights of a weaker model, such as an earlier or smaller one of the same kind, used instead of "
                   "uncond (autoguidance)", effect="place"
     )
     guidance_interval: tuple[float, ...] = _key(
@@ -381,10 +381,10 @@ class SampleParams:
     )
     per_class: int | None = _key(None, doc="images per class; excludes num_images", at_least=1)
     num_images: int | None = _key(None, doc="images in all, at the training split's class prior", at_least=1)
-    batch_size: int = _key(64, doc="images drawn at once", at_least=1, effect="speed")
+    batch_size: int = _key(64, doc="images generated at once", at_least=1, effect="speed")
     seed: int = _key(0, doc="seed of the initial noise of every image", at_least=0)
     conditions: Mapping[str, str] = _key(
-        {}, doc="levels that are fixed, {column: level}; others are drawn at their prior given the class",
+        {}, doc="fixed levels, {column: level}; other levels follow their prior given the class",
         numbers_as_text=True,
     )
     output: str | None = _key(None, doc="folder of the images; default <task_name>/samples", effect="place")
@@ -397,7 +397,7 @@ class GanParams:
     output: str = _key("runs/gan", doc="folder of the GAN: weights, log, samples", effect="place")
     max_steps: int = _key(20000, doc="steps of generator and discriminator", at_least=1, effect="later")
     batch_size: int = _key(16, doc="images per step", at_least=1)
-    width: int = _key(32, doc="channels at the finest level, doubled towards 4 px up to 256; a multiple of 8", at_least=8)
+    width: int = _key(32, doc="channels at the finest level, doubled down to 4 px, at most 256; a multiple of 8", at_least=8)
     lr: float = _key(2e-4, doc="learning rate of both networks", above=0)
     r1_weight: float = _key(1.0, doc="weight of the penalty on the discriminator's gradient", at_least=0)
     ema_decay: float = _key(0.999, doc="decay of the generator's moving average", at_least=0, below=1)
@@ -407,43 +407,43 @@ class GanParams:
 
 @dataclass(frozen=True)
 class EvaluationParams:
-    """`evaluation_params`: which evidence is computed."""
+    """`evaluation_params`: what is measured, and with what."""
 
     encoders: tuple[str, ...] = _key(
         ("inception",),
-        doc="feature encoders beside the untrained ones, which are always added; the verdict goes by the least favourable",
+        doc="feature encoders besides the untrained ones, which are always added; the verdict uses the least favourable",
         choices=("inception", "squeezenet1_1", "classifier", "dinov2", "vae", "untrained_conv", "untrained_texture"),
     )
-    real_split: str = _key("test", doc="held-out images that are compared with", choices=("val", "test"))
+    real_split: str = _key("test", doc="held-out images to compare with", choices=("val", "test"))
     inception_path: str | None = _key(None, doc=f"official Inception weights ({INCEPTION_FILE})", effect="place")
-    inception_preset: str = _key("tf1", doc="how images are resized for it: as torch-fidelity, clean-fid or pytorch-fid do",
+    inception_preset: str = _key("tf1", doc="resizing for Inception, as torch-fidelity, clean-fid or pytorch-fid do it",
                                 choices=("tf1", "clean", "pytorch"))
     allow_download: bool | str = _key(
-        False, doc="whether published weights for FID, KID and LPIPS that are neither given nor in torch's cache are "
-                   "fetched: auto gives up after 5 seconds without an answer, true after a minute", choices=("auto",),
+        False, doc="whether to download published weights for FID, KID and LPIPS that are neither given nor in torch's "
+                   "cache: auto gives up after 5 seconds without an answer, true after a minute", choices=("auto",),
     )
     squeezenet_path: str | None = _key(None, doc="squeezenet1_1 ImageNet weights", effect="place")
     squeezenet_preset: str = _key(
-        "imagenet-min224", doc="least side in px to which images are enlarged for it: min64 is faster and less sensitive",
+        "imagenet-min224", doc="images are enlarged to at least this side in px: min64 is faster and less sensitive",
         choices=("imagenet-min224", "imagenet-min64"),
     )
     dinov2_path: str | None = _key(None, doc="DINOv2 in transformers' format: a local folder or a hub id", effect="place")
-    classifier_path: str | None = _key(None, doc="in-domain encoder, made by train_encoder", effect="place")
+    classifier_path: str | None = _key(None, doc="classifier for in-domain features, made by train_encoder", effect="place")
     judge_path: str | None = _key(
-        None, doc="separately trained classifier that judges the class of images; those of further conditions lie beside "
+        None, doc="separately trained classifier that judges the class of images; the judges of other conditions are beside "
                   "it, in <judge_path>_<condition>", effect="place"
     )
     batch_size: int = _key(32, doc="images encoded at once", at_least=1, effect="speed")
-    max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM reading", at_least=1)
+    max_pairs: int = _key(20000, doc="image pairs in each LPIPS or SSIM value", at_least=1)
     repeats: int = _key(50, doc="subsamples behind each range of a Fréchet distance", at_least=2)
-    bootstrap_repeats: int = _key(1000, doc="bootstrap draws behind each kernel distance interval", at_least=2)
+    bootstrap_repeats: int = _key(1000, doc="bootstrap samples behind each interval of a kernel distance", at_least=2)
 
 
 @dataclass(frozen=True)
 class LoggingParams:
-    """`logging_params`: what is shown and logged."""
+    """`logging_params`: what is displayed and logged."""
 
-    wandb_mode: str = _key("offline", doc="whether wandb syncs, only stores, or is off",
+    wandb_mode: str = _key("offline", doc="whether wandb uploads, only stores, or is off",
                            choices=("online", "offline", "disabled"))
     wandb_project: str = _key("blastdiffusion", doc="wandb project")
     interval_steps: int = _key(20, doc="optimizer steps between log rows", at_least=1)
@@ -452,28 +452,28 @@ class LoggingParams:
 
 @dataclass(frozen=True)
 class LaunchParams:
-    """`launch_params`: how long processes that were started together wait for one another."""
+    """`launch_params`: how long processes that were started together wait for each other."""
 
-    rendezvous_minutes: float = _key(10.0, doc="minutes to wait at the start until all processes are there", above=0)
+    rendezvous_minutes: float = _key(10.0, doc="minutes to wait at the start until all processes are ready", above=0)
     collective_minutes: float = _key(
-        30.0, doc="minutes to wait for another process that hangs; then it is named and the others end", above=0
+        30.0, doc="minutes to wait for a process that hangs; then it is named and the others end", above=0
     )
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration; no raw dictionary travels further than `load.py`."""
+    """The whole configuration; raw dictionaries stay inside `load.py`."""
 
-    dataset_params: DatasetParams = _key(doc="what is trained on")
+    dataset_params: DatasetParams = _key(doc="the training data")
     train_params: TrainParams = _key(doc="how the UNet is trained")
     autoencoder_params: AutoencoderParams = _key(doc="the pretrained VAE")
     diffusion_params: DiffusionParams = _key(DiffusionParams(), doc="the forward process and the objective")
     unet_params: UNetParams = _key(UNetParams(), doc="the shape of the network")
-    sample_params: SampleParams = _key(SampleParams(), doc="what is drawn", effect="later")
+    sample_params: SampleParams = _key(SampleParams(), doc="what is generated", effect="later")
     gan_params: GanParams = _key(GanParams(), doc="the baseline GAN", effect="later")
-    evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="which evidence is computed", effect="later")
-    logging_params: LoggingParams = _key(LoggingParams(), doc="what is shown and logged", effect="later")
-    launch_params: LaunchParams = _key(LaunchParams(), doc="how long processes wait for one another",
+    evaluation_params: EvaluationParams = _key(EvaluationParams(), doc="what is measured, and with what", effect="later")
+    logging_params: LoggingParams = _key(LoggingParams(), doc="what is displayed and logged", effect="later")
+    launch_params: LaunchParams = _key(LaunchParams(), doc="how long processes wait for each other",
                                        effect="speed")
 
     @property
@@ -492,17 +492,17 @@ _METADATA = dict(_list_metadata(Config))
 
 
 def effect_of(key: str) -> str:
-    """The effect of "section" or "section.key", as itself says; "result" for one that does not exist."""
+    """The effect of "section" or "section.key" from its own metadata; "result" if there is no such key."""
     return _METADATA[key]["effect"] if key in _METADATA else "result"
 
 
 def names_a_place(key: str) -> bool:
-    """Whether the value of "section.key" is, or may be, a path of this machine."""
+    """Whether the value of "section.key" is, or may be, a path on this machine."""
     return key in _METADATA and (_METADATA[key]["effect"] == "place" or _METADATA[key]["is_free"])
 
 
 def name_for_files(name: str) -> str:
-    """What distinguishes the files that are named after a name of the user's: letters, digits and _, in lower case."""
+    """A user's name as part of a file name: letters, digits and _, in lower case."""
     return re.sub(r"\W", "_", name).casefold()
 
 
@@ -519,7 +519,7 @@ def list_contradictions(config: Config) -> list[str]:
     return [escape_unprintable(message) for message in found if message is not None]
 
 
-# Each yields what must hold and the message where it does not; a later line may rely on the earlier ones.
+# Each yields a requirement and the message if it is not met; a later requirement may rely on earlier ones.
 Requirements = Iterator[tuple[bool, str]]
 
 

@@ -1,7 +1,7 @@
 """From a table of labels (CSV or XLSX) and a folder, or a folder alone, to records of images, each in one split.
 
-Whole groups (patients, embryos) are dealt to train, val and test. Opens no image: what a file holds is the business of
-dataset.images. What a row says is read in dataset.table_rows.
+Whole groups (patients, embryos) are assigned to train, val and test. dataset.images opens the images; dataset.table_rows
+reads the rows.
 """
 
 from collections import Counter, defaultdict
@@ -45,24 +45,23 @@ def read_records(
     missing_labels: Sequence[str] = (),
     unlabelled_values: Sequence[str] = (),
 ) -> list[ImageRecord]:
-    """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
+    """Read labels and find their images; records in the order of the rows (train, val, test if each has a table).
 
-    Where `csv_file` is None the folders name the classes: root_dir/<class>/* or root_dir/<split>/<class>/* (root_dir/* or
+    If `csv_file` is None, the folders name the classes: root_dir/<class>/* or root_dir/<split>/<class>/* (root_dir/* or
     root_dir/<split>/* without a `label_column`), and an image's name is its path from root_dir.
 
-    The split of a row is, in this order: the table or folder it stands in where there is one for each split, its cell in
-    `split_column`, or a seeded draw over groups by `split_fractions` (0.7, 0.15, 0.15 when nothing is given). Where
-    that leaves val without a row, `val_from_train` moves this share of the training groups there; 0 leaves it empty.
-    Draws depend on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
-    image is a group of its own.
+    The split of a row is, in this order: its table or folder if there is one for each split, its cell in
+    `split_column`, or a seeded split of the groups by `split_fractions` (0.7, 0.15, 0.15 by default). If
+    val is then empty, `val_from_train` moves this fraction of the training groups there; 0 leaves it empty.
+    The split depends on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
+    image is a separate group.
 
     A label is an integer from 0 to the number of classes minus 1, or a class name; without a `label_column` every image is
     of class 0. Images whose label is one of `unlabelled_values` ("blank" is a blank cell) get the number of classes as their
     label and do not count for any split: where splits are drawn they follow their group, or are in train where no image of
     the group has a label. `conditions` maps columns to their levels, and each cell of such a column names a level. Cells of
-    `covariate_columns` are kept as text without the spaces around them and may be blank. Rows without any text are passed
-    over, and so are, with a note of how many, rows that are hidden in the sheet and rows whose label is one of
-    `missing_labels`.
+    `covariate_columns` are kept as text without the spaces around them and may be blank. Rows without any text are skipped.
+    So are rows that are hidden in the sheet and rows whose label is one of `missing_labels`; a note says how many.
 
     Raises:
         AnnotationError: rows that cannot be used, all kinds at once, or that cannot be split.
@@ -99,7 +98,7 @@ def read_records(
         _check_training_classes(labelled, source, class_names)
         records = _join_unlabelled(records, labelled, len(class_names))
     except UserError as error:
-        if not problems:  # otherwise it can be a consequence of rows that are missing
+        if not problems:  # otherwise missing rows may be the cause
             problem = Problem(str(error), (source,), "", "splits", ((),))
             raise AnnotationError(str(error), [problem], records) from error
     if problems:
@@ -111,7 +110,7 @@ def read_records(
 def list_reading_notes(
     csv_file: str | Path | Mapping[str, str] | None, label_column: str | None, missing_labels: Sequence[str]
 ) -> list[str]:
-    """What a person must know who counts the rows of a table: which ones are left out, and what was read in another way."""
+    """Notes for the user: which rows were left out, and which cells were read differently from what they hold."""
     if csv_file is None:
         return []
     notes, rows = [], []
@@ -154,7 +153,7 @@ def _deal(
     seed: int,
     purpose: str,
 ) -> list[ImageRecord]:
-    """Give `records` splits by `draw_splits`; every class has to reach every split."""
+    """Assign splits by `draw_splits`; every class must be in every split."""
     group_labels: defaultdict[str, set[int]] = defaultdict(set)
     for record in records:
         group_labels[record.group].add(record.label)
@@ -168,8 +167,8 @@ def _deal(
             thin.append(f"class {name!r} has {num_groups}")
     if thin:
         raise UserError(
-            f"{source}: to deal images to {', '.join(fractions)} every class needs a group of its own in each of these "
-            f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, deal to fewer "
+            f"{source}: to split images into {', '.join(fractions)} every class needs a separate group in each of these "
+            f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, use fewer "
             "splits (split_fractions, val_from_train) or name the splits in a split column"
         )
     return [replace(record, split=dealt[record.group]) for record in records]
@@ -217,14 +216,14 @@ def _read_rows(
 
 
 def name_tables(paths: Iterable[str | Path]) -> list[str]:
-    """How rows of several tables call their table: by its file name where that is enough."""
+    """The name of each table in messages about rows: its file name if that is unique."""
     paths = [Path(path) for path in paths]
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _find_leaks(records: Sequence[ImageRecord]) -> list[Problem]:
-    """No group in two splits: a model tested on a patient that it has seen is not tested."""
+    """Groups that are in two splits: a test on patients seen in training is no test."""
     members: defaultdict[str, list[ImageRecord]] = defaultdict(list)
     for record in records:
         members[record.group].append(record)

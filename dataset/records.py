@@ -1,4 +1,4 @@
-"""One image of the data set as its row has it, and what is wrong with rows."""
+"""One image of the data set as its row describes it, and problems of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ NO_LABEL = "no label"  # how listings call images that have none
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image: its name as the table has it, its file, its class, its group and its split.
+    """One image: its name as in the table, its file, its class, its group and its split.
 
     The `label` of an image without one is the number of classes.
 
     `conditions` has the index of its level of each further condition, `covariates` the text of each covariate column,
-    both in the order in which they were asked for.
+    both in the order of the config.
     """
 
     image_id: str
@@ -36,7 +36,7 @@ def name_class(label: int, class_names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of mistake in a table: what is wrong, every place where it is, and what to do.
+    """One kind of mistake in a table: what is wrong, where, and what to do.
 
     `places` has the rows of each offender, as `ImageRecord.place` and messages call them.
     """

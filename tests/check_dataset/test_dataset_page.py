@@ -144,10 +144,10 @@ def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(
 
 def test_a_table_that_was_read_is_not_written_over(tmp_path, spoiled):
     params, inspection, lines = spoiled
-    with pytest.raises(UserError, match="would write over the table that was read"):
+    with pytest.raises(UserError, match="would overwrite the table that was read"):
         write_clean_table(params, inspection.findings, Path(params.csv_file))
     (tmp_path / "TABLE.CSV").hardlink_to(params.csv_file)  # another name of the same file, as where case does not count
-    with pytest.raises(UserError, match="would write over the table that was read"):
+    with pytest.raises(UserError, match="would overwrite the table that was read"):
         write_clean_table(params, inspection.findings, tmp_path / "TABLE.CSV")
     assert read_lines(Path(params.csv_file)) == lines
     with pytest.raises(UserError, match=r"expected a table named \.csv"):

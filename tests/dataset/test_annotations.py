@@ -399,7 +399,7 @@ def test_a_label_cannot_be_stated_to_be_missing(read, words):
 def test_missing_labels_need_a_table_with_some_labels(read, images):
     with pytest.raises(UserError, match="found only those that missing_labels names"):
         read("IMAGE_NAME,y\ni00,ND\n", missing_labels=("ND",))
-    with pytest.raises(UserError, match="missing_labels: expected none where csv_file is null"):
+    with pytest.raises(UserError, match="missing_labels: expected none because csv_file is null"):
         read_records(None, images, class_names=CLASSES, missing_labels=("ND",))
 
 
@@ -502,7 +502,7 @@ def test_no_column_but_that_of_patients_is_asked_for_as_groups(tmp_path):
         told = message(header)
         assert "one of them" not in told and "did you mean" not in told
         assert "set group_column to the column that holds the patients or embryos, or to null if there is none" in told
-        assert "every image counts as a patient of its own" in told and "every number is too good" in told
+        assert "every image counts as a separate patient" in told and "every number is too good" in told
     assert "did you mean group_column: 'patient id'?" in message("IMAGE_NAME,y,patient id")
 
 
@@ -572,14 +572,14 @@ def test_folder_without_access_is_refused(read, images):
         ({"class_names": ["a", "a"]}, "found twice: a"),
         ({"class_names": ["a", " b"]}, "found spaces around ' b'"),
         ({"class_names": ["1", "0"]}, r"found '1' \(label 0\), '0' \(label 1\)"),
-        ({"val_from_train": 1.0}, "expected a share from 0 to below 1, found 1.0"),
+        ({"val_from_train": 1.0}, "expected a fraction from 0 to below 1, found 1.0"),
         ({"val_from_train": -0.1}, "found -0.1"),
         ({"val_from_train": float("nan")}, "found nan"),
         ({"val_from_train": "0.1"}, "found '0.1'"),
-        ({"split_fractions": {"train": 0.5}}, "expected shares in sum 1, found 0.5"),
+        ({"split_fractions": {"train": 0.5}}, "expected a sum of 1, found 0.5"),
         ({"split_fractions": {"train": 2, "val": -1}}, "found train: 2, val: -1"),
         ({"split_fractions": {"train": True}}, "found train: True"),
-        ({"split_fractions": {"val": 0.5, "test": 0.5}}, "expected a share above 0 for train"),
+        ({"split_fractions": {"val": 0.5, "test": 0.5}}, "expected a fraction above 0 for train"),
         ({"split_fractions": {"train": 0.5, "dev": 0.5}}, "splits train, val and test, found 'dev'"),
         ({"split_fractions": {"train": 0.5, "val": 0.2, "valid": 0.3}}, "expected each split once"),
         ({"split_fractions": {"train": 1.0}, "split_column": "s"}, "split_column 's' and split_fractions; remove"),
@@ -706,7 +706,7 @@ def test_too_few_groups_are_named(read):
         read(text, group_column="g")
     records = read(text, group_column="g", split_fractions={"train": 0.8, "test": 0.2})
     assert describe_splits(records, CLASSES)["test"]["yes"] == {"images": 5, "groups": 1}
-    with pytest.raises(UserError, match=r"to deal images to train, val every class .* class 'yes' has 1"):
+    with pytest.raises(UserError, match=r"to split images into train, val every class .* class 'yes' has 1"):
         header, *lines = text.splitlines()
         named = [f"{line},{'test' if line.endswith('Y1') else 'train'}" for line in lines]
         read("\n".join([f"{header},s", *named]), group_column="g", split_column="s", val_from_train=0.2)

@@ -85,9 +85,9 @@ def test_what_is_missing_before_training_is_told_with_the_command(
         return "\n".join(prepare(config, records, "a b.yaml"))
 
     missing = told(tmp_path / "my vae")
-    assert f"VAE: {tmp_path / 'my vae'} is no folder here; run python -m tools.train_vae --config 'a b.yaml'" in missing
+    assert f"VAE: {tmp_path / 'my vae'} is not a local folder; run python -m tools.train_vae --config 'a b.yaml'" in missing
     assert "groups: patients are unknown (group_column: null)" in missing and "every number is then too good" in missing
-    assert "fetched from the hub if it is an id there" in told("stabilityai/sd-vae-ft-mse", group_column="PATIENT")
+    assert "if it is a hub id, it will be downloaded" in told("stabilityai/sd-vae-ft-mse", group_column="PATIENT")
     (tmp_path / "my vae").mkdir()
     assert "has no config.json" in told(tmp_path / "my vae")
     AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path / "my vae")
@@ -100,7 +100,7 @@ def test_what_is_missing_before_training_is_told_with_the_command(
     without = prepare(config, make_records(4, 0), "x.yaml")
     assert any("ema_validation_loss needs a val split" in line for line in without)
     start = make_config(autoencoder_params={"pretrained": "none", "training": {"output": "none", "fine_tune": True}})
-    assert "pretrained=START, START being the VAE to fine-tune" in prepare(
+    assert "pretrained=START, where START is the VAE to fine-tune" in prepare(
         start, make_records(4, 2), "x.yaml")[0]
 
 

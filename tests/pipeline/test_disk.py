@@ -111,7 +111,7 @@ def test_a_run_whose_folder_goes_away_is_one_line(workspace: Workspace, tmp_path
     assert checkpoints.read_newest_checkpoint(tmp_path / "moved" / "checkpoints") is not None
 
 
-WANDB_FULL = r"warning: wandb is not logging \(OSError: \[Errno 28\] No space left on device: '{}'\); the run goes on .*\n"
+WANDB_FULL = r"warning: wandb is not logging \(OSError: \[Errno 28\] No space left on device: '{}'\); the run continues .*\n"
 
 
 def test_a_full_disk_of_wandb_alone_is_one_warning_and_the_log_is_complete(

@@ -226,7 +226,7 @@ def test_encoding_on_the_fly_gives_the_latents_of_the_cache(workspace: Workspace
 
 
 def test_a_changed_config_is_refused_and_a_harmless_change_is_not(workspace: Workspace, reference: Path) -> None:
-    with pytest.raises(UserError, match=r"train_params\.ldm_lr was 0\.003, is 0\.001; .*task_name to start anew"):
+    with pytest.raises(UserError, match=r"train_params\.ldm_lr was 0\.003, is 0\.001; .*task_name to start again"):
         train_ddpm_cond.main(workspace.arguments("train_params.ldm_lr=0.001"))
     with pytest.raises(UserError, match=r"unet_params\.channels was \[16, 32\], is \[16, 16\]"):
         train_ddpm_cond.main(workspace.arguments("unet_params.channels=[16,16]"))
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     before = (reference / "metrics.jsonl").read_bytes()
     train_ddpm_cond.main(workspace.arguments())
     told = capsys.readouterr()
-    assert told.err.startswith(f"warning: {newest}: does not match its own checksum")
+    assert told.err.startswith(f"warning: {newest}: does not match its checksum")
     assert "resuming at step 8" in told.out
     assert newest.read_bytes() == whole
     assert (reference / "metrics.jsonl").read_bytes() == before

@@ -90,7 +90,7 @@ def test_a_wandb_that_fails_is_one_warning(
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     warnings = capsys.readouterr().err
     assert warnings.count("\n") == 1
-    assert warnings.startswith("warning: wandb is not logging (ConnectionError: the service is away); the run goes on")
+    assert warnings.startswith("warning: wandb is not logging (ConnectionError: the service is away); the run continues")
 
 
 def test_an_offline_run_holds_the_log_and_no_other_image(

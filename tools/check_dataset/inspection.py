@@ -1,4 +1,4 @@
-"""A config's whole data set looked at once: its rows, then every file. The order of the checks is here, their rules are
+"""Inspect a config's whole data set once: its rows, then every file. The order of the checks is here, their rules are
 in problems.py."""
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from tools.runtime.progress import Progress
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found; `num_unopened` counts faulty rows whose images were therefore not opened."""
+    """All findings; `num_unopened` counts faulty rows, whose images were not opened."""
 
     records: Sequence[ImageRecord]
     statistics: Sequence[ImageStatistics | None]
@@ -39,7 +39,7 @@ class Inspection:
 
     @property
     def has_groups(self) -> bool:
-        """Whether the records say which images belong to one patient or embryo."""
+        """Whether the records have groups (patients or embryos)."""
         return not any(finding.kind == "ungrouped" for finding in self.findings)
 
     @property
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect_dataset(data: DatasetParams, *, progress_bar: bool) -> Inspection:
-    """Look at every row and every file of the config's data set.
+    """Check every row and every file of the config's data set.
 
     Raises:
         UserError: the table or the folder cannot be read at all.
@@ -73,7 +73,7 @@ def inspect_dataset(data: DatasetParams, *, progress_bar: bool) -> Inspection:
         records, statistics, thumbnails, faults=faults, class_names=table.class_names, im_channels=table.im_channels,
         image_size=table.image_size, grouped=grouped or table.group_column is not None,
     )
-    if not data.symmetry_conditioning:  # with it the network is told which view it sees
+    if not data.symmetry_conditioning:  # with it the network knows the view
         findings += symmetry_findings(measure_sound_rows(
             data, progress_bar=progress_bar), data.symmetries)
     if table.csv_file is not None and not problems:  # a faulty row may name any of them

@@ -1,4 +1,4 @@
-"""List what is wrong with a data set or worth a look, each thing once, from its records and image statistics."""
+"""List faults and oddities of a data set, each once, from its records and image statistics."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ from tools.inspection.symmetries import SymmetryMeasurement
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
-_MINORITY = 0.1  # a size or depth that fewer images than this share have stands out
-_HELD_OUT_FIRST = ("test", "val", "train", "")  # which copy of a leaking image stays: held-out images are the fewer
+_MINORITY = 0.1  # a size or depth of fewer than this fraction of the images is unusual
+_HELD_OUT_FIRST = ("test", "val", "train", "")  # which copy of a leaking image stays: there are fewer held-out images
 
-# kind: (severity, what it is, what to do). Kinds of faults that rows have come from dataset.annotations.
+# kind: (severity, what it is, what to do). Kinds of faulty rows come from dataset.annotations.
 KINDS = {
     "unreadable": (ERROR, "images that cannot be read", "fix or remove the file"),
     "truncated": (ERROR, "truncated images", "copy the file again from its source"),
@@ -58,7 +58,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Finding:
     """One thing found: `images` are positions of records, `places` rows of the table, `leaves` those of them that a clean
-    table does without."""
+    table leaves out."""
 
     severity: str
     kind: str
@@ -71,7 +71,7 @@ class Finding:
 
 
 def row_findings(problems: Sequence[Problem], records: Sequence[ImageRecord]) -> list[Finding]:
-    """What the table's reader found, one finding for each offender."""
+    """Faults that the table's reader found, one finding per offender."""
     positions = {record.place: position for position, record in enumerate(records)}
     findings = []
     for problem in problems:
@@ -91,10 +91,10 @@ def image_findings(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], thumbnails: np.ndarray, *,
     faults: Mapping[int, tuple[str, str]], class_names: Sequence[str], im_channels: int, image_size: int, grouped: bool,
 ) -> list[Finding]:
-    """What the images themselves show.
+    """Findings in the images themselves.
 
     Args:
-        statistics: of each record's file, None where it gives no image; `faults` then has its kind and "found; remedy".
+        statistics: of each record's file, None if it has no usable image; `faults` then has its kind and "found; remedy".
         thumbnails: uint8 (N, 32, 32).
         grouped: whether records carry groups of more than one image.
     """
@@ -121,7 +121,7 @@ def image_findings(
 
 
 def reading_findings(notes: Sequence[str]) -> list[Finding]:
-    """What the table's reader left out, or read in another way."""
+    """What the table's reader left out or read differently."""
     return [_about("reading", (), [], note) for note in notes]
 
 
@@ -255,7 +255,7 @@ def _find_colours(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], shown: Sequence[int], im_channels: int
 ) -> Iterator[Finding]:
     colour = [image for image in shown if not statistics[image].gray]
-    if im_channels == 1 and len(colour) > len(shown) / 2:  # the config is at fault, not these rows
+    if im_channels == 1 and len(colour) > len(shown) / 2:  # the config is wrong, not these rows
         yield _about("colour", records, [], f"{len(colour):,} of {len(shown):,} images", name=False)
     elif im_channels == 1:
         yield from (_about("colour", records, [image]) for image in colour)
@@ -269,7 +269,7 @@ def _find_colours(
 def _find_outliers(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], shown: Sequence[int], sized: set[int]
 ) -> Iterator[Finding]:
-    """Contrast, then focus of the others; sharpness depends on size, so that images of another size are left out."""
+    """Contrast, then focus of the others; sharpness depends on size, so images of another size are left out."""
     images = np.array(shown, dtype=np.int64)
     contrasts = np.array([statistics[image].contrast for image in shown])
     odd = {int(images[place]) for place in find_outliers(contrasts, low_only=False)}

@@ -1,7 +1,4 @@
-"""What a run will take, before it starts: parameters, images, memory, disk and time. Estimates, said to be such.
-
-Also what is still missing for it.
-"""
+"""Estimates for a run before it starts: parameters, images, memory, disk and time. Also what is still missing."""
 
 import shlex
 import time
@@ -30,7 +27,7 @@ _FLOAT_BYTES = 4
 _WEIGHT_COPIES = 6  # weights, gradient, two Adam moments, average, the network that validation loads it into
 BACKWARD_FACTOR = 3  # a forward and a backward pass cost about three forward passes
 _ATTAINED_SHARE = 0.5  # of the matrix-product rate that a training step of this network reaches on a CPU or GPU
-_RATE_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product measures the rate: launching it must cost nothing
+_RATE_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices multiplied to measure the rate; large, to hide launch time
 _RATE_BURST = 8  # products that a GPU is given at once
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by train_params.mixed_precision
 
@@ -68,7 +65,7 @@ def estimate_memory(data: DatasetParams, unet: UNetParams, train: TrainParams) -
 def describe_run(
     data: DatasetParams, unet: UNetParams, train: TrainParams, records: Sequence[ImageRecord], device: torch.device
 ) -> str:
-    """Sizes and times, a line each."""
+    """Sizes and times, one per line."""
     parameters, memory = estimate_memory(data, unet, train)
     micro_size = train.ldm_batch_size // train.gradient_accumulation_steps
     num_train = sum(record.split == "train" for record in records)
@@ -97,19 +94,19 @@ def describe_run(
 def list_preparations(
     project: Project, records: Sequence[ImageRecord], *, selection_metric: str, config_words: Sequence[str]
 ) -> list[str]:
-    """What is missing for the training, or unknown, a line each; `config_words` name the config on a command line."""
+    """What is missing or unknown for the training, one per line; `config_words` name the config on a command line."""
     lines = []
     vae, training = project.autoencoder.pretrained, project.autoencoder.training
     if not Path(vae).is_dir():
         if Path(vae) == Path(training.output):
             start = ["--set", "autoencoder_params.pretrained=START"] if training.fine_tune else []
             remedy = f"run {shlex.join(['python', '-m', 'tools.train_vae', *config_words, *start])}"
-            remedy += ", START being the VAE to fine-tune, a folder or a hub id" if training.fine_tune else ""
+            remedy += ", where START is the VAE to fine-tune, a folder or a hub id" if training.fine_tune else ""
         else:
-            remedy = ("it is fetched from the hub if it is an id there, which needs the network; else correct "
-                      "autoencoder_params.pretrained, or train one by tools.train_vae and name its output there, "
+            remedy = ("if it is a hub id, it will be downloaded, which needs the network; else correct "
+                      "autoencoder_params.pretrained, or train one with tools.train_vae and name its output there, "
                       f"{training.output}")
-        lines.append(f"VAE: {vae} is no folder here; {remedy}")
+        lines.append(f"VAE: {vae} is not a local folder; {remedy}")
     else:
         try:
             _ = project.vae_folder
@@ -120,27 +117,27 @@ def list_preparations(
     except UserError as error:
         lines.append(str(error))
     if project.table.group_column is None and len({record.group for record in records}) == len(records):
-        lines.append("groups: patients are unknown (group_column: null), so every image counts as a patient of its own; "
-                     "images of one patient can lie on both sides of a split, and every number is then too good. Name the "
-                     "column that holds patients, if there is one")
+        lines.append("groups: patients are unknown (group_column: null), so every image counts as a separate patient; "
+                     "images of one patient can be on both sides of a split, and every number is then too good. Name the "
+                     "column of patients, if there is one")
     return lines
 
 
 def expected_seconds(flops: float, rate: float) -> float:
-    """Seconds for so many operations of the UNet where matrix products run at `rate` FLOP/s."""
+    """Seconds for this many operations of the UNet if matrix products run at `rate` FLOP/s."""
     return flops / (rate * _ATTAINED_SHARE)
 
 
 def count_sampling_flops(
     data: DatasetParams, unet: UNetParams, sample: SampleParams, num_images: int, *, num_timesteps: int
 ) -> float:
-    """Floating-point operations of the UNet to draw so many images; the last batch is padded."""
+    """Floating-point operations of the UNet to generate this many images; the last batch is padded."""
     passes = count_evaluations(sample, num_timesteps) * -(-num_images // sample.batch_size)
     return count_step_flops(data, unet, sample.batch_size) / BACKWARD_FACTOR * passes
 
 
 def count_evaluations(params: SampleParams, num_timesteps: int) -> int:
-    """Forward passes of the network that an image takes: two where guidance acts, one elsewhere."""
+    """Forward passes of the network per image: two where guidance acts, one elsewhere."""
     interval = (params.guidance_interval[0], params.guidance_interval[1])
     return sum(1 if scale_at(timestep, num_timesteps=num_timesteps, guidance_scale=params.guidance_scale,
                              interval=interval) == 1 else 2
@@ -158,7 +155,7 @@ def count_step_flops(data: DatasetParams, unet: UNetParams, batch_size: int) -> 
 def count_training_flops(forward: Callable[[], object]) -> int:
     """Floating-point operations of matrix products and convolutions in a forward pass and its backward pass.
 
-    `forward` builds its tensors itself; it is run on the meta device, where nothing is computed.
+    `forward` builds its tensors itself; it runs on the meta device, where nothing is computed.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         forward()
@@ -226,7 +223,7 @@ def _fused_attention() -> Iterator[None]:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what fused attention keeps; on the meta device torch's own would form the (N, N) maps."""
+    """Keeps what fused attention keeps; on the meta device torch's attention would form the (N, N) maps."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Where training takes raw latents from: the cache, or the VAE's encoder on the fly. Both draw by the same addresses."""
+"""The source of raw latents for training: the cache, or the VAE's encoder on the fly. Both use the same random addresses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataset.symmetries import apply_symmetry
 from models.autoencoder import LatentCodec, LatentStatistics, read_latent_scale
 from tools.diffusion.project import Project
 
-_STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
+_STATISTICS_IMAGES = 512  # training images behind the latent statistics if there is no cache
 
 
 class LatentSource(Protocol):
@@ -33,9 +33,9 @@ class LatentSource(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale.
+    """What training reads: latents to learn from, held-out latents if any, and the codec with its scale.
 
-    `identity` is the hash of all that the latents depend on, so that a run is not resumed on other images.
+    `identity` is the hash of everything that the latents depend on, so that a run is not resumed on other images.
     """
 
     train: LatentSource
@@ -45,7 +45,7 @@ class TrainingData:
 
 
 class EncodedLatents:
-    """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
+    """Latents encoded on request; decoded images stay in memory while they fit."""
 
     def __init__(self, project: Project, split: str, codec: LatentCodec) -> None:
         images = project.trained_images(split)
@@ -65,7 +65,7 @@ class EncodedLatents:
         return mean + std * noise
 
     def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Posterior moments of images spread over the table, from which the latent statistics are measured."""
+        """Posterior moments of images spread over the table, for the latent statistics."""
         count = min(_STATISTICS_IMAGES, len(self.labels))
         positions = [number * len(self.labels) // count for number in range(count)]  # the first may be of one class only
         for start in range(0, count, self._batch_size):

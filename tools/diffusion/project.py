@@ -1,4 +1,4 @@
-"""A project, opened once a process: the labelled images, the hashes of their files, the VAE and the latent caches."""
+"""A project, opened once per process: the labelled images, the hashes of their files, the VAE and the latent caches."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ _NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "unlabelled", "conditions", "covar
 class Project:
     """The data of a config. Each part is read when it is first asked for, then kept.
 
-    A fault of the table, an image or the VAE is a UserError of whoever asks first.
+    A fault of the table, an image or the VAE is a UserError at the first request.
     """
 
     def __init__(self, data: DatasetParams, autoencoder: AutoencoderParams, *, progress_bar: bool) -> None:
@@ -71,7 +71,7 @@ class Project:
         """The images of one split that have a label.
 
         Raises:
-            UserError: there is none.
+            UserError: the split has no images.
         """
         if not self.has_split(split):
             return open_images(self.data, split)  # which says what is missing
@@ -106,7 +106,7 @@ class Project:
         return self.every_image if rows == list(range(len(records))) else _SomeImages(self.every_image, rows)
 
     def hash_image(self, path: Path) -> str:
-        """sha256 of a file, read again only where its size or time has changed."""
+        """sha256 of a file, read again only if its size or time has changed."""
         found = path.stat()
         key = path, found.st_size, found.st_mtime_ns
         if key not in self._hashes:
@@ -119,7 +119,7 @@ class Project:
 
     @property
     def transform(self) -> dict[str, Any]:
-        """What of the config determines the pixels of a prepared image."""
+        """The config values that determine the pixels of a prepared image."""
         table = self.table
         return {"target": self.data.target, "im_channels": table.im_channels, "image_size": table.image_size,
                 "fit": table.fit, "extra": dict(table.extra)}
@@ -129,7 +129,7 @@ class Project:
         """The local folder of the VAE, checked against the latents that the config declares.
 
         Raises:
-            UserError: it cannot be had, or its latents have another shape than z_channels and latent_size declare.
+            UserError: it is not available, or its latents have another shape than z_channels and latent_size declare.
         """
         params = self.autoencoder
         if Path(params.pretrained) == Path(params.training.output) and not Path(params.pretrained).is_dir():
@@ -141,7 +141,7 @@ class Project:
 
     @cached_property
     def vae_sha256(self) -> str:
-        """What determines every latent: the VAE's shape and weights."""
+        """The hash of what determines every latent: the VAE's shape and weights."""
         return hash_autoencoder(self.vae_folder)
 
     def with_vae(self, folder: Path) -> "Project":
@@ -169,7 +169,7 @@ class Project:
                               vae_sha256=self.vae_sha256)
 
     def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LatentCache:
-        """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
+        """Open the split's latent cache. If none fits, say which stale one does not, and build it with a progress bar.
 
         Validation and test hold the identity view only. Processes that share the work all call this.
 
@@ -211,7 +211,7 @@ def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages
     """The data set that `dataset_params.target` names, for one split or for all.
 
     Raises:
-        UserError: the target cannot be imported or does not meet the contract, or the data have a fault.
+        UserError: the target cannot be imported or does not meet the contract, or the data are faulty.
     """
     module_name, _, class_name = data.target.rpartition(".")
     try:

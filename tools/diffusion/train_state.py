@@ -1,4 +1,4 @@
-"""What changes while the UNet trains: its resume state, and the meters between two readings."""
+"""State of the UNet's training: what a resumed run needs, and the meters between two readings."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Meters:
     _SUMS = ("loss", "grad_norm", "count")
 
     def __init__(self, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # that device has no double precision
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no double precision
         self._sums = torch.zeros(len(self._SUMS), dtype=dtype, device=device)
         self._skips = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row, most in a row since a reading
 
@@ -35,7 +35,7 @@ class Meters:
         self._skips = torch.stack([total + skipped, in_a_row, torch.maximum(longest, in_a_row)])
 
     def read(self, accelerator: Accelerator) -> dict[str, float | int | None]:
-        """Means since the last reading, over all processes, None where no step was finite; and the skipped steps so far."""
+        """Means since the last reading, over all processes, None if no step was finite; and the skipped steps so far."""
         sums = self._sums.clone()
         if accelerator.num_processes > 1:
             sums = accelerator.reduce(sums.float(), reduction="sum")
@@ -50,7 +50,7 @@ class Meters:
         return int(self._skips[2])
 
     def to_values(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """All values, as plain values."""
         skipped, in_a_row, _ = self._skips.tolist()
         return {"meters": dict(zip(self._SUMS, self._sums.tolist(), strict=True)), "skipped_steps": skipped,
                 "skipped_in_a_row": in_a_row}
@@ -63,7 +63,7 @@ class Meters:
 
 
 class TrainState(ResumeState):
-    """All that changes during the training of the UNet."""
+    """Everything that changes during the training of the UNet."""
 
     PLAIN = ("best_loss", "best_step")
 

@@ -22,7 +22,7 @@ from tools.diffusion.trained_images import TRAINED_KEY
 from tools.diffusion.training import latent_shape, make_schedule
 from tools.runtime.checkpoints import read_checkpoint, select_tensors
 
-# Sections that must be those of the training for the weights to mean what they meant.
+# Sections that must be as in the training.
 _DECISIVE = ("diffusion_params", "unet_params")
 
 
@@ -39,8 +39,8 @@ class TrainedModel:
 
 
 def read_weights(checkpoint: Path, best_name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Averaged weights and what belongs to them. A resume checkpoint holds both averages and state, but neither config nor
-    scale: these are those of the run's best weights beside it, `best_name`.
+    """Averaged weights and what belongs to them. A resume checkpoint holds averages and state, but neither config nor
+    scale: they are read from the run's best weights beside it, `best_name`.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or a resume checkpoint without the best weights beside it.
@@ -50,7 +50,7 @@ def read_weights(checkpoint: Path, best_name: str) -> tuple[dict[str, torch.Tens
         return tensors, values
     best = checkpoint.parent / best_name
     if not best.is_file():
-        raise UserError(f"{checkpoint} holds the state to resume a training from; to sample from it, expected the run's "
+        raise UserError(f"{checkpoint} is a resume checkpoint; to sample from it, expected the run's "
                         f"best weights beside it ({best.name}, train_params.ldm_ckpt_name), found none")
     return select_tensors(tensors, "ema"), read_checkpoint(best)[1]
 
@@ -59,7 +59,7 @@ def load_trained_model(config: Config, project: Project, checkpoint: Path, devic
     """The network with its best averaged weights and the decoder, on a device.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
+        UserError: the checkpoint is missing or damaged, or was trained with another network, schedule,
             classes, conditions or autoencoder.
     """
     tensors, values = read_weights(checkpoint, config.train_params.ldm_ckpt_name)
@@ -104,10 +104,10 @@ def load_trained_model(config: Config, project: Project, checkpoint: Path, devic
 def _load_guide(
     checkpoint: Path, best_name: str, *, trained: Config, statistics: LatentStatistics, device: torch.device
 ) -> nn.Module:
-    """The averaged weights of a weaker model, which may have another shape but must speak of the same latents and classes.
+    """The averaged weights of a weaker model. It may have another shape, but needs the same latents and classes.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one of another process, data, conditions or scale.
+        UserError: the checkpoint is missing or damaged, or has another diffusion process, data, conditions or scale.
     """
     tensors, values = read_weights(checkpoint, best_name)
     weaker = build_config(values["config"], source=str(checkpoint))

@@ -40,7 +40,7 @@ from tools.runtime.tracking import Tracker
 
 
 class Validator:
-    """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
+    """Measures the averaged weights on held-out latents, generates the preview and keeps the best weights."""
 
     def __init__(self, config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
                  *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None,
@@ -60,19 +60,19 @@ class Validator:
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
 
-        Returns what came out, in one line.
+        Returns the result in one line.
 
         Raises:
-            Diverged: a loss that is not finite.
+            Diverged: the loss is not finite.
         """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}
         loss: float | None = None
         if self.data.val is not None:
             loss = row["ema_validation_loss"] = self._measure_loss(self.data.val)
-            if not math.isfinite(loss):  # no later one would be less
-                raise Diverged(f"step {state.step}: the validation loss is not finite; start anew under another task_name "
-                               "with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
+            if not math.isfinite(loss):  # no later loss would be lower
+                raise Diverged(f"step {state.step}: the validation loss is not finite; start again with another task_name "
+                               "and a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
         by_loss = self.config.train_params.selection_metric == "ema_validation_loss"
         if not by_loss or state.best_loss is None or (loss is not None and loss < state.best_loss):
             state.best_loss, state.best_step = loss, state.step
@@ -109,7 +109,7 @@ class Validator:
 
     def _write_preview(self, state: TrainState, tracker: Tracker) -> Path | str:
         train, sample = self.config.train_params, self.config.sample_params
-        if sample.guide_checkpoint is not None:  # a guide belongs to the finished model
+        if sample.guide_checkpoint is not None:  # guides are for the finished model
             sample = replace(sample, guide_checkpoint=None, guidance_scale=1.0)
         counts = generation.count_per_class(train.num_samples, [1] * self.config.num_classes)
         denoising = generation.Denoising(
@@ -140,7 +140,7 @@ class Validator:
 
 
 class NullValidator(Validator):
-    """Measures and writes nothing, for the processes that leave that to the first."""
+    """Measures and writes nothing, for all processes except the first."""
 
     def __init__(self) -> None:
         """Nothing is needed."""
@@ -152,7 +152,7 @@ class NullValidator(Validator):
 
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[
         tuple[Batch, torch.Tensor, torch.Tensor]]:
-    """The same batches; the bar is told once each is done with."""
+    """The same batches; the bar is updated after each."""
     done = 0
     for batch, noise, timesteps in batches:
         yield batch, noise, timesteps
