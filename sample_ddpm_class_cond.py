@@ -1,4 +1,4 @@
-"""Draw labelled synthetic images from a trained model and measure them against the real ones.
+"""Generate labelled synthetic images with a trained model and compare them with the real ones.
 
     python sample_ddpm_class_cond.py --config config/demo.yaml [--per-class N] [--seed S] [--output DIR] [--no-metrics] \\
         [--reject-copies]
@@ -35,7 +35,7 @@ from tools.runtime.processes import open_accelerator, ranks_of
 from tools.runtime.progress import Progress
 from tools.runtime.run_directory import RunDirectory, owned
 
-NUM_REPORT_FLIPS = 6  # noises that the report shows under every label
+NUM_REPORT_FLIPS = 6  # noises that the report shows with every label
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=as_path, help="weights; default <task_name>/checkpoints/<ldm_ckpt_name>")
     parser.add_argument("--per-class", type=int, metavar="N", help="images per class")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the images")
-    parser.add_argument("--output", type=as_path, metavar="DIR", help="where images, manifest and metrics go")
-    parser.add_argument("--no-metrics", action="store_true", help="draw only")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="folder for images, manifest and metrics")
+    parser.add_argument("--no-metrics", action="store_true", help="generate images only")
     parser.add_argument("--reject-copies", action="store_true",
                         help="replace near-copies of training images by the next images of their class")
     add_options(parser)
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(arguments.config, [*arguments.set, *overrides])
     quoted = read_quoted(arguments, config.dataset_params.params.class_names)
     run = RunDirectory(Path(config.train_params.task_name))
-    checkpoint = arguments.checkpoint or run.weights(config)
-    output = run.samples(config)
+    checkpoint = arguments.checkpoint or run.weights(config.train_params)
+    output = run.samples(config.sample_params)
     accelerator, project = open_accelerator(config.launch_params), Project.open(config)
     lock = owned(output, "sample_ddpm_class_cond.py", key="--output") if accelerator.is_main_process else nullcontext()
     with lock:
@@ -77,7 +77,7 @@ def draw(
     config: Config, project: Project, model: TrainedModel, checkpoint: Path, output: Path, accelerator: Accelerator, *,
     reject_copies: bool = False,
 ) -> None:
-    """Draw every requested image that is not there yet, then write grids and the manifest."""
+    """Generate every requested image that is missing, then write grids and the manifest."""
     params, show_progress = config.sample_params, config.logging_params.progress_bar and accelerator.is_main_process
     fixed = read_fixed_levels(project.table, params.conditions, model.condition_prior)
 
@@ -121,7 +121,7 @@ def draw_missing(
     model: TrainedModel, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest],
     accelerator: Accelerator, *, params: SampleParams, show_progress: bool,
 ) -> None:
-    """Draw those of the requested images that are not there yet, each process its batches, and wait for all."""
+    """Generate the missing ones of the requested images, each process its batches, and wait for all."""
     batches = generation.split_into_batches(requests, params.batch_size)
     mine = batches[accelerator.process_index::accelerator.num_processes]
     missing = [batch for batch in mine if not writer.is_written(batch)]
@@ -133,7 +133,7 @@ def draw_missing(
 
 
 def list_replacements(requests: Sequence[generation.ImageRequest]) -> list[generation.ImageRequest]:
-    """All that may be drawn instead of near-copies among the requests."""
+    """All requests that may replace near-copies."""
     counts = Counter(request.label for request in requests)
     return [generation.ImageRequest(label, count + extra) for label, count in counts.items()
             for extra in range(most_replacements(count))]
@@ -142,7 +142,7 @@ def list_replacements(requests: Sequence[generation.ImageRequest]) -> list[gener
 def agree_on_flags(
     accelerator: Accelerator, flag: Flag | None, writer: samples.SampleWriter, requests: Sequence[generation.ImageRequest]
 ) -> list[bool]:
-    """Which requests are near-copies: the first process judges, the others are told."""
+    """Which requests are near-copies: the first process decides and tells the others."""
     flags = [flag(writer.read_batch(requests)).tolist() if flag is not None else None]
     return broadcast_object_list(flags)[0] if accelerator.num_processes > 1 else flags[0]
 
@@ -151,9 +151,9 @@ def draw_condition_grids(
     model: TrainedModel, writer: samples.SampleWriter, conditions: Mapping[str, Sequence[str]], params: SampleParams,
     flag: Flag | None,
 ) -> None:
-    """A picture per class and further condition: its levels row by row, all else and the noise the same in a column.
+    """A picture per class and further condition: one level per row; in a column everything else, also the noise, is equal.
 
-    What `flag` takes for near-copies of training images is left gray.
+    Images that `flag` marks as near-copies of training images are left gray.
     """
     for column, (name, level_names) in enumerate(conditions.items()):
         levels = sorted(model.condition_prior.known_levels(column))

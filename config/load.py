@@ -12,7 +12,7 @@ import yaml
 
 from config.errors import SURELY_ALIKE, UserError, nearest_name
 from config.paths import expand_path
-from config.schema import Config, list_contradictions
+from config.schema import ONLY_CLASS, Config, DatasetParams, list_contradictions
 from config.values import convert, describe, is_within, section_by_name
 from config.words import UniqueKeyLoader, Word, settle_words
 
@@ -68,9 +68,17 @@ def build_config(raw: Mapping[str, Any], *, source: str) -> Config:
         config = _build(Config, raw, prefix="")
     except ConfigFaults as error:
         raise ConfigFaults(error.faults, source) from None
+    config = dataclasses.replace(config, dataset_params=_name_the_only_class(config.dataset_params))
     if contradictions := list_contradictions(config):
         raise ConfigFaults(contradictions, source)
     return config
+
+
+def _name_the_only_class(data: DatasetParams) -> DatasetParams:
+    """With `class_names: []` written out: one class of all images, which no column names."""
+    if data.params.class_names:
+        return data
+    return dataclasses.replace(data, params=dataclasses.replace(data.params, class_names=(ONLY_CLASS,), label_column=None))
 
 
 def settle_keys(raw: Any, key: str = "") -> Any:
@@ -81,11 +89,15 @@ def settle_keys(raw: Any, key: str = "") -> Any:
     return settle_words(raw, _text_rule(hint, limits))
 
 
-def config_to_dict(config: Any) -> dict[str, Any]:
+def config_to_dict(config: Any, *, new_defaults: bool = True) -> dict[str, Any]:
     """A Config, or a section, as plain nested dictionaries and lists that YAML and JSON can hold."""
+    def is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+        return not new_defaults and field.metadata["since"] is not None and value == field.default
+
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+            return {field.name: plain(item) for field, item in fields if not is_left_out(field, item)}
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
         if isinstance(value, tuple | list):
@@ -93,6 +105,11 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         return value
 
     return plain(config)
+
+
+def config_to_identity(config: Any) -> dict[str, Any]:
+    """`config_to_dict` for a hash: without the keys that are newer than version 0.2 and have their default."""
+    return config_to_dict(config, new_defaults=False)
 
 
 def config_to_yaml(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Paths as people write them: `~`, `~user`, `$NAME` and `${NAME}` stand for what a shell would put there."""
+"""Paths as people write them: `~`, `~user`, `$NAME` and `${NAME}` are expanded as in a shell."""
 
 import os
 import re
@@ -10,20 +10,20 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^{}]*)\})")
 
 
 def expand_path(text: str) -> str:
-    """The path with home folders and environment variables filled in; one without `~` and `$` stays as it is.
+    """The path with home folders and environment variables filled in; unchanged without `~` and `$`.
 
     Raises:
-        UserError: a variable that is not set, by name, or no home folder.
+        UserError: a variable is not set, or there is no home folder.
     """
     def fill(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if name not in os.environ:
-            raise UserError(f"{text}: the environment variable {name} is not set; set it, or write the path out")
+            raise UserError(f"{text}: the environment variable {name} is not set; set it, or write the full path")
         return os.environ[name]
 
     expanded = os.path.expanduser(_VARIABLE.sub(fill, text))  # noqa: PTH111 - Path raises RuntimeError, and drops a final /
     if expanded.split("/")[0] == "~":
-        raise UserError(f"{text}: there is no home folder that ~ could stand for; set HOME, or write the path out")
+        raise UserError(f"{text}: there is no home folder for ~; set HOME, or write the full path")
     return expanded
 
 

@@ -1,4 +1,4 @@
-"""Single values of a config: to the type of their key, within its limits, and what a key takes in words."""
+"""Single values of a config: convert them to the type of their key, check its limits, describe what it expects."""
 
 import dataclasses
 import math
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def section_by_name(hint: Any) -> type | None:
-    """The dataclass of the values where `hint` is a mapping from free names to sections."""
+    """The dataclass of the values if `hint` is a mapping from free names to sections."""
     arguments = typing.get_args(hint)
     by_name = typing.get_origin(hint) is not None and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1])
     return arguments[1] if by_name else None
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as `hint`, or None where it is not one."""
+    """`value` converted to the type `hint`, or None if that is impossible."""
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -42,7 +42,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def is_within(value: Any, limits: Mapping[str, Any]) -> bool:
-    """Whether a converted value, or each of its items, is among the choices and within the bounds of its key."""
+    """Whether a converted value, or each of its items, satisfies the choices and bounds of its key."""
     items = value if isinstance(value, tuple) else value.values() if isinstance(value, Mapping) else (value,)
     return all(_is_item_within(item, limits) for item in items)
 

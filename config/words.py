@@ -1,11 +1,12 @@
-"""YAML as configs are read: no key twice, and words such as no and off as they were written until their key is known."""
+"""The YAML loader of configs: it refuses duplicate keys, and keeps words such as no and off as written until their key is
+known."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import yaml
 
-_MERGE_TAG = "tag:yaml.org,2002:merge"  # `<<`, which is no key
+_MERGE_TAG = "tag:yaml.org,2002:merge"  # `<<` is not a key
 
 
 class Word(str):
@@ -20,9 +21,9 @@ class Word(str):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently let the later one win.
+    """SafeLoader that refuses duplicate keys; plain YAML would silently use the last one.
 
-    no, off, yes, on and the like come as `Word`: `settle_words` makes them text or booleans.
+    no, off, yes, on and similar words become `Word`; `settle_words` turns them into text or booleans.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -40,7 +41,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_word(self, node: yaml.ScalarNode) -> Word:
-        """A boolean as its text; a value tagged as boolean that is none is a KeyError, as in YAML's own constructor."""
+        """A boolean as its text. Any other value tagged as boolean is a KeyError, as in YAML's constructor."""
         self.construct_yaml_bool(node)
         return Word(node.value)
 
@@ -49,7 +50,7 @@ UniqueKeyLoader.add_constructor("tag:yaml.org,2002:bool", UniqueKeyLoader.constr
 
 
 def settle_words(value: Any, is_text: Callable[[str], bool]) -> Any:
-    """`value` with every word in it as plain text where `is_text` takes it, else as true or false; keys are text."""
+    """`value` with every word in it as plain text if `is_text` accepts it, else as true or false; keys become text."""
     if isinstance(value, Word):
         return str(value) if is_text(str(value)) else value.truth
     if isinstance(value, Mapping):

@@ -1,7 +1,6 @@
 """The data set that `dataset_params.target` names by default: a table of labels and a folder as a torch Dataset.
 
-Owns the contract that any other target has to meet. Reading tables is left to dataset.annotations, reading
-images to dataset.images.
+Any other target has to meet the contract below. dataset.annotations reads tables, dataset.images reads images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,30 +18,31 @@ from dataset.splits import SPLITS
 class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
     """Labelled images, ready for an autoencoder.
 
-    Another class can take this one's place as `dataset_params.target` when it accepts the same arguments and has:
+    Another class can be `dataset_params.target` if it accepts the same arguments and has:
 
-    - `records`: list of ImageRecord of the split, one an item, in the order of the items, with image ids that are
-      unique over all splits, files that exist and groups that lie in one split each;
+    - `records`: list of ImageRecord of the split, one per item and in the order of the items. Image ids are unique over all
+      splits, files exist, and each group is in one split;
     - `class_names`: tuple of str, the name of label i at place i; `im_channels`: 1 or 3; `image_size`: pixels a side;
-    - where `conditions` are given, an index into each one's levels in every record's `conditions` (the arguments
-      `conditions`, `covariate_columns` and `missing_labels` are handed over only where the config has some);
+    - if `conditions` are given, an index into the levels of each in every record's `conditions` (the arguments
+      `conditions`, `covariate_columns`, `missing_labels` and `unlabelled_values` are passed only if the config has some);
     - `__len__()`: the number of records;
     - `__getitem__(i)`: (image, label), image float32 (im_channels, image_size, image_size) in [-1, 1], label the int
-      of `records[i]`. The same `i` gives the same values every time: flips and noise are not the data set's business.
+      of `records[i]`. The same `i` gives the same values every time: flips and noise are added elsewhere.
 
     Args:
-        csv_file: a table, a mapping from train, val and test to tables, or None where root_dir holds a folder for each
+        csv_file: a table, a mapping from train, val and test to tables, or None if root_dir has a folder for each
             class (see dataset.annotations.read_records).
         root_dir: the folder of the images.
         im_channels: 1 or 3.
         fit: "pad", "crop" or "stretch", how an image becomes a square (see dataset.images.prepare_image).
         conditions: the levels of each further condition by the name of its column, in the order of their indices.
-        covariate_columns: columns that are kept as text in the records and are no input of any network.
+        covariate_columns: columns kept as text in the records; no network sees them.
         missing_labels: words of the label column that mean no label; their rows are left out.
+        unlabelled_values: words that mean no label; their records have the label len(class_names).
         split: train, val or test; None gives all records.
 
     Raises:
-        UserError: a setting, a table or the folder is not as it should be, on construction; an image, on access.
+        UserError: on construction, a faulty setting, table or folder; on access, a faulty image.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         fit: str = "pad",
         split: str | None = None,
         image_column: str = "IMAGE_NAME",
-        label_column: str = "blastocist",
+        label_column: str | None = "blastocist",
         group_column: str | None = None,
         split_column: str | None = None,
         split_fractions: Mapping[str, float] | None = None,
@@ -65,6 +65,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
         conditions: Mapping[str, Sequence[str]] | None = None,
         covariate_columns: Sequence[str] = (),
         missing_labels: Sequence[str] = (),
+        unlabelled_values: Sequence[str] = (),
     ) -> None:
         check_geometry(im_channels=im_channels, size_px=image_size, fit=fit)
         if split is not None and split not in SPLITS:
@@ -83,6 +84,7 @@ class Embryo_loader(Dataset[tuple[torch.Tensor, int]]):
             conditions=conditions,
             covariate_columns=covariate_columns,
             missing_labels=missing_labels,
+            unlabelled_values=unlabelled_values,
         )
         self.records: list[ImageRecord] = [record for record in records if split in (None, record.split)]
         if not self.records:

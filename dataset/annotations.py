@@ -1,7 +1,7 @@
 """From a table of labels (CSV or XLSX) and a folder, or a folder alone, to records of images, each in one split.
 
-Whole groups (patients, embryos) are dealt to train, val and test. Opens no image: what a file holds is the business of
-dataset.images. What a row says is read in dataset.table_rows.
+Whole groups (patients, embryos) are assigned to train, val and test. dataset.images opens the images; dataset.table_rows
+reads the rows.
 """
 
 from collections import Counter, defaultdict
@@ -12,15 +12,15 @@ from pathlib import Path
 from config.errors import UserError, name_some
 from dataset.image_folder import ImageFolder
 from dataset.layout import list_layout
-from dataset.records import AnnotationError, ImageRecord, Problem
+from dataset.records import NO_LABEL, AnnotationError, ImageRecord, Problem
 from dataset.splits import SPLITS, draw_splits
 from dataset.table_rows import leave_out_unlabelled, resolve_rows
 from dataset.table_settings import (
     check_class_names,
     check_conditions,
     check_fractions,
-    check_missing_labels,
     check_split_settings,
+    check_words,
     name_splits,
 )
 from dataset.tables import TableRow, read_body, read_table, say_once
@@ -34,7 +34,7 @@ def read_records(
     *,
     class_names: Sequence[str],
     image_column: str = "IMAGE_NAME",
-    label_column: str = "blastocist",
+    label_column: str | None = "blastocist",
     group_column: str | None = None,
     split_column: str | None = None,
     split_fractions: Mapping[str, float] | None = None,
@@ -43,29 +43,33 @@ def read_records(
     conditions: Mapping[str, Sequence[str]] | None = None,
     covariate_columns: Sequence[str] = (),
     missing_labels: Sequence[str] = (),
+    unlabelled_values: Sequence[str] = (),
 ) -> list[ImageRecord]:
-    """Read labels and find their images; records in the order of the rows (train, val, test where there are tables).
+    """Read labels and find their images; records in the order of the rows (train, val, test if each has a table).
 
-    Where `csv_file` is None the folders name the classes: root_dir/<class>/* or root_dir/<split>/<class>/*, and an
-    image's name is its path from root_dir.
+    If `csv_file` is None, the folders name the classes: root_dir/<class>/* or root_dir/<split>/<class>/* (root_dir/* or
+    root_dir/<split>/* without a `label_column`), and an image's name is its path from root_dir.
 
-    The split of a row is, in this order: the table or folder it stands in where there is one for each split, its cell in
-    `split_column`, or a seeded draw over groups by `split_fractions` (0.7, 0.15, 0.15 when nothing is given). Where
-    that leaves val without a row, `val_from_train` moves this share of the training groups there; 0 leaves it empty.
-    Draws depend on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
-    image is a group of its own.
+    The split of a row is, in this order: its table or folder if there is one for each split, its cell in
+    `split_column`, or a seeded split of the groups by `split_fractions` (0.7, 0.15, 0.15 by default). If
+    val is then empty, `val_from_train` moves this fraction of the training groups there; 0 leaves it empty.
+    The split depends on the seed and the names of the groups, not on the order of the rows. Without a `group_column` each
+    image is a separate group.
 
-    A label is an integer from 0 to the number of classes minus 1, or a class name. `conditions` maps columns to their
-    levels, and each cell of such a column names a level. Cells of `covariate_columns` are kept as text without the spaces
-    around them and may be blank. Rows without any text are passed over, and so are, with a note of how many, rows that are
-    hidden in the sheet and rows whose label is one of `missing_labels` ("blank" is a blank cell).
+    A label is an integer from 0 to the number of classes minus 1, or a class name; without a `label_column` every image is
+    of class 0. Images whose label is one of `unlabelled_values` ("blank" is a blank cell) get the number of classes as their
+    label and do not count for any split: where splits are drawn they follow their group, or are in train where no image of
+    the group has a label. `conditions` maps columns to their levels, and each cell of such a column names a level. Cells of
+    `covariate_columns` are kept as text without the spaces around them and may be blank. Rows without any text are skipped.
+    So are rows that are hidden in the sheet and rows whose label is one of `missing_labels`; a note says how many.
 
     Raises:
         AnnotationError: rows that cannot be used, all kinds at once, or that cannot be split.
         UserError: any other mistake in the table, the folder or the settings.
     """
     class_names = check_class_names(class_names)
-    check_missing_labels(missing_labels, class_names, csv_file)
+    check_words(missing_labels, "missing_labels", class_names, csv_file)
+    check_words(unlabelled_values, "unlabelled_values", class_names, csv_file)
     check_split_settings(csv_file, split_column, split_fractions, val_from_train)
     conditions = check_conditions(conditions or {}, covariate_columns, label_column)
     named = {"image_column": image_column, "label_column": label_column, "group_column": group_column,
@@ -81,17 +85,20 @@ def read_records(
         raise UserError(f"splits: expected one way of splitting, found folders of splits in {folder.root} and "
                         "split_fractions; remove one of them")
     records, problems = resolve_rows(rows, folder, class_names=class_names, conditions=conditions,
-                                      covariate_columns=covariate_columns)
+                                      covariate_columns=covariate_columns, unlabelled_values=unlabelled_values)
     fractions = check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
+    is_dealt = rows[0].table_split is None and split_column is None
+    labelled = [record for record in records if record.label < len(class_names)]
     try:
-        if rows[0].table_split is None and split_column is None:
-            records = _deal(records, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
-        problems += _find_leaks(records)
-        if val_from_train and not any(record.split == "val" for record in records):
-            records = _deal_val(records, source, val_from_train, class_names=class_names, seed=split_seed)
-        _check_training_classes(records, source, class_names)
+        if is_dealt:
+            labelled = _deal(labelled, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
+        problems += _find_leaks(labelled if is_dealt else records)
+        if val_from_train and not any(record.split == "val" for record in labelled):
+            labelled = _deal_val(labelled, source, val_from_train, class_names=class_names, seed=split_seed)
+        _check_training_classes(labelled, source, class_names)
+        records = _join_unlabelled(records, labelled, len(class_names))
     except UserError as error:
-        if not problems:  # otherwise it can be a consequence of rows that are missing
+        if not problems:  # otherwise missing rows may be the cause
             problem = Problem(str(error), (source,), "", "splits", ((),))
             raise AnnotationError(str(error), [problem], records) from error
     if problems:
@@ -101,16 +108,16 @@ def read_records(
 
 
 def list_reading_notes(
-    csv_file: str | Path | Mapping[str, str] | None, label_column: str, missing_labels: Sequence[str]
+    csv_file: str | Path | Mapping[str, str] | None, label_column: str | None, missing_labels: Sequence[str]
 ) -> list[str]:
-    """What a person must know who counts the rows of a table: which ones are left out, and what was read in another way."""
+    """Notes for the user: which rows were left out, and which cells were read differently from what they hold."""
     if csv_file is None:
         return []
     notes, rows = [], []
     tables = csv_file.values() if isinstance(csv_file, Mapping) else [csv_file]
     for path in [Path(table) for table in tables if table is not None]:
-        notes += read_body(path, [label_column]).grid.notes
-        rows += read_table(path, {"label_column": label_column}, None, "")
+        notes += read_body(path, [] if label_column is None else [label_column]).grid.notes
+        rows += read_table(path, {} if label_column is None else {"label_column": label_column}, None, "")
     source = ", ".join(str(table) for table in tables)
     return [*notes, *leave_out_unlabelled(rows, source, missing_labels)[1]]
 
@@ -118,7 +125,10 @@ def list_reading_notes(
 def describe_splits(
     records: Sequence[ImageRecord], class_names: Sequence[str]
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Count images and groups: split -> class name -> {"images": n, "groups": g}; only splits that have images."""
+    """Count images and groups: split -> class name -> {"images": n, "groups": g}; only splits that have images.
+
+    Images without a label come last, under NO_LABEL, where a split has some.
+    """
     images: Counter[tuple[str, int]] = Counter((record.split, record.label) for record in records)
     groups: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for record in records:
@@ -127,7 +137,7 @@ def describe_splits(
     return {
         split: {
             name: {"images": images[split, label], "groups": len(groups[split, label])}
-            for label, name in enumerate(class_names)
+            for label, name in enumerate([*class_names, NO_LABEL]) if label < len(class_names) or images[split, label]
         }
         for split in SPLITS
         if split in present
@@ -143,7 +153,7 @@ def _deal(
     seed: int,
     purpose: str,
 ) -> list[ImageRecord]:
-    """Give `records` splits by `draw_splits`; every class has to reach every split."""
+    """Assign splits by `draw_splits`; every class must be in every split."""
     group_labels: defaultdict[str, set[int]] = defaultdict(set)
     for record in records:
         group_labels[record.group].add(record.label)
@@ -157,8 +167,8 @@ def _deal(
             thin.append(f"class {name!r} has {num_groups}")
     if thin:
         raise UserError(
-            f"{source}: to deal images to {', '.join(fractions)} every class needs a group of its own in each of these "
-            f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, deal to fewer "
+            f"{source}: to split images into {', '.join(fractions)} every class needs a separate group in each of these "
+            f"{len(fractions)} splits; found too few groups: {name_some(thin)}; add groups of the class, use fewer "
             "splits (split_fractions, val_from_train) or name the splits in a split column"
         )
     return [replace(record, split=dealt[record.group]) for record in records]
@@ -173,6 +183,18 @@ def _deal_val(
     dealt = iter(_deal(train, source, {"train": 1 - fraction, "val": fraction}, class_names=class_names, seed=seed,
                        purpose="val_from_train"))
     return [next(dealt) if record.split == "train" else record for record in records]
+
+
+def _join_unlabelled(
+    records: Sequence[ImageRecord], labelled: Sequence[ImageRecord], num_classes: int
+) -> list[ImageRecord]:
+    """`records` in their order, those with a label as in `labelled`, the others in the split of their group.
+
+    A group without any label stays in the split that its rows name, else in train.
+    """
+    splits, split_ones = {record.group: record.split for record in labelled}, iter(labelled)
+    return [next(split_ones) if record.label < num_classes
+            else replace(record, split=splits.get(record.group, record.split or "train")) for record in records]
 
 
 def _read_rows(
@@ -194,14 +216,14 @@ def _read_rows(
 
 
 def name_tables(paths: Iterable[str | Path]) -> list[str]:
-    """How rows of several tables call their table: by its file name where that is enough."""
+    """The name of each table in messages about rows: its file name if that is unique."""
     paths = [Path(path) for path in paths]
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _find_leaks(records: Sequence[ImageRecord]) -> list[Problem]:
-    """No group in two splits: a model tested on a patient that it has seen is not tested."""
+    """Groups that are in two splits: a test on patients seen in training is no test."""
     members: defaultdict[str, list[ImageRecord]] = defaultdict(list)
     for record in records:
         members[record.group].append(record)

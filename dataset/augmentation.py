@@ -1,6 +1,6 @@
-"""Augmentation of pixels by brightness, contrast, shift and cutout: differentiable, and driven by uniforms that are given.
+"""Augmentation of pixels by brightness, contrast, shift and cutout: differentiable, driven by given uniforms.
 
-Source: Zhao 2020 (differentiable augmentation), section 3. Flips and turns are dataset/symmetries.py's.
+Source: Zhao 2020 (differentiable augmentation), section 3. Flips and turns are in dataset/symmetries.py.
 """
 
 import torch
@@ -15,9 +15,9 @@ def augment(
 ) -> torch.Tensor:
     """Images (B, C, H, H) in [-1, 1], each changed by its row of uniforms (B, 6) in [0, 1).
 
-    brightness: largest value added or taken away; contrast: largest relative change around the image's mean; shift: largest
-    shift as a share of the side; cutout: side of the square set to 0, as a share of the image's, 0 for none. What a shift
-    uncovers is `fill`, or with None the border's own pixels repeated.
+    brightness: largest value added or subtracted; contrast: largest relative change around the image's mean; shift: largest
+    shift as a fraction of the side; cutout: side of the square set to 0, as a fraction of the image's, 0 for none. The area
+    that a shift uncovers gets `fill`, or with None the repeated border pixels.
     """
     batch, _, side, _ = images.shape
     unit = (2 * uniforms.to(images) - 1)[:, :, None, None, None]  # (B, 6, 1, 1, 1) in [-1, 1)

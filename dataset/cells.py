@@ -1,4 +1,4 @@
-"""What a cell of a table of labels means: a label, a level, a group, or that there is no label."""
+"""The meaning of a cell in a table of labels: a label, a level, a group, or a missing label."""
 
 import re
 import unicodedata
@@ -32,20 +32,20 @@ def parse_level(text: str, indices: Mapping[str, int]) -> int | None:
 
 
 def spell_word(text: str) -> str:
-    """What a word for a missing label has in common however it is written: ND and nd, 999 and 999.0."""
+    """A word for a missing label, normalised: ND and nd are the same, 999 and 999.0 too."""
     text = compose(text.strip()).casefold()
     return str(int(text.split(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text or "blank"
 
 
 def spell_group(group: str) -> str:
-    """What groups that are written differently have in common: case, spaces, and how a number is written, 17.0 for 17."""
+    """A group's name, normalised: without case, spaces and the format of numbers, 17.0 for 17."""
     text = "".join(unicodedata.normalize("NFKC", group).casefold().split())
     number = _WRITTEN_NUMBER.fullmatch(text)
     return number.group(1) if number else text
 
 
 def show_name(name: str) -> str:
-    """A name for a message: in quotes where spaces or control characters would be missed."""
+    """A name for a message: in quotes if it has spaces or control characters that a reader would miss."""
     return name if name.isprintable() and name == name.strip() else repr(name)
 
 

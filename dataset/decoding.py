@@ -1,6 +1,6 @@
 """From the bytes of a PNG, JPEG, TIFF or BMP file to its pixels, as they are stored; a damaged file is an error.
 
-Owns file formats: what is whole, what is refused, which decoder reads it. Geometry and scaling are dataset.images'.
+It checks whether a file is whole, refuses some formats and picks the decoder. dataset.images does geometry and scaling.
 """
 
 import io
@@ -23,16 +23,16 @@ _FORMAT_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TI
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {"PNG": (_PNG_SIGNATURE,), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
           "BMP": (b"BM",)}
-_PIXEL_TAGS = frozenset((  # of a TIFF: what its pixels are, where they lie and how they are packed
+_PIXEL_TAGS = frozenset((  # of a TIFF: type, place and packing of its pixels
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, *range(512, 522),
     529, 530, 531, 532,
 ))
 _COPY_AGAIN = "copy the file again from its source"
-_WARNINGS_LOCK = threading.Lock()  # images are decoded on several threads, and the filters of warnings are the process's
+_WARNINGS_LOCK = threading.Lock()  # images are decoded on several threads, and all share the warning filters
 
 
 class ImageError(UserError):
-    """A file that gives no image; `is_cut` where its end is missing, as after a copy that was broken off."""
+    """A file without a usable image; `is_cut` if its end is missing, as after an interrupted copy."""
 
     def __init__(self, message: str, *, is_cut: bool = False) -> None:
         super().__init__(message)
@@ -114,7 +114,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_kind(path: Path, data: bytes) -> str:
-    """The format that name and content agree on."""
+    """The format of the file; its name and its content must agree."""
     named = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if named is None:
         raise _Unusable(f"the suffix {path.suffix!r}", f"save it as one of {' '.join(_FORMAT_OF_SUFFIX)}")
@@ -194,11 +194,11 @@ def _count_png_bytes(width: int, height: int, bits_per_pixel: int, interlace: in
 
 
 def _check_jpeg(data: bytes) -> _Header:
-    """Walk the segments and scans to the end marker; bytes behind it do not matter."""
+    """Walk the segments and scans to the end marker; bytes after it do not matter."""
     header: _Header | None = None
     position, has_scan = 2, False
     while True:
-        # Fill bytes may stand before a marker.
+        # Fill bytes may come before a marker.
         while position < len(data) and data[position] == 0xFF and data[position + 1 : position + 2] == b"\xff":
             position += 1
         if position + 2 > len(data):
@@ -260,7 +260,7 @@ def _check_bmp(data: bytes) -> _Header:
 
 
 def _check_tiff(data: bytes) -> _Header:
-    """Read the one directory and see that the strips or tiles that it names lie in the file."""
+    """Read the only directory and check that its strips or tiles are inside the file."""
     try:
         tags, next_directory = _read_tiff_tags(data)
     except struct.error as error:
@@ -268,7 +268,7 @@ def _check_tiff(data: bytes) -> _Header:
     if next_directory:
         raise _Unusable(
             "a TIFF of several pages", "write one file per plane (magick STACK.tif STACK_%02d.tif, tiffsplit STACK.tif, or "
-            "in ImageJ: Image > Stacks > Stack to Images) and give each plane a row, all of one embryo with the same group"
+            "in ImageJ: Image > Stacks > Stack to Images) and give each plane a row, with one group per embryo"
         )
     if 256 not in tags or 257 not in tags:
         raise _Unusable("a TIFF without a size")
@@ -284,8 +284,8 @@ def _check_tiff(data: bytes) -> _Header:
     compression, meaning = tags.get(259, (1,))[0], tags.get(262, (1,))[0]
     if (meaning, samples) not in ((1, 1), (2, 3), (2, 4), (6, 3)):
         raise _Unusable("a TIFF with a palette or inverted gray", "save it as gray or RGB of 8 or 16 bits")
-    if bits == {16} and samples > 1 and tags.get(284, (1,))[0] != 1:  # OpenCV would read the planes as if they were mixed
-        raise _Unusable("a TIFF of 16 bits that stores each colour as a plane of its own",
+    if bits == {16} and samples > 1 and tags.get(284, (1,))[0] != 1:  # OpenCV would read the planes as interleaved
+        raise _Unusable("a TIFF of 16 bits that stores each colour as a separate plane",
                         "save it with interleaved channels (planar configuration 1), or as PNG")
     offsets = tags.get(273) or tags.get(324) or ()
     counts = tags.get(279) or tags.get(325) or ()
@@ -325,8 +325,8 @@ def _read_tiff_tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
 
 
 def _keep_pixel_tags(data: bytes) -> bytes:
-    """The same TIFF with only those tags that its pixels need: decoders turn the pixels by the orientation, and warn of
-    tags that microscopes write in their own ways."""
+    """The same TIFF with only the tags that its pixels need: decoders would rotate by the orientation tag, and warn about
+    unusual tags that microscopes write."""
     order, code, first, num_tags = _find_tiff_directory(data)
     size, counted = 4 + 2 * struct.calcsize(code), "H" if code == "I" else "Q"
     entries = [data[place : place + size] for place in range(first, first + size * num_tags, size)]
@@ -340,16 +340,16 @@ _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "TIFF": _check_tiff, "BMP": _
 
 
 def _open_pillow(data: bytes, kind: str) -> Image.Image:
-    """A fully decoded image; a warning counts as damage, but for TIFF, where microscopes write odd tags."""
+    """A fully decoded image; a warning counts as damage, except for TIFF, where microscopes write odd tags."""
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():  # of the header; decoding, which takes the time, warns of nothing
+        with _WARNINGS_LOCK, warnings.catch_warnings():  # about the header; decoding, the slow part, warns about nothing
             warnings.filterwarnings("ignore" if kind == "TIFF" else "error", category=UserWarning, module="PIL")
             image = Image.open(io.BytesIO(data), formats=(kind,))
-            if kind == "TIFF":  # whose other tags were read now and are whole, too
+            if kind == "TIFF":  # its other tags were read, so they are whole
                 image = Image.open(io.BytesIO(_keep_pixel_tags(data)), formats=(kind,))
         image.load()
         return image
-    except Exception as error:  # decoders let whatever a damaged file provokes through
+    except Exception as error:  # a damaged file can make a decoder raise anything
         raise _Unusable(f"a damaged {kind} ({' '.join(str(error).split())})") from error
 
 
@@ -358,7 +358,7 @@ def _decode(data: bytes, kind: str, header: _Header) -> np.ndarray:
     if header.bits == 8:
         return _decode_pillow(data, kind)
     if kind == "TIFF":
-        # OpenCV fills up damaged strips in silence; Pillow, which has no RGB of 16 bits, refuses them.
+        # OpenCV silently fills damaged strips; Pillow refuses them, but cannot read 16-bit RGB.
         _open_pillow(data, kind).close()
         data = _keep_pixel_tags(data)
     return _decode_opencv(data)
@@ -392,7 +392,7 @@ def _decode_opencv(data: bytes) -> np.ndarray:
 
 
 def _drop_alpha(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 4) without its alpha, which must be opaque: what lies behind a transparent pixel is not known."""
+    """(H, W, 4) without its alpha, which must be opaque: the colour of a transparent pixel is unknown."""
     if pixels.ndim == 2 or pixels.shape[2] == 3:
         return pixels
     if (pixels[..., 3] != np.iinfo(pixels.dtype).max).any():

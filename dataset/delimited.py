@@ -1,4 +1,4 @@
-"""CSV and TSV: text to cells, with its encoding, delimiter and `sep=` line of spreadsheet programs, and cells to text."""
+"""CSV and TSV: text to cells and back. It finds the encoding, the delimiter and the `sep=` line of spreadsheet programs."""
 
 import codecs
 import csv
@@ -19,8 +19,8 @@ _SAVE_ANEW = "save the table as 'CSV UTF-8' or as .xlsx"
 def read_delimited(path: Path, data: bytes, wanted: Collection[str]) -> Grid:
     """Parse delimited text.
 
-    The delimiter is the one that a `sep=` line names, or the one whose header has most `wanted` columns, then that with
-    which most rows are as wide as the header, then that with most columns. A `sep=` line counts as no row.
+    The delimiter is the one that a `sep=` line names. Otherwise it is the one whose header has most `wanted` columns; ties
+    go to the one with most rows as wide as the header, then to most columns. A `sep=` line is not a row.
     """
     text, notes = _decode(path, data)
     if "\0" in text:
@@ -59,7 +59,7 @@ def _rate(lines: "list[list[str]] | csv.Error", wanted: Collection[str]) -> tupl
 
 
 def _decode(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
-    """The text and what to say of its encoding: UTF-8, UTF-16 with a byte-order mark, or else cp1252."""
+    """The text and a note on its encoding: UTF-8, UTF-16 with a byte-order mark, or else cp1252."""
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16"), ()
@@ -68,7 +68,7 @@ def _decode(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
         refusal = UserError(f"{path}: expected text in UTF-8, found byte 0x{data[error.start]:02x} at position "
                             f"{error.start}; {_SAVE_ANEW}")
         if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _MULTIBYTE.search(data):
-            raise refusal from error  # it says that it is Unicode, or most of it is: a damaged file, or two encodings
+            raise refusal from error  # it has a byte-order mark or is mostly UTF-8: a damaged file, or two encodings
         try:
             text = data.decode("cp1252")
         except UnicodeDecodeError:

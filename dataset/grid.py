@@ -1,4 +1,4 @@
-"""The cells of a table as text, and where that text is not what a person sees who looks at the sheet."""
+"""The cells of a table as text, and the cells whose text differs from what the sheet shows."""
 
 import re
 from collections.abc import Collection
@@ -15,9 +15,9 @@ DATE, PART_OF_DATE, ERROR, FORMULA, MERGED, ROUNDED, DIGITS = (
 class Grid:
     """Cells by row and column, both from 0.
 
-    `lines` has every row, so that places are row numbers; hidden rows and rows without text are empty. `shown` has what a
-    number's format shows in place of the number. `faults` has (kind, description) of cells whose text is not what the
-    sheet shows. `notes` is what a person must be told who counts the rows.
+    `lines` has every row, so that positions are row numbers; hidden rows and rows without text are empty. `shown` has the
+    text that a number's format displays. `faults` has (kind, description) of cells whose text is not what the sheet shows.
+    `notes` tells the user which rows were left out or read differently.
     """
 
     lines: list[list[str]]
@@ -29,7 +29,7 @@ class Grid:
 
 
 def with_point(text: str) -> str:
-    """A number with a decimal comma written with a point; any other text, and 1,234, which can be a thousand, unchanged."""
+    """A number with its decimal comma replaced by a point; other text is unchanged, and so is 1,234, which is ambiguous."""
     text = text.strip()
     match = _DECIMAL_COMMA.fullmatch(text)
     if match is None or (len(match[2]) == 3 and match[1].lstrip("+-0")):

@@ -1,4 +1,4 @@
-"""Prepared images kept in memory up to a limit, for training networks on pixels. Randomness and labels are elsewhere."""
+"""Prepared images kept in memory up to a limit, for training networks on pixels."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 from dataset.latents import LabelledImages
 
-_LIMIT_BYTES = 2 << 30  # a few thousand 256 px gray images; past it images are read from disk each time
+_LIMIT_BYTES = 2 << 30  # a few thousand 256 px gray images; beyond it images are read from disk each time
 
 
 class ImageBank:

@@ -1,7 +1,4 @@
-"""What lies under a folder of images, read once, and which file a name means: exactly, nothing guessed.
-
-Opens no image and knows no labels.
-"""
+"""The files below a folder of images, read once, and the file that a name means: exact matches only."""
 
 import os
 import posixpath
@@ -20,10 +17,10 @@ _RENAME = "give the file a name in UTF-8 without control characters"
 
 @dataclass
 class ImageFolder:
-    """What lies under a folder, read once. Names are paths relative to it, with / between folders."""
+    """The files below a folder, read once. Names are paths relative to it, with / between folders."""
 
     root: Path
-    files: dict[str, str] = field(default_factory=dict)  # name with suffix -> what tells two files apart
+    files: dict[str, str] = field(default_factory=dict)  # name with suffix -> identity of the file
     stems: dict[str, list[str]] = field(default_factory=dict)  # name without suffix -> names with suffix
     others: dict[str, str] = field(default_factory=dict)  # files of other formats, with and without suffix
     leaving: set[str] = field(default_factory=set)  # links to files outside the folder
@@ -104,7 +101,7 @@ class ImageFolder:
         return any("/".join(parts[:end]) in self.linked_folders for end in range(1, len(parts)))
 
     def hint(self, name: str) -> str:
-        """What is there instead of a name that has no image, as an addition to a message, or nothing."""
+        """A hint for a message about a name without an image: a similar name that exists, or nothing."""
         if name in self.others:
             return f" (found {escape_name(self.others[name])}: not one of {' '.join(IMAGE_SUFFIXES)})"
         if self._loose is None:
@@ -119,7 +116,7 @@ class ImageFolder:
         return f" (found {escape_name(near)}: {'names must match exactly' if is_plain_name(near) else _RENAME})"
 
     def describe(self) -> str:
-        """How many images there are and the names of the first, for a message about names that none of them has."""
+        """The number of images and the first names, for a message about names that were not found."""
         if not self.files:
             return f"{self.root} holds no images"
         names = name_some([escape_name(name) for name in sorted(self.files)], 3)
@@ -132,7 +129,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def refuse_odd_names(root: Path, names: Iterable[str]) -> None:
-    """Refuse names that are not plain, before anything is computed of their files.
+    """Refuse names that are not plain, before their files are used.
 
     Raises:
         UserError: naming them with the odd bytes as escapes.
@@ -149,18 +146,18 @@ def escape_name(name: str) -> str:
 
 
 def compose(text: str) -> str:
-    """The text in Unicode's composed form (NFC), in which equal looks are equal."""
+    """The text in Unicode's composed form (NFC), in which text that looks equal is equal."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _is_stray_byte(letter: str) -> bool:
-    """Whether this stands for a byte of a name on the disk that is not UTF-8 (PEP 383)."""
+    """Whether this represents a byte of a file name that is not UTF-8 (PEP 383)."""
     return "\udc80" <= letter <= "\udcff"
 
 
 def _loosen(name: str) -> str:
-    """What is left of a name without case, spaces, leading zeros, Unicode form, encoding, kind of slash and the way in which
-    a spreadsheet or pandas writes a number: 9148.0 and 9.148E+03 are 9148."""
+    """The name, normalised: without case, spaces, leading zeros, Unicode form, encoding, kind of slash and the number
+    formats of spreadsheets and pandas: 9148.0 and 9.148E+03 are 9148."""
     name = "".join(chr(ord(c) - 0xDC00) if _is_stray_byte(c) else c for c in name)  # Latin-1, near to cp1252
     name = unicodedata.normalize("NFKC", name).casefold()
     name = "".join(name.split()).replace("\\", "/")

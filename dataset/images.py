@@ -1,7 +1,6 @@
-"""From an image file to pixels in [-1, 1] and back: the only place that knows image geometry.
+"""From an image file to pixels in [-1, 1] and back: fitting to a square, resizing, scaling, and writing PNG.
 
-Owns fitting to a square, resizing, scaling, and 8-bit output. Knows no labels, no tables and no file formats but PNG,
-which it writes.
+All image geometry is here.
 """
 
 import io
@@ -19,7 +18,7 @@ from dataset.decoding import decode_image
 from dataset.storage import write_bytes
 
 FITS = ("pad", "crop", "stretch")
-# JPEG rounds channels of a gray picture apart by up to this part of the range.
+# JPEG rounding makes the channels of a gray image differ by up to this fraction of the range.
 _GRAY_TOLERANCE = 2 / 255
 
 
@@ -39,7 +38,7 @@ def is_gray_batch(pixels: torch.Tensor) -> bool:
 
 
 def check_geometry(*, im_channels: int, size_px: int, fit: str) -> None:
-    """Refuse settings that `prepare_image` cannot follow with a UserError."""
+    """Raise a UserError for settings that `prepare_image` does not support."""
     if im_channels not in (1, 3) or isinstance(im_channels, bool):
         raise UserError(f"im_channels: expected 1 (gray) or 3 (RGB), found {im_channels!r}; choose one of them")
     if not isinstance(size_px, int) or isinstance(size_px, bool) or not 1 <= size_px <= 8192:
@@ -51,9 +50,9 @@ def check_geometry(*, im_channels: int, size_px: int, fit: str) -> None:
 def prepare_image(pixels: np.ndarray, *, im_channels: int, size_px: int, fit: str) -> np.ndarray:
     """Fit pixels to a square of `size_px` and scale them: float32 (im_channels, size_px, size_px) in [-1, 1].
 
-    `fit`: "pad" centres the image on a square filled with the median of its border (per channel: the background goes
-    on, without the streaks of repeated edges); "crop" keeps the centre square; "stretch" changes the aspect. Resizing
-    works in float32: area means to shrink, cubic to enlarge, clipped to the range.
+    `fit`: "pad" centres the image on a square filled with the median of its border (per channel: the background
+    continues without the streaks of repeated edges); "crop" keeps the centre square; "stretch" changes the aspect ratio.
+    Resizing works in float32: area means to shrink, cubic to enlarge, clipped to the range.
 
     Args:
         pixels: uint8 or uint16, (H, W) or (H, W, 3) RGB; the full range of the type becomes [-1, 1].
@@ -68,7 +67,7 @@ def prepare_image(pixels: np.ndarray, *, im_channels: int, size_px: int, fit: st
     if im_channels == 1 and pixels.ndim == 3:
         if not is_gray(pixels):
             raise UserError(
-                "expected a gray image for im_channels: 1, found colours; set im_channels: 3 or convert it to gray"
+                "expected a gray image for im_channels: 1, found colours; set im_channels: 3, or convert it to gray"
             )
         total = pixels[..., 0].astype(np.float64) + pixels[..., 1] + pixels[..., 2]
         pixels = total / (3 * np.iinfo(pixels.dtype).max)
@@ -96,7 +95,7 @@ def load_image(path: str | Path, *, im_channels: int, size_px: int, fit: str) ->
 
 
 def to_uint8(images: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Scale floats of any shape from [-1, 1] to uint8: clipped, rounded half to even, never cut off.
+    """Scale floats of any shape from [-1, 1] to uint8: clipped and rounded half to even, never truncated.
 
     Raises:
         ValueError: a value is not finite.
@@ -138,9 +137,9 @@ def write_png(path: str | Path, pixels: np.ndarray, *, text: Mapping[str, str] |
 def tile_images(
     pixels: np.ndarray, *, num_columns: int, separator_px: int = 2, separator_value: int = 255
 ) -> np.ndarray:
-    """Lay (N, H, W, C) uint8 images out row by row in one (H', W', C) uint8 picture, the last row filled up.
+    """Lay (N, H, W, C) uint8 images out row by row in one (H', W', C) uint8 picture; the last row is filled up.
 
-    `separator_px` lines of `separator_value` stand between the images, none around them.
+    There are `separator_px` lines of `separator_value` between the images, none around them.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) == 0 or num_columns < 1:
         raise ValueError(f"expected uint8 (N, H, W, C), N and num_columns above 0, found {pixels.dtype} {pixels.shape}")

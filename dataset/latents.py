@@ -1,7 +1,7 @@
 """The latent cache: posterior mean and std of every image and allowed symmetry, float16, read as memory maps.
 
 It is keyed by content (VAE, preprocessing, file bytes, labels, conditions), never by name. It derives from patients'
-images and is to be kept like them. Encoding is handed in as a function, so nothing here knows the VAE.
+images: protect it like them. The caller passes the encoder as a function.
 """
 
 import json
@@ -27,7 +27,7 @@ from dataset.symmetries import apply_symmetry
 
 SCHEMA = 1
 _ARRAYS = ("mean.npy", "std.npy")
-_FLUSH_BATCHES = 8  # batches between the points from which a killed run goes on
+_FLUSH_BATCHES = 8  # batches between the points at which a killed run can resume
 
 _PROGRESS = "progress*.json"
 
@@ -86,7 +86,7 @@ def stack_conditions(conditions: Sequence[Sequence[int]]) -> np.ndarray:
 
 def cache_identity(images: LabelledImages, *, sha256: Sequence[str], transform: dict[str, Any], vae_sha256: str,
                    symmetries: Sequence[str]) -> dict[str, Any]:
-    """All that determines the content of a cache; the key is its hash. `sha256` are those of the images' files."""
+    """Everything that determines the content of a cache; the key is its hash. `sha256` are the hashes of the image files."""
     files = [[record.image_id, digest, record.label, *([list(record.conditions)] if record.conditions else [])]
              for record, digest in zip(images.records, sha256, strict=True)]
     return {
@@ -99,10 +99,10 @@ def cache_identity(images: LabelledImages, *, sha256: Sequence[str], transform: 
 
 
 def open_latent_cache(folder: Path, *, split: str, identity: dict[str, Any]) -> LatentCache | None:
-    """The finished cache of exactly this content, its arrays checked against their checksums; None where there is none.
+    """The finished cache of exactly this content, its arrays checked against their checksums; None if there is none.
 
     Raises:
-        UserError: it is there but damaged.
+        UserError: it is damaged.
     """
     path = _cache_folder(folder, split, identity)
     if not (path / "index.json").exists():
@@ -110,7 +110,7 @@ def open_latent_cache(folder: Path, *, split: str, identity: dict[str, Any]) -> 
     index = read_json(path / "index.json")
     for name in _ARRAYS:
         if not (path / name).is_file() or hash_file(path / name) != index["sha256"][name]:
-            raise UserError(f"{path / name}: does not match its checksum in index.json; remove {path} to build it anew")
+            raise UserError(f"{path / name}: does not match its checksum in index.json; remove {path} to rebuild it")
     mean, std = (open_rows(path / name) for name in _ARRAYS)
     return LatentCache(mean=mean, std=std, labels=np.array(index["labels"], dtype=np.int64),
                        conditions=stack_conditions(index.get("conditions", [[] for _ in index["labels"]])),
@@ -132,11 +132,11 @@ def build_latent_cache(
     folder: Path, images: LabelledImages, *, split: str, identity: dict[str, Any], encode: Encode, batch_size: int,
     report: Report | None = None, ranks: Ranks = ALONE,
 ) -> LatentCache:
-    """Encode every image in every view and write the cache; a killed run goes on at its last flushed batches.
+    """Encode every image in every view and write the cache; a killed run resumes at its last flushed batches.
 
     `encode` maps float32 images (b, c, H, W) in [-1, 1] to raw posterior (mean, std); `report(done, total)` is called
-    with the number of images. Batches always hold the same images, so a resumed cache equals an uninterrupted one, and
-    processes that share the work, which all call this, write the bytes that one of them would, each its own rows.
+    with the number of images. Batches always hold the same images, so a resumed cache equals an uninterrupted one. Several
+    processes can share the work: all call this, each writes its own rows, and the bytes are those of a single process.
 
     Raises:
         UserError: latents that are not finite in float16, an image that cannot be read, a disk that is full or not
@@ -148,7 +148,7 @@ def build_latent_cache(
     lock = locked(path / ".lock", purpose="the build of a latent cache", refusal=lambda holder: (
         f"{path} is being written by {holder}; wait for it, then run the same command again"))
     with lock if ranks.is_first else nullcontext():
-        ranks.agree(True)  # from here on no other command can finish or alter the cache
+        ranks.agree(True)  # from now on no other command can finish or alter the cache
         if open_latent_cache(folder, split=split, identity=identity) is None:
             _encode_rows(path, images, identity=identity, encode=encode, batch_size=batch_size, report=report, ranks=ranks)
             if ranks.is_first:
@@ -166,7 +166,7 @@ def _encode_rows(
     path: Path, images: LabelledImages, *, identity: dict[str, Any], encode: Encode, batch_size: int,
     report: Report | None, ranks: Ranks,
 ) -> None:
-    """Encode this process's contiguous part of the batches that are not done yet; returns when all have done theirs."""
+    """Encode this process's contiguous part of the batches that are left; returns when all processes are done."""
     symmetries, total = identity["symmetries"], len(images)
     if ranks.is_first:
         write_patient_note(path, "The latents in this folder")
@@ -208,7 +208,7 @@ def _encode_rows(
 
 
 def _finish(path: Path, images: LabelledImages, *, split: str, identity: dict[str, Any]) -> None:
-    """Give the arrays their names and write the index, which makes the cache a finished one."""
+    """Give the arrays their final names and write the index, which completes the cache."""
     _merge_progress(path, identity, len(images))
     progress = _read_progress(path / "progress.json", identity, len(images))
     for name in _ARRAYS:
@@ -237,7 +237,7 @@ def _cache_folder(folder: Path, split: str, identity: dict[str, Any]) -> Path:
 
 @dataclass
 class _Progress:
-    """Which images are on the disk, bool (N,), and whether those are all gray."""
+    """Which images are written, bool (N,), and whether all of those are gray."""
 
     done: np.ndarray
     gray: bool
@@ -248,7 +248,7 @@ class _Progress:
 
 
 def _read_progress(path: Path, identity: dict[str, Any], total: int) -> _Progress:
-    """What a killed build left; nothing done where there is no usable trace of one."""
+    """The progress that a killed build left; nothing done if there is no usable record of it."""
     progress = _Progress(np.zeros(total, dtype=bool), gray=True)
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -266,7 +266,7 @@ def _read_progress(path: Path, identity: dict[str, Any], total: int) -> _Progres
 
 
 def _merge_progress(path: Path, identity: dict[str, Any], total: int) -> None:
-    """Gather what all processes left into progress.json, so that any number of them can go on."""
+    """Collect the progress of all processes in progress.json, so that any number of them can resume."""
     merged, files = _Progress(np.zeros(total, dtype=bool), gray=True), sorted(path.glob(_PROGRESS))
     for file in files:
         part = _read_progress(file, identity, total)

@@ -1,6 +1,6 @@
-"""Addressed randomness: which image, view and noise come at which step, as pure functions of (seed, purpose, address).
+"""Addressed randomness: the images, views and noise of each step, as pure functions of (seed, purpose, address).
 
-Nothing here keeps a stream, so there is no state to save: step n draws the same whether or not step n - 1 ran in this
+There is no random stream and so no state to save: step n draws the same whether or not step n - 1 ran in this
 process. A step is drawn for the whole global batch; processes and micro-steps take slices of it.
 """
 
@@ -16,7 +16,7 @@ from dataset.splits import apportion
 
 
 def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
-    """The random generator that belongs to this seed, purpose and address, independent of every other one."""
+    """The random generator of this seed, purpose and address, independent of all others."""
     text = "/".join([str(seed), purpose, *map(str, address)])
     entropy = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy.tolist())))
@@ -29,7 +29,7 @@ def normal(rng: np.random.Generator, shape: Sequence[int]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class StepDraws:
-    """All that is drawn for one global batch of B images, or for a slice of it."""
+    """The random draws for one global batch of B images, or for a slice of it."""
 
     positions: torch.Tensor  # (B,) int64, which training image
     views: torch.Tensor  # (B,) int64, which of the allowed symmetries
@@ -45,10 +45,10 @@ class StepDraws:
 
 
 class SampleOrder:
-    """In which order the training images come: an endless sequence in epochs of N, a pure function of the seed.
+    """The order of the training images: an endless sequence in epochs of N, a pure function of the seed.
 
     Within an epoch each class c has a quota of slots, proportional to n_c ** (1 - balance): with balance 0 every image
-    comes exactly once an epoch, with balance 1 all classes are equally frequent. A class fills its slots from endless
+    comes exactly once per epoch, with balance 1 all classes are equally frequent. A class fills its slots from endless
     permutations of its own images, so that within a class all images come equally often.
     """
 
@@ -65,7 +65,7 @@ class SampleOrder:
         return len(self.labels)
 
     def positions(self, start: int, count: int) -> np.ndarray:
-        """Image positions of places start to start + count - 1 of the endless sequence, int64 (count,)."""
+        """Image positions at start to start + count - 1 of the endless sequence, int64 (count,)."""
         places = np.arange(start, start + count)
         epochs, offsets = np.divmod(places, len(self))
         return np.array([self._epoch(int(e))[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
@@ -118,7 +118,7 @@ def draw_step(
     order: SampleOrder, step: int, *, batch_size: int, num_views: int, latent_shape: tuple[int, int, int],
     timesteps: TimestepDraws, num_conditions: int = 0,
 ) -> StepDraws:
-    """Everything that optimizer step `step` (from 0) draws for its global batch."""
+    """The random draws of optimizer step `step` (from 0) for its global batch."""
     def rng(purpose: str) -> np.random.Generator:
         return generator(order.seed, purpose, step)
 

@@ -1,6 +1,4 @@
-"""Reading images ahead on threads, in order: decoding and resizing release the interpreter, so that all cores take part.
-Knows nothing of what is read.
-"""
+"""Read items ahead on threads, in order. Decoding and resizing release the interpreter lock, so all cores are used."""
 
 import os
 from collections import deque
@@ -10,14 +8,14 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_MOST_THREADS = 8  # beyond it the disk, not the decoding, is what a reader waits for
+_MOST_THREADS = 8  # with more, the disk is the limit, not decoding
 
 
 def read_ahead(read: Callable[[int], Item], positions: Sequence[int], *, ahead: int | None = None) -> Iterator[Item]:
-    """`read(position)` for each position in order, up to `ahead` of them under way (default two a thread).
+    """`read(position)` for each position in order, up to `ahead` of them in progress (default two per thread).
 
-    `read` is called on several threads at once. Its exception is raised at its place in the order; what lies behind it
-    that has not begun is dropped.
+    `read` is called on several threads at once. Its exception is raised at its place in the order; later reads that have
+    not begun are dropped.
     """
     threads = min(_count_cores(), _MOST_THREADS)
     ahead = 2 * threads if ahead is None else ahead

@@ -1,4 +1,4 @@
-"""The part of one rank in work that several processes do together. How processes talk is handed in."""
+"""The part of one rank in work that several processes do together. The caller passes the communication functions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ def _unchanged(values: np.ndarray) -> np.ndarray:
 class Ranks:
     """This process is rank `rank` of `count`; all call the same things in the same order.
 
-    `agree` waits for all processes and says whether it was called with True in every one. `join` takes an array of which
-    each process has filled its own part and left the rest zero, and gives the whole to every one, bit for bit.
+    `agree` waits for all processes and returns whether every one called it with True. `join` takes an array in which
+    each process has filled its own part and left the rest zero. It returns the whole array to every one, bit for bit.
     """
 
     rank: int = 0

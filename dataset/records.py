@@ -1,4 +1,4 @@
-"""One image of the data set as its row has it, and what is wrong with rows."""
+"""One image of the data set as its row describes it, and problems of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,17 @@ from pathlib import Path
 
 from config.errors import UserError, name_some
 
+NO_LABEL = "no label"  # how listings call images that have none
+
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image: its name as the table has it, its file, its class, its group and its split.
+    """One image: its name as in the table, its file, its class, its group and its split.
+
+    The `label` of an image without one is the number of classes.
 
     `conditions` has the index of its level of each further condition, `covariates` the text of each covariate column,
-    both in the order in which they were asked for.
+    both in the order of the config.
     """
 
     image_id: str
@@ -25,9 +29,14 @@ class ImageRecord:
     place: str = field(default="", compare=False, kw_only=True)  # where the user finds its row
 
 
+def name_class(label: int, class_names: Sequence[str]) -> str:
+    """The name of a record's class, or that it has none."""
+    return class_names[label] if label < len(class_names) else NO_LABEL
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One kind of mistake in a table: what is wrong, every place where it is, and what to do.
+    """One kind of mistake in a table: what is wrong, where, and what to do.
 
     `places` has the rows of each offender, as `ImageRecord.place` and messages call them.
     """

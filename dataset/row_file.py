@@ -1,8 +1,7 @@
-"""A .npy file under construction: its room is reserved first, then processes write their rows into it in any order; and
-opening a finished one.
+"""Build a .npy file: reserve its space first, then let processes write their rows in any order. Also open a finished one.
 
-Rows are written, not mapped: a full disk is an error there, where a mapped page would end the process by a signal, and
-some network file systems map no file for writing.
+Rows are written, not mapped. On a full disk a write fails with an error, where a mapped page would kill the process; and
+some network file systems cannot map a file for writing.
 """
 
 import contextlib
@@ -20,10 +19,10 @@ _NO_MAPPING = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def open_rows(path: Path) -> np.ndarray:
-    """The array in a .npy file as a read-only memory map, or read whole where its file system maps no files.
+    """The array in a .npy file as a read-only memory map, or read whole if its file system maps no files.
 
     Raises:
-        OSError, ValueError, EOFError: it is not there, or not whole.
+        OSError, ValueError, EOFError: it is missing or incomplete.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -36,9 +35,9 @@ def open_rows(path: Path) -> np.ndarray:
 
 
 class RowFile:
-    """A float16 array of `shape` in a file. Rows that are there already stay, so that a killed run can go on.
+    """A float16 array of `shape` in a file. Existing rows stay, so that a killed run can resume.
 
-    Every process that opens the same file writes the same header, so that none has to be the first.
+    Every process writes the same header, so it does not matter which one opens the file first.
 
     Raises:
         UserError: the disk has no room for it or cannot be written.
@@ -73,6 +72,6 @@ class RowFile:
             self._file.write(data)
 
     def flush(self) -> None:
-        """Bring all rows written so far to the disk."""
+        """Flush all rows written so far to the disk."""
         with disk_errors(self._path):
             sync_file(self._file)

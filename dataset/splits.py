@@ -1,4 +1,4 @@
-"""Dealing whole groups to splits, stratified by class: a pure function of a seed and the groups' names."""
+"""Assign whole groups to splits, stratified by class: a pure function of a seed and the groups' names."""
 
 import hashlib
 from collections import defaultdict
@@ -14,16 +14,16 @@ SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "
 def draw_splits(
     group_labels: Mapping[str, Collection[int]], *, fractions: Mapping[str, float], seed: int, purpose: str
 ) -> dict[str, str]:
-    """Deal whole groups to splits so that each class is spread by `fractions`, counted in groups.
+    """Assign whole groups to splits so that each class is divided by `fractions`, counted in groups.
 
-    Groups stand in the order of a hash of (seed, purpose, name), and rarer classes are dealt first. Each class gives
-    one group to every split that has none of it yet, then fills the shares from the last split to the first in one
-    stretch each, so that a few groups more move few of the others. A class with fewer groups than splits, or whose
-    groups are all bound by other classes, can stay absent from a split: the caller checks.
+    Groups are sorted by a hash of (seed, purpose, name), and rarer classes are assigned first. Each class gives
+    one group to every split that has none of it yet. It then fills the splits from the last to the first, each with
+    consecutive groups, so that adding a few groups moves few others. A class with fewer groups than splits, or whose
+    groups are all taken by other classes, can be absent from a split: the caller checks.
 
     Args:
         group_labels: the classes that occur in each group.
-        fractions: share of each split, positive, in sum 1.
+        fractions: fraction of each split, positive, adding up to 1.
     """
     order = sorted(group_labels, key=lambda group: (_address(seed, purpose, group), group))
     members: defaultdict[int, list[str]] = defaultdict(list)
@@ -54,7 +54,7 @@ def _address(seed: int, purpose: str, group: str) -> bytes:
 
 
 def apportion(exact: Mapping[Key, float], total: int) -> dict[Key, int]:
-    """The whole numbers nearest to `exact` that add up to `total`, as it does (largest remainders; ties to the first)."""
+    """The whole numbers nearest to `exact` with its sum, `total` (largest remainders; ties to the first)."""
     counts = {key: int(value + 1e-9) for key, value in exact.items()}  # 10 * 0.7 = 6.999... counts as 7
     by_remainder = sorted(exact, key=lambda key: counts[key] - exact[key])
     for key in by_remainder[: total - sum(counts.values())]:
@@ -63,7 +63,7 @@ def apportion(exact: Mapping[Key, float], total: int) -> dict[Key, int]:
 
 
 def _share_out(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in sum `num_groups` nearest to the fractions, none 0 where that can be."""
+    """Whole numbers nearest to the fractions that add up to `num_groups`, none 0 if possible."""
     counts = apportion({split: num_groups * fraction for split, fraction in fractions.items()}, num_groups)
     for split in counts:
         if counts[split] == 0 and num_groups >= len(counts):

@@ -1,6 +1,6 @@
 """Writing files so that no half file ever has a final name, locks, and naming content by its hash.
 
-What a file system lacks (locks, modes, fsync, preallocation) costs at most a sentence. Knows no format of ours.
+If a file system lacks locks, modes, fsync or preallocation, the user gets a note at most.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from filelock import lock_descriptor
 from config.errors import UserError
 
 _READ_BLOCK_BYTES = 1 << 20
-# What a user can put right, each with what it means and the next step. Other errors of the system stay bugs.
+# Errors that a user can fix, each with its meaning and the next step. Other system errors stay bugs.
 _REMEDIES = {
     errno.ENOSPC: "free space or choose another folder",
     errno.EDQUOT: "your quota is used up; free space, ask for more, or choose another folder",
-    errno.EROFS: "nothing can be written there; choose another folder, or mount that one for writing",
+    errno.EROFS: "nothing can be written there; choose another folder, or mount it for writing",
     errno.EACCES: "you have no right to write there; ask for it, or choose another folder",
     errno.EPERM: "you have no right to write there; ask for it, or choose another folder",
     errno.ENOENT: "the folder is gone; restore it, or choose another",
@@ -38,22 +38,22 @@ _REMEDIES = {
     errno.ESTALE: "the network folder has changed on its server; mount it again, then run the same command again",
 }
 _ABOUT_SPACE = (errno.ENOSPC, errno.EDQUOT)
-UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG)  # a matter of the user's, never a bug
-# How a file system says that it has no such call. EBADF: glibc's posix_fallocate does what the file system cannot by
-# reading and writing, which it refuses on a file opened for appending.
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG)  # for the user to fix, never a bug
+# Errors that mean the file system lacks a call. EBADF: glibc emulates posix_fallocate by reading and writing, which
+# fails on a file opened for appending.
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
-_LOCKED_BYTE = b"\n"  # Windows locks the first byte of the file, and lets nobody else read it
-_told_devices: set[int] = set()  # file systems without locks that the user knows of
+_LOCKED_BYTE = b"\n"  # Windows locks the first byte of the file; nobody else can read it
+_told_devices: set[int] = set()  # file systems without locks that the user was warned about
 _RENAME_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, *, wanted_bytes: int | None = None) -> Iterator[None]:
-    """Turn what the disk refuses within the block into a user's error; other errors of the system stay bugs.
+    """Turn disk errors within the block into a UserError; other system errors stay bugs.
 
     Raises:
-        UserError: the disk is full, read-only or not writable, or the folder is gone, naming the path, the cause and the
-            next step; where space is the cause, the bytes wanted (where they are known) and the bytes free.
+        UserError: the disk is full, read-only or not writable, or the folder is gone. It names the path, the cause and the
+            next step; if space is the cause, also the bytes wanted (if known) and the bytes free.
     """
     try:
         yield
@@ -69,15 +69,15 @@ def atomic_path(path: Path, *, wanted_bytes: int | None = None) -> Iterator[Path
     """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, otherwise remove it.
 
     Raises:
-        UserError: the disk is full, read-only or not writable, naming the path, the cause and the next step; where space
-            is the cause, the bytes wanted (or written, where it is not known how many were wanted) and the bytes free.
+        UserError: the disk is full, read-only or not writable. It names the path, the cause and the next step; if space
+            is the cause, also the bytes wanted (or written, if the number wanted is unknown) and the bytes free.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-        # The umask and the folder set its mode: file systems that have no modes refuse a chmod.
+        # The umask and the folder set its mode: file systems without modes refuse a chmod.
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         temporary = name
         yield temporary
@@ -97,7 +97,7 @@ def atomic_path(path: Path, *, wanted_bytes: int | None = None) -> Iterator[Path
 
 
 def sync_file(file: IO[Any]) -> None:
-    """Flush a file to the disk, where its file system can."""
+    """Flush a file to the disk, if its file system can."""
     file.flush()
     try:
         os.fsync(file.fileno())
@@ -107,15 +107,15 @@ def sync_file(file: IO[Any]) -> None:
 
 
 def reserve_bytes(path: Path, size: int) -> None:
-    """Make a file `size` bytes long and reserve room for them, so that a full disk is found before the work.
+    """Make a file `size` bytes long and reserve the space, so that a full disk is found before the work.
 
-    Bytes that are there stay, so that several processes may do this at once. A file system that cannot reserve (NFSv3, 9p)
-    is asked for its free space.
+    Existing bytes stay, so that several processes may do this at once. If the file system cannot reserve space (NFSv3, 9p),
+    its free space is checked.
 
     Raises:
         OSError: the disk is full (ENOSPC).
     """
-    with path.open("ab") as file:  # so that glibc writes nothing itself, which could undo what another process writes
+    with path.open("ab") as file:  # so that glibc writes nothing itself, which could overwrite another process's data
         file.truncate(size)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -130,7 +130,7 @@ def reserve_bytes(path: Path, size: int) -> None:
 
 
 def free_bytes(path: Path) -> int | None:
-    """Bytes free on the file system of a path; None where it does not say (some network folders report a size of 0)."""
+    """Bytes free on the file system of a path; None if unknown (some network folders report a size of 0)."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:
@@ -139,7 +139,7 @@ def free_bytes(path: Path) -> int | None:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Rename a file over `target`; where another file system is mounted there, copy it, then remove `source`."""
+    """Rename a file over `target`; if that is on another file system, copy it, then remove `source`."""
     try:
         _rename(source, target)
     except OSError as error:
@@ -151,10 +151,10 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+    """Make a folder and its parents if they are missing.
 
     Raises:
-        UserError: it cannot be made, naming the folder, the cause and the next step.
+        UserError: it cannot be made; names the folder, the cause and the next step.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -165,11 +165,11 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterator[None]:
-    """Hold the lock file `path` for this process; the lock goes with the process, however it ends.
+    """Hold the lock file `path` for this process; the lock ends with the process, however that ends.
 
-    The file says who holds it (`purpose`). The holder may remove the file, which gives way to a new lock. A file system
-    without locks is said in one sentence, and the block runs without one: a file in place of a lock would outlive a
-    command that was killed.
+    The file says who holds it (`purpose`). The holder may remove the file, which allows a new lock. On a file system
+    without locks the user is warned and the block runs without one: a plain file instead of a lock would stay behind
+    after a command is killed.
 
     Raises:
         UserError: another process holds it: `refusal(holder)`; or the file cannot be written.
@@ -188,7 +188,7 @@ def locked(path: Path, *, purpose: str, refusal: Callable[[str], str]) -> Iterat
                 raise UserError(refusal(_read_holder(handle) or "another command"))
             if _is_same_file(path, handle.fileno()):
                 break
-            handle.close()  # it was removed by its last holder after it was opened here
+            handle.close()  # its last holder removed it after it was opened here
         with disk_errors(path):
             handle.truncate(0)
             handle.write(_LOCKED_BYTE + f"{purpose} (process {os.getpid()})".encode())
@@ -225,7 +225,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(describe_read_error(error, Path(path))) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); remove it to have it made again") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); remove it, and it will be made again") from error
 
 
 def hash_bytes(data: bytes) -> str:
@@ -237,7 +237,7 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal, read block by block.
 
     Raises:
-        UserError: it may not or cannot be read; one that is not there is an OSError.
+        UserError: it cannot be read; a missing file is an OSError.
     """
     digest = hashlib.sha256()
     try:
@@ -264,7 +264,7 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
 
 
 def _read_holder(handle: IO[bytes]) -> str:
-    """Who the lock file says holds it; nothing where it does not say, or the system lets nobody else read it."""
+    """The holder that the lock file names; empty if it names none or cannot be read."""
     try:
         handle.seek(len(_LOCKED_BYTE))
         return handle.read().decode("utf-8", "replace").strip()
@@ -273,24 +273,24 @@ def _read_holder(handle: IO[bytes]) -> str:
 
 
 def _say_that_there_are_no_locks(path: Path, handle: IO[bytes], error: OSError) -> None:
-    """One sentence a file system, and one more for a folder whose lock file names somebody."""
+    """Warn once per file system, and once more for a folder whose lock file names a holder."""
     device, holder = os.fstat(handle.fileno()).st_dev, _read_holder(handle)
     if device not in _told_devices:
         _told_devices.add(device)
         print(f"warning: {path.parent}: its file system has no locks ({error.strerror}), so nothing stops a second command "
-              "from writing there. Run one command at a time on each folder.", file=sys.stderr)
+              "from writing there. Run only one command at a time in each folder.", file=sys.stderr)
     if holder:
-        print(f"warning: {path} names {holder}. Make sure that it has ended.", file=sys.stderr)
+        print(f"warning: {path} names {holder}. Check that it has ended.", file=sys.stderr)
 
 
 def _close_quietly(handle: IO[bytes]) -> None:
-    """Close a file whose unwritten rest does not matter, on a full disk too."""
+    """Close a file even on a full disk; unwritten data may be lost."""
     with contextlib.suppress(OSError):
         handle.close()
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename over `target`; Windows and its shares refuse while somebody reads that, and some replace no file at all."""
+    """Rename over `target`; Windows and its shares refuse while it is being read, and some replace no file at all."""
     for pause in _RENAME_PAUSES_S:
         try:
             source.replace(target)
@@ -305,7 +305,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot open a folder, or not flush it, are left alone."""
+    """Make a rename durable; skipped on file systems that cannot open or flush a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -315,7 +315,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def describe_disk_error(error: OSError, path: Path, *, amount: str = "") -> str:
-    """What the system refused, why, and the next step that fits; the free space only where space is the cause."""
+    """What failed, why, and the next step; the free space only if space is the cause."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
     if error.errno in _ABOUT_SPACE:
         free = next((free for folder in path.parents if (free := free_bytes(folder)) is not None), None)
@@ -325,7 +325,7 @@ def describe_disk_error(error: OSError, path: Path, *, amount: str = "") -> str:
 
 
 def describe_read_error(error: OSError, path: Path) -> str:
-    """That a path may not or cannot be read, and the next step."""
+    """A message that a path cannot be read, with the next step."""
     step = "ask for access to it, or give another path" if error.errno in (errno.EACCES, errno.EPERM) else \
         "check the disk or the network, or give another path"
     return f"{path}: could not be opened or read ({os.strerror(error.errno or 0)}): {step}"

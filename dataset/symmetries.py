@@ -1,4 +1,4 @@
-"""The eight flips and turns of a square image, by name. Which of them the optics allow is for the config to say."""
+"""The eight flips and turns of a square image, by name. The config says which of them the optics allow."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""Rows of a table of labels to records of images, and every row that cannot be used with the reason."""
+"""From rows of a table of labels to records of images; rows that cannot be used come with the reason."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from config.errors import UserError, name_some
 from dataset.cells import parse_label, parse_level, show_cell, show_name, spell_group, spell_word
@@ -17,7 +17,9 @@ _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 def leave_out_unlabelled(
     rows: list[TableRow], source: str, missing_labels: Sequence[str]
 ) -> tuple[list[TableRow], list[str]]:
-    """The rows whose label is none of the words for a missing one, and a note of how many are left out."""
+    """The rows with a label, and a note of how many rows are left out."""
+    if not missing_labels:
+        return rows, []
     words = set(map(spell_word, missing_labels))
     missing = Counter(text for row in rows if spell_word(text := row.cells["label_column"].strip()) in words)
     if not missing:
@@ -33,11 +35,15 @@ def leave_out_unlabelled(
 
 def resolve_rows(
     rows: list[TableRow], folder: ImageFolder, *, class_names: Sequence[str],
-    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str],
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], unlabelled_values: Sequence[str] = (),
 ) -> tuple[list[ImageRecord], list[Problem]]:
-    """Records of the rows that can be used, the split empty where it is still to be drawn, and what is wrong with others."""
+    """Records of the usable rows, and the problems of the others. A split that is still to be assigned is empty.
+
+    Rows whose label is one of `unlabelled_values` get the label after the last class.
+    """
     bad = _Faults()
     labels = {compose(name): label for label, name in enumerate(class_names)}
+    no_label = set(map(spell_word, unlabelled_values))
     level_indices = {name: {compose(level): index for index, level in enumerate(levels)}
                      for name, levels in conditions.items()}
     seen: dict[str, tuple[str, int | None]] = {}
@@ -47,7 +53,7 @@ def resolve_rows(
         bad.place = row.where
         name = row.cells["image_column"]
         file_name = _find_file(name, row.where, folder, bad)
-        label = parse_label(row.cells["label_column"], labels)
+        label = _read_label(row, labels, no_label)
         if label is None:
             bad.add("label", f"{row.where} {show_cell(row.cells['label_column'])}")
         levels = []
@@ -80,8 +86,16 @@ def resolve_rows(
     return [record for record in records if record.place not in bad.places], problems
 
 
+def _read_label(row: TableRow, labels: Mapping[str, int], no_label: Collection[str]) -> int | None:
+    """The row's label; None where its cell is neither a label nor a word for none."""
+    if "label_column" not in row.cells:
+        return 0  # of the only class
+    text = row.cells["label_column"]
+    return len(labels) if spell_word(text) in no_label else parse_label(text, labels)
+
+
 def _read_group(row: TableRow, image: str, spellings: dict[str, str], bad: "_Faults") -> str:
-    """The row's group, the image itself where there is no such column; `spellings` has the groups before."""
+    """The row's group, or the image itself without such a column; `spellings` has the groups so far."""
     if "group_column" not in row.cells:
         return image
     group = row.cells["group_column"]
@@ -93,7 +107,7 @@ def _read_group(row: TableRow, image: str, spellings: dict[str, str], bad: "_Fau
 
 
 def _read_split(row: TableRow, bad: "_Faults") -> str:
-    """The row's split, empty where it is still to be drawn."""
+    """The row's split, empty if it is still to be assigned."""
     if "split_column" not in row.cells:
         return row.table_split or ""
     text = row.cells["split_column"].strip()
@@ -104,7 +118,7 @@ def _read_split(row: TableRow, bad: "_Faults") -> str:
 
 
 class _Faults:
-    """What is wrong with rows, by kind; `place` is the row that is being read."""
+    """Problems of rows, by kind; `place` is the row that is being read."""
 
     def __init__(self) -> None:
         self.place = ""
@@ -113,7 +127,7 @@ class _Faults:
         self.places: set[str] = set()  # rows that cannot be used
 
     def add(self, kind: str, offender: str, earlier: str | None = None) -> None:
-        """Note a fault of this row, or of this and an `earlier` one, of which then neither can be trusted."""
+        """Note a fault of this row, or of this and an `earlier` one: then neither can be trusted."""
         self.offenders[kind].append(offender)
         self.rows[kind].append((self.place,) if earlier is None else (earlier, self.place))
         self.places.add(self.place)
@@ -148,7 +162,7 @@ def _find_file(name: str, where: str, folder: ImageFolder, bad: _Faults) -> str 
 def _problem_kinds(
     folder: ImageFolder, class_names: Sequence[str], conditions: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, str]]:
-    """The kinds of mistakes that rows can hold and their remedies, in the order in which they are told."""
+    """The kinds of mistakes in rows and their remedies, in the order in which they are reported."""
     root = folder.root
     wanted = f"an integer from 0 to {len(class_names) - 1} or one of {', '.join(class_names)}"
     return {
@@ -169,14 +183,15 @@ def _problem_kinds(
         ),
         "misnamed": (f"images not found in {root} under exactly this name", "correct the names"),
         "twice": ("rows name an image again", "keep one row for each image"),
-        "conflict": ("rows name an image again with another label", "find out which label is right and keep its row"),
-        "label": ("labels that cannot be used", f"write {wanted}, or list words that mean no label in missing_labels"),
+        "conflict": ("rows name an image again with another label", "find out which label is right, and keep its row"),
+        "label": ("labels that cannot be used", f"write {wanted}; for images without a label set unlabelled: train to learn "
+                  "from them as they are, or list their words in missing_labels to leave them out"),
         **{f"conditions.{name}": (f"cells of {name} that name no level", f"write one of {', '.join(levels)}")
            for name, levels in conditions.items()},
         "group": ("rows without a group", "name the patient or embryo of each image"),
         "spelling": (
-            "groups differ from another only by case, spaces or how a number is written",
-            "write each group in one way, or a patient could come into two splits",
+            "groups that differ only by case, spaces or how a number is written",
+            "write each group in one way, or a patient could be in two splits",
         ),
         "split": ("splits that cannot be used", "write train, val or test"),
     }

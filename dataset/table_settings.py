@@ -1,4 +1,4 @@
-"""Checks of the settings by which a table of labels is read; each refusal is one line."""
+"""Checks of the settings for reading a table of labels; each error is one line."""
 
 import math
 from collections import Counter
@@ -34,21 +34,22 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
     return names
 
 
-def check_missing_labels(
-    missing_labels: Sequence[str], class_names: Sequence[str], csv_file: str | Path | Mapping[str, str] | None
+def check_words(
+    words: Sequence[str], setting: str, class_names: Sequence[str], csv_file: str | Path | Mapping[str, str] | None
 ) -> None:
-    if missing_labels and csv_file is None:
-        raise UserError("missing_labels: expected none where csv_file is null and folders name the classes; set it to [], "
+    """Refuse words for "no label" (`missing_labels`, `unlabelled_values`) that are labels, or that no cell can hold."""
+    if words and csv_file is None:
+        raise UserError(f"{setting}: expected none because csv_file is null and folders name the classes; set it to [], "
                         "and move the images without a label out of root_dir")
     labels = {spell_word(name): label for label, name in enumerate(class_names)}
-    wrong = [repr(word) for word in missing_labels if parse_label(spell_word(word), labels) is not None]
+    wrong = [repr(word) for word in words if parse_label(spell_word(word), labels) is not None]
     if wrong:
-        raise UserError(f"missing_labels: expected words that are no label, found {name_some(wrong)}; take them out, or out "
-                        "of class_names")
+        raise UserError(f"{setting}: expected words that are no label, found {name_some(wrong)}; take them out, or out of "
+                        "class_names")
 
 
 def check_conditions(
-    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], label_column: str
+    conditions: Mapping[str, Sequence[str]], covariate_columns: Sequence[str], label_column: str | None
 ) -> dict[str, list[str]]:
     """Levels by column, checked."""
     if label_column in conditions:
@@ -80,7 +81,7 @@ def check_split_settings(
         check_fractions(split_fractions)
     if not _is_number(val_from_train) or not 0 <= val_from_train < 1:
         raise UserError(
-            f"val_from_train: expected a share from 0 to below 1, found {val_from_train!r}; 0 means no val split"
+            f"val_from_train: expected a fraction from 0 to below 1, found {val_from_train!r}; 0 means no val split"
         )
 
 
@@ -89,11 +90,11 @@ def check_fractions(split_fractions: Mapping[str, float]) -> dict[str, float]:
     named = name_splits(split_fractions, "split_fractions")
     bad = [f"{split}: {value!r}" for split, value in named.items() if not _is_number(value) or not 0 <= value <= 1]
     if bad:
-        raise UserError(f"split_fractions: expected shares from 0 to 1, found {name_some(bad)}; for example train: 0.8")
+        raise UserError(f"split_fractions: expected fractions from 0 to 1, found {name_some(bad)}; for example train: 0.8")
     if not math.isclose(sum(named.values()), 1, abs_tol=1e-6):
-        raise UserError(f"split_fractions: expected shares in sum 1, found {sum(named.values()):g}; change one of them")
+        raise UserError(f"split_fractions: expected a sum of 1, found {sum(named.values()):g}; change one of them")
     if not named.get("train"):
-        raise UserError("split_fractions: expected a share above 0 for train, found none; give train the largest")
+        raise UserError("split_fractions: expected a fraction above 0 for train, found none; give train the largest")
     return {split: share / sum(named.values()) for split, share in named.items() if share}
 
 

@@ -1,7 +1,4 @@
-"""Tables: CSV, TSV or XLSX to rows of text with the place where the user finds each, and rows of text to a table again.
-
-Knows no labels or images.
-"""
+"""Tables: read CSV, TSV or XLSX as rows of text, each with its place for messages, and write rows of text as a table."""
 
 import os
 import sys
@@ -21,37 +18,37 @@ from dataset.workbook import read_workbook
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
-# By setting, where "one of them" would be an invitation to take any.
+# By setting, where the advice "one of them" would invite the user to take any column.
 _NEXT_STEPS = {
     "conditions": "name columns of the table under conditions",
     "covariate_columns": "list columns of the table in covariate_columns",
     "group_column": "set group_column to the column that holds the patients or embryos, or to null if there is none: then "
-                    "every image counts as a patient of its own, images of one patient can land on both sides of a split, "
+                    "every image counts as a separate patient, images of one patient can be on both sides of a split, "
                     "and every number is too good",
 }
 _MISSING_WORDS = ("na", "n/a", "#n/a", "nan", "null")  # as R, pandas and spreadsheets write a cell without a value
 _AS_TEXT = "format the column as text and type these cells again"
 _FAULTS = {  # kind of cell: (what it is, what to do)
     DATE: ("dates", _AS_TEXT),
-    PART_OF_DATE: ("dates or times, as spreadsheet programs make of names such as 3-1", _AS_TEXT),
+    PART_OF_DATE: ("dates or times, which spreadsheet programs make of names such as 3-1", _AS_TEXT),
     ERROR: ("errors", "correct the formula or clear the cell"),
     FORMULA: ("formulas that were never computed", "open the workbook in a spreadsheet program and save it"),
     MERGED: ("cells merged over several columns", "unmerge them and fill each cell"),
-    ROUNDED: ("numbers shown rounded", "type the number that is meant"),
+    ROUNDED: ("numbers shown rounded", "type the intended number"),
     DIGITS: ("numbers of more than 15 digits, which spreadsheet programs cut", _AS_TEXT),
 }
-# By setting: the column is kept as text, dates name groups as well as numbers do; measurements are as long as stored.
+# By setting: text columns keep dates, and dates can name groups as well as numbers do; measurements keep all their digits.
 _TOLERATED = {
     "image_column": (), "label_column": (), "split_column": (), "conditions": (), "group_column": (DATE,),
     "covariate_columns": (DATE, PART_OF_DATE, ERROR, ROUNDED, DIGITS), "measure": (ROUNDED,), "IMAGE_NAME": (),
 }
-_AS_SHOWN = ("image_column", "group_column", "IMAGE_NAME")  # the last is that of a table of measurements
+_AS_SHOWN = ("image_column", "group_column", "IMAGE_NAME")  # the last is from a table of measurements
 _SAID: set[str] = set()
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """The cells that matter of one row, by setting (image_column, ...), and where the user finds it."""
+    """The relevant cells of one row, by setting (image_column, ...), and its place for messages."""
 
     where: str
     cells: dict[str, str]
@@ -60,26 +57,26 @@ class TableRow:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell holds no value: blank, or a word that programs write for that."""
+    """Whether a cell has no value: blank, or a word that programs write for a missing value."""
     return not cell.strip() or cell.strip().lower() in _MISSING_WORDS
 
 
 @dataclass(frozen=True)
 class TableBody:
     """The column names of a table and its rows with text that are not hidden, by row number from 2, each as wide as the
-    names. `grid` has what is odd about the cells."""
+    names. `grid` has the oddities of the cells."""
 
     header: list[str]
     rows: dict[int, list[str]]
     grid: Grid
 
     def find_column(self, name: str) -> int | None:
-        """The place of a column, whichever Unicode form its name is written in."""
+        """The position of a column, in whichever Unicode form its name is written."""
         composed = list(map(compose, self.header))
         return composed.index(compose(name)) if compose(name) in composed else None
 
     def cells_as_shown(self, column: int) -> list[str]:
-        """A column with the zeros and letters that the formats of numbers add: 0017 for 17."""
+        """A column with the zeros and letters that number formats add: 0017 for 17."""
         return [self.grid.shown.get((number - 1, column), cells[column]) for number, cells in self.rows.items()]
 
 
@@ -113,10 +110,10 @@ def read_table(path: Path, columns: Mapping[str, str], split: str | None, prefix
 
 
 def read_body(path: Path, wanted: Collection[str] = ()) -> TableBody:
-    """Column names and rows, where each name is there once and no row has more or fewer cells than there are names.
+    """Column names and rows. Each name occurs once, and every row has as many cells as there are names.
 
     Raises:
-        UserError: the table cannot be read, or is none.
+        UserError: the file cannot be read or is not such a table.
     """
     grid = read_grid(path, wanted)
     header = grid.lines[0] if grid.lines else []
@@ -149,10 +146,10 @@ def read_body(path: Path, wanted: Collection[str] = ()) -> TableBody:
 
 
 def check_cells(path: Path, body: TableBody, positions: Mapping[str, int]) -> None:
-    """Refuse cells whose text is not what a person sees in the sheet, in the columns of these settings.
+    """Refuse cells whose text is not what the sheet shows, in the columns of these settings.
 
     Raises:
-        UserError: naming the cells, and how to change them.
+        UserError: names the cells and how to change them.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for setting, column in positions.items():
@@ -168,7 +165,7 @@ def check_cells(path: Path, body: TableBody, positions: Mapping[str, int]) -> No
 
 
 def say_once(notes: Iterable[str]) -> None:
-    """Tell a person who counts the rows what was left out or read in another way, once in a process and a group of them."""
+    """Print notes on rows that were left out or read differently, once per process and group of processes."""
     for note in notes:
         if note not in _SAID and os.environ.get("RANK", "0") == "0":
             print(f"note: {escape_unprintable(note)}", file=sys.stderr, flush=True)
@@ -176,13 +173,13 @@ def say_once(notes: Iterable[str]) -> None:
 
 
 def read_header(path: Path) -> list[str]:
-    """The column names of a table: its first row; a UserError where it cannot be read."""
+    """The column names of a table: its first row; a UserError if it cannot be read."""
     lines = read_lines(path)
     return lines[0] if lines else []
 
 
 def read_lines(path: Path, wanted: Collection[str] = ()) -> list[list[str]]:
-    """The cells of a table as text, row by row; hidden rows are empty, so that places are row numbers."""
+    """The cells of a table as text, row by row; hidden rows are empty, so that positions are row numbers."""
     return read_grid(path, wanted).lines
 
 
@@ -251,5 +248,5 @@ def append_cells(sheet: "Worksheet", values: Iterable[object], *, bold: bool = F
 
 
 def defuse_cell(text: str) -> str:
-    """Text for a CSV cell that is only to be looked at: one that a spreadsheet would take for a formula gets a ' before."""
+    """Text for a CSV cell that people only look at: if a spreadsheet would take it for a formula, it starts with '."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

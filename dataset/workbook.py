@@ -1,6 +1,6 @@
-"""An XLSX workbook to the cells of its one visible sheet: hidden rows, merged cells and formats as a person sees them.
+"""From an XLSX workbook to the cells of its one visible sheet: hidden rows, merged cells and formats as a person sees them.
 
-Which of the oddities matter is decided where columns are known (dataset.tables).
+dataset.tables decides which oddities matter, because it knows the columns.
 """
 
 import io
@@ -16,7 +16,7 @@ from dataset.grid import DATE, DIGITS, ERROR, FORMULA, MERGED, PART_OF_DATE, ROU
 
 _TOKENS = re.compile(r'"[^"]*"|\\.|_.|\*.|\[[^\]]*\]|.')  # of a number format (ECMA-376 part 1, 18.8.31)
 _SECTIONS = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
-_EXACT_DIGITS = 15  # of a number that a spreadsheet program keeps
+_EXACT_DIGITS = 15  # of a number; spreadsheet programs keep no more
 
 
 def read_workbook(path: Path, data: bytes) -> Grid:
@@ -29,7 +29,7 @@ def read_workbook(path: Path, data: bytes) -> Grid:
             workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             sheets = {sheet.title: (_SheetCells(sheet), sheet.sheet_state == "visible") for sheet in workbook.worksheets}
             workbook.close()
-    except Exception as error:  # openpyxl lets zip, XML and key errors of a damaged file through as they come
+    except Exception as error:  # on a damaged file openpyxl raises zip, XML and key errors
         raise UserError(f"{path}: not readable as a workbook ({error!r}); save it again or as CSV UTF-8") from error
     filled = {title: visible for title, (cells, visible) in sheets.items()
               if cells.faults or any(map(str.strip, cells.texts.values()))}
@@ -48,10 +48,10 @@ def read_workbook(path: Path, data: bytes) -> Grid:
 
 
 class _SheetCells:
-    """What a worksheet holds, by (row, column) from 1; only cells with something in them."""
+    """The content of a worksheet, by (row, column) from 1; only cells that are not empty."""
 
     def __init__(self, sheet: Any) -> None:
-        from openpyxl.worksheet._reader import FORMULA_TAG, WorkSheetParser  # knows what the read-only sheet drops
+        from openpyxl.worksheet._reader import FORMULA_TAG, WorkSheetParser  # keeps what the read-only sheet drops
 
         class Parser(WorkSheetParser):
             def parse_cell(self, element: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class _SheetCells:
             self.faults[place] = DATE if whole else PART_OF_DATE, f"holds {day}"
 
     def to_grid(self, path: Path, notes: tuple[str, ...]) -> Grid:
-        """The cells after merged areas got their value and hidden rows lost theirs."""
+        """The cells, with merged areas filled in and hidden rows emptied."""
         filled = self._spread_merged()
         last = max(row for row, _ in self.texts)
         rows: defaultdict[int, dict[int, str]] = defaultdict(dict)
@@ -176,9 +176,9 @@ def _cell_text(value: object) -> str:
 
 
 def _show_number(value: float, number_format: str) -> tuple[str | None, str | None]:
-    """(what the format makes of a whole number, what it shows of a number that it rounds); None where it is the number.
+    """(a whole number as its format shows it, a number as its format rounds it); None where that is the number itself.
 
-    Other kinds of formats (percent, powers of ten, fractions, conditions) are left aside: the stored number is read.
+    Other formats (percent, powers of ten, fractions, conditions) are ignored: the stored number is read.
     """
     sections = _SECTIONS.split(number_format)
     section = sections[1] if value < 0 and len(sections) > 1 else sections[0]

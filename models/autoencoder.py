@@ -1,6 +1,6 @@
 """LatentCodec: a pretrained, frozen diffusers autoencoder between images and standardised latents.
 
-It owns loading, the channel adaptation and the scale of the latents; caching and training are elsewhere.
+This module loads it, adapts its channels and scales the latents; caching and training are elsewhere.
 """
 
 import functools
@@ -27,8 +27,8 @@ from models.weight_files import (
 
 TRAINING_RECORD = "training.json"  # in the folder of a VAE that train_vae made
 _ENCODER_PARTS = ("encoder", "quant_conv")
-_ENCODER_WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")  # the first that is there
-_ROUNDING = 1e-6  # a standard deviation below this share of the mean is what float64 sums leave of zero
+_ENCODER_WIDTHS = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")  # the first found counts
+_ROUNDING = 1e-6  # a standard deviation below this fraction of the mean is rounding of float64 sums
 _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "VQModel")
 
 
@@ -36,8 +36,8 @@ _SUPPORTED = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "Au
 class LatentStatistics:
     """Per-channel mean and standard deviation of the raw latents of the training images, and whether all are gray.
 
-    `signal_shares` are the shares of each channel's variance that the posterior means have; the rest is the posterior's own
-    noise. A VAE gives up channels that it does not need: they are next to nothing but noise.
+    `signal_shares` is the fraction of each channel's variance that comes from the posterior means; the rest is the
+    posterior's noise. A VAE does not use channels that it does not need: they are almost pure noise.
     """
 
     mean: tuple[float, ...]
@@ -63,13 +63,17 @@ class LatentStatistics:
         if not torch.isfinite(std).all() or (std <= _ROUNDING * mean.abs()).any():
             raise UserError(
                 f"the VAE's latents have standard deviations {[round(v, 6) for v in std.tolist()]}: expected finite "
-                "values above 0 in every channel; the VAE does not encode these images, so train or choose another"
+                "values above 0 in every channel; the VAE does not encode these images: train or choose another"
             )
         shares = (1 - own / count / std.square()).clamp(0, 1)
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), gray=gray, signal_shares=tuple(shares.tolist()))
 
+    def scaled_by(self, scale: float, shift: float) -> "LatentStatistics":
+        """Statistics by which every channel becomes (z - shift) * scale."""
+        return replace(self, mean=(shift,) * len(self.mean), std=(1 / scale,) * len(self.std))
+
     def unscaled(self) -> "LatentStatistics":
-        """Statistics by which latents stay as the VAE gives them."""
+        """Statistics that leave latents as the VAE gives them."""
         return replace(self, mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std))
 
 
@@ -77,7 +81,7 @@ class LatentCodec:
     """Images in [-1, 1] <-> latents of zero mean and unit variance per channel.
 
     Always float32, frozen and outside autocast: half precision in a VAE's decoder overflows on some weights, and its
-    rounding would enter every latent. Its weights lie channels-last, which convolutions are faster with.
+    rounding would enter every latent. Its weights are stored channels-last, which makes convolutions faster.
     """
 
     def __init__(self, vae: nn.Module, *, im_channels: int, statistics: LatentStatistics | None) -> None:
@@ -88,7 +92,7 @@ class LatentCodec:
         if self.vae_channels not in (im_channels, 3):
             raise UserError(
                 f"the VAE takes {self.vae_channels}-channel images, dataset_params.params.im_channels is "
-                f"{im_channels}; choose a VAE of 3 channels or of as many as the images"
+                f"{im_channels}; choose a VAE of 3 channels or of as many as the images have"
             )
 
     @property
@@ -192,7 +196,7 @@ def resolve_autoencoder(pretrained: str, subfolder: str | None = None) -> Path:
 
 
 def list_autoencoder_files(folder: Path) -> list[Path]:
-    """The files that make up the autoencoder: its config and its weights, in one file or in shards with an index.
+    """The files of the autoencoder: its config and its weights, in one file or in shards with an index.
 
     Raises:
         UserError: no weights, or an index whose shards are not all there.
@@ -211,7 +215,7 @@ def hash_autoencoder(folder: Path) -> str:
 
 
 def read_autoencoder_config(folder: Path) -> dict[str, Any]:
-    """The diffusers config without the keys that say who wrote it."""
+    """The diffusers config without the keys about the software that wrote it."""
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -224,11 +228,18 @@ def read_autoencoder_config(folder: Path) -> dict[str, Any]:
 
 
 def read_latent_layout(folder: Path) -> tuple[int | None, int | None]:
-    """Channels of the latents and what a side in pixels is divided by; None for what the folder's config leaves out."""
+    """Channels of the latents and the factor that divides a side in pixels; None if the folder's config lacks it."""
     config = read_autoencoder_config(folder)
     widths = next((config[key] for key in _ENCODER_WIDTHS if config.get(key)), None)
     # Each level of the encoder but the last halves the side, in all supported classes.
     return config.get("latent_channels"), 2 ** (len(widths) - 1) if widths else None
+
+
+def read_latent_scale(folder: Path) -> tuple[float, float]:
+    """The scaling_factor and shift_factor by which pretrained diffusion models take the raw latents: (z - shift) * scale."""
+    config = read_autoencoder_config(folder)
+    default = 1.0 if config["_class_name"] == "AutoencoderTiny" else 0.18215  # diffusers' own defaults
+    return float(config.get("scaling_factor") or default), float(config.get("shift_factor") or 0.0)
 
 
 def load_codec(
@@ -249,7 +260,7 @@ def load_codec(
             if getattr(vae, part, None) is not None:
                 setattr(vae, part, None)
     if missing:
-        raise UserError(f"{weights.head}: lacks {missing[0]} and {len(missing) - 1} more that its config.json asks for")
+        raise UserError(f"{weights.head}: lacks {missing[0]} and {len(missing) - 1} more that its config.json requires")
     return LatentCodec(vae, im_channels=im_channels, statistics=statistics)
 
 

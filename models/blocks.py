@@ -1,4 +1,4 @@
-"""The UNet's repeating unit, written once: a residual block that the embedding modulates, then attention."""
+"""The UNet's repeating unit: a residual block that the embedding modulates, then attention."""
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """A residual block, then self-attention where asked, then cross-attention where there is a context."""
+    """A residual block, then self-attention if requested, then cross-attention if there is a context."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, embedding_dim: int, norm_groups: int, dropout: float,

@@ -1,5 +1,5 @@
 """A small residual classifier of 32 to 256 px images, trained on the user's own data: for class fidelity, utility and
-as an in-domain encoder. Owns the network and its file format, not its training and not the writing of files."""
+in-domain features. Training it and writing its files is done elsewhere."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from config.errors import UserError
 
 CONFIG_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
-_FORMAT = 2  # format 1 lacks the keys whose defaults are what it had: norm, pooling, trunk_size, stem_width
+_FORMAT = 2  # format 1 lacks norm, pooling, trunk_size and stem_width; their defaults are its values
 _SMALLEST_SIZE_PX = 32
 
 
@@ -28,11 +28,11 @@ class ClassifierConfig:
 
     Attributes:
         widths: channels of the residual stages, each at half the side of the last.
-        norm: "group", or "batch", which learns faster from batches in which classes are equally frequent.
-        pooling: "mean" of the last maps, or "attention", a mean with learned weights for images of small things.
+        norm: "group" or "batch". "batch" learns faster from batches in which classes are equally frequent.
+        pooling: "mean" of the last maps, or "attention", a mean with learned weights, for images of small objects.
         trunk_size: about the side in px of the maps that enter the first residual stage.
-        stem_width: channels of the stem before its last convolution, each normalised; 0: half as many with every
-            halving back from the last, without normalisation.
+        stem_width: channels of the stem before its last convolution, each normalised; 0: half as many at each
+            level back from the last, without normalisation.
     """
 
     im_channels: int
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
     """Convolutional classifier: images (B, C, H, W) float in [-1, 1] -> logits (B, num_classes).
 
     In eval mode an image's output does not depend on its batch. Sides are halved with kernels wider than the stride or
-    after a mean, so that fine texture is not folded over.
+    after a mean, which avoids aliasing of fine texture.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         return self.head(self.dropout(self.features(x)))
 
     def to_files(self) -> dict[str, bytes]:
-        """The files that `from_folder` reads, name -> bytes, for the caller to write atomically."""
+        """The files that `from_folder` reads, name -> bytes; the caller writes them atomically."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         config = {"format": _FORMAT, **asdict(self.config)}
         return {
@@ -124,7 +124,7 @@ class Classifier(nn.Module):
         folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: expected a trained classifier, found nothing there; train it first")
+                raise UserError(f"{folder / name}: expected a trained classifier, found nothing; train it first")
         model = cls(_read_config(folder / CONFIG_FILE))
         try:
             tensors = safetensors.torch.load((folder / WEIGHTS_FILE).read_bytes())
@@ -132,13 +132,13 @@ class Classifier(nn.Module):
         except (safetensors.SafetensorError, RuntimeError) as error:
             raise UserError(
                 f"{folder / WEIGHTS_FILE}: expected weights that fit {CONFIG_FILE} beside it, found others or a "
-                "broken file; train the classifier anew"
+                "broken file; train the classifier again"
             ) from error
         return model.eval()
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each after a normalisation and SiLU, beside a skip; with `halve` behind a 2 x 2 mean."""
+    """Two 3 x 3 convolutions, each after a normalisation and SiLU, with a skip; with `halve` after a 2 x 2 mean."""
 
     def __init__(self, width_in: int, width_out: int, config: ClassifierConfig, *, halve: bool) -> None:
         super().__init__()
@@ -181,9 +181,9 @@ def _read_config(path: Path) -> ClassifierConfig:
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); train the classifier anew") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); train the classifier again") from error
     if not isinstance(values, Mapping) or values.get("format") not in range(1, _FORMAT + 1):
-        raise UserError(f"{path}: expected a classifier of format {_FORMAT} or an earlier one; train it anew with this "
+        raise UserError(f"{path}: expected a classifier of format {_FORMAT} or earlier; train it again with this "
                         "version")
     fields = {key: value for key, value in values.items() if key != "format"}
     try:

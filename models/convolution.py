@@ -1,4 +1,4 @@
-"""The UNet's 3 x 3 convolution, whose weights' gradient is taken by matrix products where a CPU's library is slow at it."""
+"""The UNet's 3 x 3 convolution; where a CPU's library is slow, matrix products compute the gradient of its weights."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-_LEAST_CHANNELS, _LEAST_POSITIONS = 128, 32 * 32  # there oneDNN had 0.5 to 1.0 of the products' rate, with less more
+_LEAST_CHANNELS, _LEAST_POSITIONS = 128, 32 * 32  # from here oneDNN had 0.5 to 1.0 of the products' rate; below, more
 
 
 class Convolution3x3(nn.Conv2d):
@@ -50,8 +50,8 @@ class _WeightGradientByProducts(torch.autograd.Function):
 def _weight_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """(out, C, 3, 3) of inputs (B, C, h, w) and the gradient (B, out, h, w) of the output.
 
-    Both are padded to the same rows of w + 2 positions and flattened, so that the inputs which one of the nine weights
-    meets are all rows from some offset on: a view. Where a row or an image ends, the gradient's padding is zero.
+    Both are padded to the same rows of w + 2 positions and flattened. The inputs of each of the nine weights are then all
+    rows from some offset on: a view. At the end of a row or an image, the gradient's padding is zero.
     """
     width = x.shape[3] + 2
     inputs = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)  # (B (h + 2) (w + 2), C)

@@ -1,4 +1,4 @@
-"""A patch discriminator: says of each patch of an image whether it is real. It serves the training of autoencoders."""
+"""A patch discriminator for the training of autoencoders: it decides for each patch of an image whether it is real."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ _BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)  # a Gaussian of sigma 1, nearly
 class PatchDiscriminator(nn.Module):
     """Three convolutions and a head; each output value judges one patch of about 20 px.
 
-    It sees the image and beside it the image's grain, what a slight blur takes away, divided by `grain_std`, the grain's
-    standard deviation over real images. Sensor grain of one or two gray levels is 1% of an image's range: without that it
-    would go unseen. Source: Isola 2017 (PatchGAN); group instead of batch normalisation, so that images do not influence
-    each other.
+    It sees the image and its grain: what a slight blur removes, divided by `grain_std`, the grain's standard deviation over
+    real images. Sensor grain of one or two gray levels is 1% of an image's range: without the scaling it would go
+    unnoticed. Source: Isola 2017 (PatchGAN); group instead of batch normalisation, so that images do not influence each
+    other.
     """
 
     grain_std: torch.Tensor
@@ -58,10 +58,10 @@ def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
 
 
 def texture_loss(made: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:
-    """How far the mean and spread of each map of made images are from those of the real images that they restore.
+    """Distance of the mean and spread of each map of generated images from those of the real images that they restore.
 
-    Maps (B, C, H, W). Where in the image a feature stands does not matter: grain has to be alike, not the same. Source:
-    Salimans 2016, section 3.1 (feature matching), here image by image and with the standard deviation beside the mean.
+    Maps (B, C, H, W). The place of a feature in the image does not matter: grain has to be similar, not identical. Source:
+    Salimans 2016, section 3.1 (feature matching), here per image and with the standard deviation as well as the mean.
     """
     def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return F.l1_loss(a.mean(dim=(2, 3)), b.mean(dim=(2, 3))) + F.l1_loss(a.std(dim=(2, 3)), b.std(dim=(2, 3)))

@@ -1,24 +1,26 @@
-"""The exponential moving average of a network's weights, which is what samples and is published."""
+"""The exponential moving average of a network's weights; sampling and published models use it."""
 
 import numpy as np
 import torch
 from torch import nn
 
+from models.trained_part import trained_parameters
+
 
 class ExponentialMovingAverage:
-    """Average of parameters with a warm-up, so that early averages forget the initial weights.
+    """Average of the parameters that are trained, with a warm-up, so that early averages forget the initial weights.
 
     After update n the decay is min(decay, (1 + n) / (10 + n)). A decay of 0 is no average: the weights themselves.
-    With a `relative_length` the average weighs update t of n in proportion to t ** gamma instead, whose standard deviation
-    is that share of n: it lengthens with the training and forgets the initial weights at once.
+    With a `relative_length` the average weighs update t of n in proportion to t ** gamma instead. The standard deviation of
+    these weights is that fraction of n: the average lengthens with the training and forgets the initial weights at once.
     Source: the warm-up of TensorFlow's ExponentialMovingAverage(num_updates); Karras 2024 (EDM2), section 3.1.
     """
 
     def __init__(self, module: nn.Module, decay: float, relative_length: float | None = None) -> None:
         self.decay = decay
         self._gamma = None if relative_length is None else power_of_length(relative_length)
-        self.average = {name: value.detach().clone() for name, value in module.named_parameters()}
-        # On the parameters' device, like all that an update depends on: whether it counts is not known on the host.
+        self.average = {name: value.detach().clone() for name, value in trained_parameters(module).items()}
+        # On the parameters' device, like all that an update depends on: the host does not know whether the update counts.
         device = next(module.parameters()).device
         self._updates = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
@@ -28,7 +30,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, counts: torch.Tensor | None = None) -> None:
-        """Move the average towards the module's present parameters; where `counts`, bool (), is false, nothing changes."""
+        """Move the average towards the module's current parameters; if `counts`, bool (), is false, nothing changes."""
         if counts is None:
             counts = torch.ones_like(self._updates, dtype=torch.bool)
         self._updates += counts

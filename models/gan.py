@@ -1,6 +1,6 @@
-"""A class-conditional GAN on pixels, the baseline of another kind: a residual generator, a projection discriminator, losses.
+"""A class-conditional GAN on pixels, the non-diffusion baseline: a residual generator, a projection discriminator, losses.
 
-It knows neither data nor augmentation; what trains it is tools/diffusion/gan_training.py.
+tools/diffusion/gan_training.py trains it.
 """
 
 import torch
@@ -21,7 +21,7 @@ class Generator(nn.Module):
     """Noise and class -> image: a learned map of 4 x 4, doubled level by level, modulated by noise and class in each block.
 
     `widths` are those of the levels from 4 px up; the image's side is 4 * 2 ** (levels - 1). Group normalisation, so that an
-    image does not depend on the batch that it is drawn in.
+    image does not depend on its batch.
     """
 
     def __init__(self, *, im_channels: int, num_classes: int, widths: tuple[int, ...]) -> None:
@@ -91,15 +91,15 @@ class _DownBlock(nn.Module):
 
 
 def _spread(x: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W): how far the features (B, C, H, W) differ over the batch, so that a generator that repeats itself is
-    found out: the standard deviation, averaged over channels and places. Source: Karras 2018, section 3.
+    """(B, 1, H, W): how much the features (B, C, H, W) differ over the batch, which reveals a generator that repeats
+    itself: the standard deviation, averaged over channels and positions. Source: Karras 2018, section 3.
     """
     spread = (x.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
     return spread.expand(len(x), 1, *x.shape[2:])
 
 
 def _keep_variance(network: nn.Module) -> None:
-    """Draw weights so that signals keep their size from layer to layer (He 2015), biases 0; layers at 0 are left so."""
+    """Draw weights so that signals keep their size from layer to layer (He 2015), biases 0; layers at 0 stay so."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if module.weight.any():

@@ -1,4 +1,4 @@
-"""The smallest parts of the UNet: embeddings, attention and resampling. They know nothing of diffusion."""
+"""The smallest parts of the UNet: embeddings, attention and resampling."""
 
 import math
 from collections.abc import Callable
@@ -37,11 +37,11 @@ class TimeEmbedding(nn.Module):
 
 
 class OrdinalEmbedding(nn.Module):
-    """Embedding of ordered levels as a walk, and a row of its own for "unknown".
+    """Embedding of ordered levels as a walk, and a separate row for "unknown".
 
     Level k is the vector of level 0 plus the first k of the steps between neighbours, each of standard deviation `std` at
-    the start. Neighbouring levels so start more alike than distant ones, and every image of a level trains the steps of
-    all levels up to it: a rare grade borrows from the common ones.
+    the start. Neighbouring levels thus start more alike than distant ones. Every image of a level trains the steps of
+    all levels up to it, so rare grades learn from common ones.
     """
 
     def __init__(self, num_levels: int, dim: int, *, std: float) -> None:
@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over the positions of a feature map, with a residual connection.
 
     `attend` is the attention of (B, heads, N, d) queries, keys and values; it is an attribute so that a benchmark can
-    put another implementation on the same weights.
+    run another implementation on the same weights.
     """
 
     attend: Attend = staticmethod(F.scaled_dot_product_attention)
@@ -84,8 +84,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention from the positions of a feature map to context tokens, with a residual connection.
 
-    Softmax over a single key is 1 whatever the query, so with one token the result is that token's projected value at
-    every position: it is computed as such, exactly, without queries and keys.
+    Softmax over a single key is 1 for every query. With one token the result is therefore that token's projected value at
+    every position, and is computed exactly so, without queries and keys.
     """
 
     def __init__(self, channels: int, *, context_dim: int, num_heads: int, norm_groups: int) -> None:

@@ -1,4 +1,4 @@
-"""The class-conditional UNet on latents. It knows nothing of noise schedules, training or files."""
+"""The class-conditional UNet on latents."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ _CLASS_EMBEDDING_STD = 0.5  # of the order of the time embedding's own values
 
 @dataclass(frozen=True)
 class ConditionShape:
-    """A condition beside the class: how many levels it has, whether they are ordered, whether it can be unknown."""
+    """A condition besides the class: how many levels it has, whether they are ordered, whether it can be unknown."""
 
     num_levels: int
     ordinal: bool = False
@@ -23,9 +23,9 @@ class ConditionShape:
 
 @dataclass(frozen=True)
 class UNetShape:
-    """All that determines the network's parameters; plain values, so that it can be stored beside the weights.
+    """Everything that determines the network's parameters; plain values, so that it can be stored with the weights.
 
-    `channels` and `attention` run from the finest level to the coarsest, which is the middle of the U.
+    `channels` and `attention` go from the finest level to the coarsest, which is the middle of the U.
     """
 
     latent_channels: int
@@ -47,10 +47,10 @@ class UNet(nn.Module):
 
     `class` conditioning adds a class embedding to the time embedding; `context_class` gives a context token to
     cross-attention at the levels that have attention. Further conditions act in the same ways as the class, each with
-    tables of its own: added to the time embedding, as one more context token, or both. With several tokens attention
-    weighs them by position, so that different places can heed different conditions.
+    separate tables: added to the time embedding, as one more context token, or both. With several tokens attention
+    weighs them by position, so that different places can follow different conditions.
 
-    A table has a row per level and, where the condition can be unknown, one more for its null. Ordered levels have an
+    A table has a row per level and, if the condition can be unknown, one more for its null. Ordered levels have an
     OrdinalEmbedding.
     """
 
@@ -98,7 +98,7 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(shape.norm_groups, channels[0])
         self.conv_out = zero_initialised(nn.Conv2d(channels[0], shape.latent_channels, 3, padding=1))
 
-        # Labels speak as loudly as the time from the first step on; runs of a thousand steps need that.
+        # Labels count as much as the time from the first step on; runs of a thousand steps need that.
         for table in (self.class_embedding, self.context_embedding):
             if table is not None:
                 nn.init.normal_(table.weight, std=_CLASS_EMBEDDING_STD)

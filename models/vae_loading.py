@@ -1,6 +1,6 @@
-"""Reading an autoencoder's weights through diffusers' own loader, which knows the names and layouts of every year.
+"""Read an autoencoder's weights with diffusers' loader, which supports the names and layouts of all its versions.
 
-It owns what that loader leaves to its caller: refusing weights that are missing, 1x1 convolutions, and silence.
+This module adds what that loader lacks: it refuses missing weights, reads 1x1 convolutions, and keeps the loader quiet.
 """
 
 import logging
@@ -20,13 +20,13 @@ from config.errors import UserError
 from models.weight_files import CONFIG_FILE, WeightFiles
 
 STEM = "diffusion_pytorch_model"
-_LEGACY_ATTENTION = ("query", "key", "value", "proj_attn")  # diffusers' names of attention's layers until 2023
+_LEGACY_ATTENTION = ("query", "key", "value", "proj_attn")  # diffusers' names of attention layers until 2023
 _LFS_START = b"version https://git-lfs"
 _LONGEST_REASON = 300  # characters of another library's message
 
 
 def load_vae(folder: Path, config: Mapping[str, Any], weights: WeightFiles) -> tuple[nn.Module, list[str]]:
-    """The model that `from_pretrained` makes of the folder, in float32, and the names of the weights it lacks, sorted.
+    """The model that `from_pretrained` loads, in float32, and the names of the weights that the folder lacks, sorted.
 
     Raises:
         UserError: a config that the library cannot build, or files that are damaged or of other shapes.
@@ -45,7 +45,7 @@ def load_vae(folder: Path, config: Mapping[str, Any], weights: WeightFiles) -> t
 def _load(
     source: Path, config: Mapping[str, Any], weights_path: Path, *, variant: str | None = None
 ) -> tuple[nn.Module, list[str]]:
-    """The library's model in float32 and the names of the weights that it found no values for, sorted."""
+    """The library's model in float32 and the names of the weights without values, sorted."""
     import diffusers
 
     try:
@@ -56,12 +56,12 @@ def _load(
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise _misfit(weights_path, error) from error
     for tensor in (*vae.parameters(), *vae.buffers()):
-        tensor.data = tensor.data.clone()  # the library leaves them mapped onto the file, which may change
+        tensor.data = tensor.data.clone()  # the library maps them from the file, which may change
     return vae, sorted(report["missing_keys"])
 
 
 def _read_wanted_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights that the config asks for, without memory for them."""
+    """Shapes of all weights that the config requires, without allocating them."""
     import diffusers  # its start-up costs a second that a --dry-run need not pay
 
     name = config["_class_name"]
@@ -83,7 +83,7 @@ def _read_stored_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
         except (SafetensorError, OSError) as error:
             with path.open("rb") as pointer:
                 if pointer.read(len(_LFS_START)) == _LFS_START:
-                    raise UserError(f"{path}: expected weights, found the pointer that git leaves in their place; run "
+                    raise UserError(f"{path}: expected weights, found a Git LFS pointer; run "
                                     "`git lfs install` and `git lfs pull` in that folder") from error
             raise _misfit(path, error) from error
     return shapes
@@ -112,7 +112,7 @@ def _write_linear(folder: Path, output: Path, weights: WeightFiles, squeezed: se
 
 @contextmanager
 def _quiet_diffusers() -> Iterator[None]:
-    """Keep the library's log, progress bar and deprecations off the screen: what is wrong is raised, the rest is usual."""
+    """Keep the library's log, progress bar and deprecations off the screen: errors are raised, the rest is normal."""
     from diffusers.utils import logging as library
 
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
@@ -129,7 +129,7 @@ def _quiet_diffusers() -> Iterator[None]:
 
 
 def _misfit(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not the weights that its config.json asks for ({_shorten(error)})")
+    return UserError(f"{path}: not the weights that its config.json requires ({_shorten(error)})")
 
 
 def _shorten(error: Exception) -> str:

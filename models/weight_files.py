@@ -1,4 +1,4 @@
-"""The safetensors files of a model folder in the Hugging Face layout: found in a folder, or fetched from the hub."""
+"""The safetensors files of a model folder in the Hugging Face layout: found in a folder, or downloaded from the hub."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from config.errors import UserError
 
 CONFIG_FILE = "config.json"
 PIPELINE_FILE = "model_index.json"
-_VARIANTS = ("fp32", "fp16", "bf16")  # in the order in which they are taken where the plain files are absent
+_VARIANTS = ("fp32", "fp16", "bf16")  # in order of preference if the plain files are missing
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class WeightFiles:
 
     @property
     def head(self) -> Path:
-        """The file that stands for all of them in a message."""
+        """The file that messages name."""
         return self.index or self.tensors[0]
 
     @property
@@ -43,8 +43,8 @@ def find_weight_files(folder: Path, stem: str) -> WeightFiles | None:
             shards = tuple(folder / name for name in _read_index(index))
             for shard in shards:
                 if not shard.is_file():
-                    raise UserError(f"{index}: names {shard.name}, which the folder lacks; fetch that file again, or remove "
-                                    "the index where a single file holds all weights")
+                    raise UserError(f"{index}: names {shard.name}, which the folder lacks; download it again, or remove "
+                                    "the index if a single file holds all weights")
             return WeightFiles(shards, index, variant)
         if single.is_file():
             return WeightFiles((single,), None, variant)
@@ -52,7 +52,7 @@ def find_weight_files(folder: Path, stem: str) -> WeightFiles | None:
 
 
 def describe_missing(folder: Path, stem: str, *, loader: str, hub_id: str | None = None) -> str:
-    """What `folder` has in place of safetensors and how to make them of a .bin file, for a message.
+    """For a message: what `folder` has instead of safetensors, and how to convert a .bin file.
 
     `loader` is the class that reads it, such as diffusers.AutoencoderKL; `hub_id` says where the folder was fetched from.
     """
@@ -64,14 +64,14 @@ def describe_missing(folder: Path, stem: str, *, loader: str, hub_id: str | None
     source, output = (str(folder), str(folder)) if hub_id is None else (hub_id, hub_id.rpartition("/")[2])
     command = (f'python -c "import {loader.partition(".")[0]}; {loader}.from_pretrained({source!r}{variant})'
                f'.save_pretrained({output!r})"')
-    found = f"only {pickle.name}" if pickle else "and where its page lists a .bin file only"
+    found = f"only {pickle.name}" if pickle else "and if its page lists only a .bin file"
     return f"{missing}, {found}: such a file can run code; if you trust its source, convert it once by {command}"
 
 
 def fetch_model(hub_id: str, stem: str, *, subfolder: str | None = None) -> Path:
     """Config and weights of a hub model, from the hub's cache or by download: the folder of the snapshot.
 
-    Fetched is the single file; where there is none, the shards; where there are none, a variant; a pickle never.
+    It downloads the single file, else the shards, else a variant; never a pickle.
 
     Raises:
         HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError: neither cached nor obtainable.
@@ -111,7 +111,7 @@ def _read_index(path: Path) -> list[str]:
     try:
         shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: expected an index of shards with a weight_map; fetch the file again") from error
+        raise UserError(f"{path}: expected an index of shards with a weight_map; download the file again") from error
     if not shards or not all(isinstance(name, str) and Path(name).name == name for name in shards):
-        raise UserError(f"{path}: expected names of files beside it in its weight_map; fetch the file again")
+        raise UserError(f"{path}: expected names of files beside it in its weight_map; download the file again")
     return sorted(shards)

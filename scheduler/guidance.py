@@ -10,7 +10,7 @@ Network = Callable[..., torch.Tensor]  # (x_t, timesteps, labels) or (x_t, times
 def drop_labels(
     labels: torch.Tensor, uniforms: torch.Tensor, *, probability: float, null_label: int
 ) -> torch.Tensor:
-    """Replace int64 (B,) labels by `null_label` where uniform (B,) draws lie below `probability`. Source: Ho &
+    """Replace int64 (B,) labels by `null_label` where uniform (B,) draws are below `probability`. Source: Ho &
     Salimans 2022, algorithm 1."""
     return torch.where(uniforms < probability, torch.full_like(labels, null_label), labels)
 
@@ -19,12 +19,12 @@ def drop_conditions(
     conditions: torch.Tensor, uniforms: torch.Tensor, own_uniforms: torch.Tensor, *, probability: float,
     null_levels: Sequence[int],
 ) -> torch.Tensor:
-    """Replace levels of int64 (B, K) conditions by their nulls: all of a row together with its label, and each by itself.
+    """Replace levels of int64 (B, K) conditions by their nulls: whole rows together with their labels, and single levels.
 
-    A row loses everything where its `uniforms` (B,) draw, the one that `drop_labels` reads, lies below `probability`:
-    that is the unconditional half of guidance. Beyond that each condition is dropped alone where its `own_uniforms`
-    (B, len(null_levels)) draw lies below it, so that its null also means "this one is unknown" beside a known class.
-    Columns past `null_levels` have no null and stay.
+    A row loses everything if its `uniforms` (B,) draw, which `drop_labels` reads too, is below `probability`: that is the
+    unconditional half of guidance. In other rows a condition is dropped alone if its `own_uniforms`
+    (B, len(null_levels)) draw is below it, so that its null also means "this one is unknown" with a known class.
+    Columns after `null_levels` have no null and stay.
     """
     known, rest = conditions[:, :len(null_levels)], conditions[:, len(null_levels):]
     nulls = torch.tensor(list(null_levels), dtype=torch.int64, device=conditions.device).expand_as(known)
@@ -38,7 +38,7 @@ def guided_prediction(
 ) -> torch.Tensor:
     """uncond + w (cond - uncond) with both halves in one call of the network; w = 1 is one plain conditional call.
 
-    x_t: (B, C, h, w); timesteps, labels: int64 (B,); conditions and what stands for them in the unconditional half,
+    x_t: (B, C, h, w); timesteps, labels: int64 (B,); conditions and their replacement in the unconditional half,
     null_conditions: int64 (B, K) each. Source: Ho & Salimans 2022, eq. 6, with w = 1 + their w.
     """
     further = () if conditions is None else (conditions,)
@@ -60,7 +60,7 @@ def autoguided_prediction(
     network: Network, guide: Network, x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor, *,
     guidance_scale: float, conditions: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """guide + w (network - guide), both told the class: away from the errors of a weaker model, not towards the class.
+    """guide + w (network - guide), both with the class: away from the errors of a weaker model, not towards the class.
 
     Arguments as those of `guided_prediction`; w = 1 is one plain call. Source: Karras 2024 (autoguidance), eq. 1.
     """

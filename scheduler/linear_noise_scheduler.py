@@ -1,4 +1,4 @@
-"""The noise schedule, in float64, and the forward process. It knows neither the network nor how noise is removed."""
+"""The noise schedule, in float64, and the forward process."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -56,8 +56,8 @@ def epsilon_from_x0(
 def loss_weights(schedule: ForwardProcess, prediction_type: str, *, weighting: str, min_snr_gamma: float) -> np.ndarray:
     """Weight of the squared error at each timestep, (T,) float64, scaled to a mean of 1.
 
-    `uniform` weighs the network's own target evenly. `min_snr` weighs the error of x0 by min(SNR, gamma), carried over
-    to the target that is predicted: over SNR for epsilon, over SNR + 1 for v. Source: Hang 2023, eq. 8 and appendix.
+    `uniform` weighs the network's target evenly. `min_snr` weighs the error of x0 by min(SNR, gamma), converted
+    to the predicted target: divided by SNR for epsilon, by SNR + 1 for v. Source: Hang 2023, eq. 8 and appendix.
     """
     if weighting == "uniform":
         return np.ones(schedule.num_timesteps)

@@ -2,7 +2,7 @@
 
 A denoiser takes (x_t, t) and returns its estimate of x_0 for the whole batch at one integer timestep; guidance and
 prediction type are already inside it. ddpm, ddim, euler and heun are written here; dpm-solver++ and unipc are diffusers'.
-SAMPLERS lists all of them: a new one is a function and an entry there.
+SAMPLERS lists all of them: to add one, write a function and an entry there.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ def trailing_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     """`num_steps` different timesteps from T - 1 to 0, dense where there is little noise.
 
-    Every sampler ends in one jump from its last timestep to E[x_0 | x_t], which takes away detail finer than the noise
-    left there. Spaced evenly, 20 of 1000 steps of the paper's schedule end at t = 49, where the noise is 0.3: of detail
-    with a standard deviation of 0.2 only 55% remain; spaced so, all of it does (measured on Gaussians).
+    Every sampler ends with one jump from its last timestep to E[x_0 | x_t], which removes detail finer than the noise
+    left there. Spaced evenly, 20 of 1000 steps of the paper's schedule end at t = 49, where the noise is 0.3. Of detail
+    with a standard deviation of 0.2 only 55% remain; with this spacing, all of it (measured on Gaussians).
 
     Source: Song 2021 (DDIM), appendix D.3, quadratic sub-sequence.
     """
@@ -46,7 +46,7 @@ def quadratic_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def heun_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """Those of trailing steps that are each evaluated at both ends, but for the last one."""
+    """The timesteps of trailing steps that are each evaluated at both ends, except the last one."""
     timesteps = trailing_timesteps(num_timesteps, num_steps)
     return [*(timestep for step in pairwise(timesteps) for timestep in step), timesteps[-1]]
 
@@ -123,7 +123,7 @@ def sample_straight(
 
 def _make_solver(sampler: str, betas: np.ndarray) -> Any:
     """diffusers' solver of order 2 in the data prediction."""
-    # Imported here: the library takes seconds to start, which training without these samplers need not wait for.
+    # Imported here: the library takes seconds to start, and training does not need it without these samplers.
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     if sampler == "dpm-solver++":  # Lu 2022, algorithm 2
@@ -137,10 +137,10 @@ def _make_solver(sampler: str, betas: np.ndarray) -> Any:
 def sample_with_solver(
     denoiser: Denoiser, x_T: torch.Tensor, *, schedule: NoiseSchedule, timesteps: Sequence[int], sampler: str
 ) -> torch.Tensor:
-    """dpm-solver++ or unipc through diffusers, fed with x_0 so that guidance and prediction type stay ours."""
+    """dpm-solver++ or unipc through diffusers, fed with x_0, so that guidance and prediction type stay here."""
     solver = _make_solver(sampler, schedule.betas)
     abar = schedule.alphas_cumprod[list(timesteps)]
-    # Not by set_timesteps, which knows no quadratic spacing.
+    # Not by set_timesteps, which has no quadratic spacing.
     solver.num_inference_steps = len(timesteps)
     solver.timesteps = torch.tensor(list(timesteps), device=x_T.device)
     solver.sigmas = torch.tensor([*np.sqrt((1 - abar) / abar), 0.0], dtype=torch.float32)
@@ -159,12 +159,12 @@ def _at_quadratic_timesteps(
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to solve the reverse process.
+    """A sampler of the reverse process.
 
     run: (denoiser, x_T, *, schedule, num_steps) -> x_0, and `draw_noise` too if it `draws_noise`: fresh unit normal noise
         of the shape of x_T at each call.
     evaluations: (num_timesteps, num_steps) -> the timestep of every evaluation of the denoiser, in order.
-    needs_betas: it runs a NoiseSchedule only, no rectified flow.
+    needs_betas: it runs only on a NoiseSchedule, not on a rectified flow.
     """
 
     run: Callable[..., torch.Tensor]

@@ -40,7 +40,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> MakeConfig:
     """A function: values of sections, given as keyword arguments, over those of a tiny network. No file is behind it."""
     def make(**sections: dict[str, Any]) -> Config:

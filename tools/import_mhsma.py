@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.import_mhsma", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=as_path, metavar="FOLDER", help="with x_64_train.npy, y_head_train.npy and so on")
     parser.add_argument("--output", type=as_path, default=Path("data/mhsma64"), metavar="DIR",
-                        help="where images/ and a table a split go (default data/mhsma64)")
+                        help="folder for images/ and one table per split (default data/mhsma64)")
     arguments = parser.parse_args(argv)
-    splits = {split: _read_split(arguments.folder, split) for split in SPLITS}  # all of it, before the first file is written
+    splits = {split: _read_split(arguments.folder, split) for split in SPLITS}  # all, before the first file is written
     for split, (images, labels) in splits.items():
         names = [f"{split}_{index:04d}" for index in range(len(images))]
         for name, image in zip(names, images, strict=True):
@@ -43,7 +43,7 @@ def _read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 64, 64) and labels (N, 4), 0 or 1, in the order of LABELS.
 
     Raises:
-        UserError: a file is missing, or is not what the data set's authors describe.
+        UserError: a file is missing, or is not as the data set's authors describe it.
     """
     images = _read_array(folder / f"x_{SIDE_PX}_{split}.npy")
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE_PX, SIDE_PX):

@@ -16,11 +16,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_config(parser, "YAML config: the real images, um_per_px, the model for flips")
     parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
-    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where tables and pictures go")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder for tables and figures")
     parser.add_argument("--manual", type=as_path, metavar="CSV",
                         help="measurements by hand: IMAGE_NAME and columns such as outer_diameter_um or zona_thickness_px")
     parser.add_argument("--flips", type=int, default=0, metavar="N",
-                        help="draw N noises once with every label and compare the classes in them; default %(default)s")
+                        help="sample N noises with every label and compare the classes; default %(default)s")
     parser.add_argument("--checkpoint", type=as_path, metavar="P",
                         help="weights for the flips; default <task_name>/checkpoints/<ldm_ckpt_name>")
     arguments = parser.parse_args(argv)

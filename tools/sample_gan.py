@@ -32,7 +32,7 @@ def draw(config: Config, output: Path) -> None:
     """Draw every requested image that is not there yet, then grids and the manifest."""
     device = choose_device()
     weights, params = Path(config.gan_params.output) / WEIGHTS_NAME, describe_samples(config.sample_params)
-    network, values = load_generator(config, weights, device)
+    network, values = load_generator(config.dataset_params.params, config.gan_params, weights, device)
     requests = generation.list_requests(generation.requested_counts(params, values["class_counts"]))
     writer = samples.SampleWriter(output, requests, params=params, class_names=config.dataset_params.params.class_names,
                                   checkpoint_sha256=hash_file(weights), trained_images=values.get(TRAINED_KEY))

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     run = RunDirectory(Path(config.train_params.task_name))
-    checkpoints = arguments.checkpoint or [run.weights(config)]
+    checkpoints = arguments.checkpoint or [run.weights(config.train_params)]
     if arguments.all_checkpoints:
         checkpoints = [*checkpoints, *reversed(list_resume_checkpoints(run.checkpoints))]
     sample = config.sample_params

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from config.load import load_config
-from config.schema import Config
+from config.schema import Config, GanParams, TableParams
 from dataset.images import write_png
 from dataset.patient_note import write_patient_note
 from dataset.storage import make_folder
@@ -43,23 +43,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_gan", description=__doc__.splitlines()[0])
     add_config(parser)
     arguments = parser.parse_args(argv)
-    train_gan(load_config(arguments.config, arguments.set))
+    config = load_config(arguments.config, arguments.set)
+    with owned(Path(config.gan_params.output), "tools.train_gan", key="gan_params.output"):
+        train_gan(config)
 
 
 def train_gan(config: Config) -> None:
     """Train until gan_params.max_steps and write the averaged generator."""
-    with owned(Path(config.gan_params.output), "tools.train_gan", key="gan_params.output"):
-        _train(config)
-
-
-def _train(config: Config) -> None:
     params = config.gan_params
     output, device = Path(params.output), choose_device(precision="float32")
     project = Project.open(config)
     images = project.images("train")
     trainer = GanTrainer(config, images, device)
     state, weights = trainer.state, output / WEIGHTS_NAME
-    saving = Saving(output / STATE_FOLDER, training_identity(config, project), key="gan_params.output",
+    identity = training_identity(params, project, seed=config.train_params.seed)
+    saving = Saving(output / STATE_FOLDER, identity, key="gan_params.output",
                     every_steps=config.train_params.checkpoint_interval_steps)
     make_folder(output)
     write_patient_note(output, "The weights in this folder")
@@ -79,16 +77,18 @@ def _train(config: Config) -> None:
                 tracker.log({"step": state.step, **(losses or dict.fromkeys(LOSSES))})
             if loop.is_last:  # before the state: a run that has all its steps has its weights
                 trainer.write_weights(weights, state.step, shorten_hashes(project.hash_images(images)))
-    _write_preview(config, output, device, step=state.step)
+    _write_preview(project.table, params, output, device, seed=config.train_params.seed, step=state.step)
     print(f"trained to step {state.step} ({loop.pace.rate:.0f} images/s); weights in {weights}")
 
 
-def _write_preview(config: Config, output: Path, device: torch.device, *, step: int) -> None:
+def _write_preview(
+    table: TableParams, gan: GanParams, output: Path, device: torch.device, *, seed: int, step: int
+) -> None:
     """A few images of each class from the written weights."""
-    network, _ = load_generator(config, output / WEIGHTS_NAME, device)
-    requests = list_requests([_PREVIEW_IMAGES] * config.num_classes)
-    pixels = draw_gan_images(network, requests, seed=config.train_params.seed, device=device)
-    names = config.dataset_params.params.class_names
+    network, _ = load_generator(table, gan, output / WEIGHTS_NAME, device)
+    names = table.class_names
+    requests = list_requests([_PREVIEW_IMAGES] * len(names))
+    pixels = draw_gan_images(network, requests, seed=seed, device=device)
     rows = pixels.reshape(len(names), _PREVIEW_IMAGES, *pixels.shape[1:])
     grid = label_grid(list(zip(names, rows, strict=True)), num_columns=_PREVIEW_IMAGES, title=f"step {step:,}")
     write_png(output / _PREVIEW_NAME, grid, text={"Synthetic": "GAN preview"})

@@ -86,10 +86,11 @@ def test_a_gpus_step_and_operators_by_their_own_code(setup: BenchmarkSetup) -> N
     prepare = gpu_step.VARIANTS["gpu_step/off_1"]
     assert prepare(setup)()["seconds"] > 0
     config = load_config(setup.paper_config)
-    operators = gpu_step.find_operators(config, 2)
+    operators = gpu_step.find_operators(config.dataset_params, config.unet_params, 2)
     assert {operator.kind for operator in operators} == {"convolution", "linear layer", "attention"}
     shipped = load_config(str(ROOT / "config/embryo.yaml"))  # two fifths of its operations are attention's
-    counted = 3 * sum(operator.kind_flops for operator in gpu_step.find_operators(shipped, 1))
+    counted = 3 * sum(operator.kind_flops
+                      for operator in gpu_step.find_operators(shipped.dataset_params, shipped.unet_params, 1))
     assert counted == pytest.approx(count_step_flops(shipped.dataset_params, shipped.unet_params, 1), rel=1e-6)
     for operator in operators:
         assert gpu_step.measure_operator(operator, torch.device("cpu"), torch.bfloat16) > 0

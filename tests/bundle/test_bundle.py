@@ -91,7 +91,7 @@ def test_the_lpips_weights_are_fetched_and_verified_once(
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.setattr(bundle, "SOURCES", {"squeeze": replace(SOURCES["squeeze"], sha256=hash_file(lpips_trunk)[:8])})
     with serve(lpips_trunk.read_bytes()) as server:
-        with pytest.raises(UserError, match=r"--lpips http://127\.0\.0\.1.*could not be fetched \(cut off: "):
+        with pytest.raises(UserError, match=r"--lpips http://127\.0\.0\.1.*could not be downloaded \(cut off: "):
             build_bundle(replace(request_, lpips=server.address("cut")), fetch=shelf.fetch)
         fetched = replace(request_, lpips=server.address("whole"))
         record = build_bundle(fetched, fetch=shelf.fetch)
@@ -173,7 +173,7 @@ def test_another_platform_a_foreign_folder_and_wrong_weights_are_refused(
             build_bundle(replace(request_, inception=source), fetch=shelf.fetch)
     with pytest.raises(UserError, match="found nothing there"):
         build_bundle(replace(request_, inception=str(tmp_path / "absent")), fetch=shelf.fetch)
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(UserError, match="could not be downloaded"):
         build_bundle(replace(request_, inception=(tmp_path / "absent").as_uri()), fetch=shelf.fetch)
 
 

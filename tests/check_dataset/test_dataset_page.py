@@ -42,7 +42,7 @@ def spoiled(tmp_path):
              "split_column": "s", "class_names": ["no", "yes"], "image_size": 32}
     config = build_config({"dataset_params": {"params": table}, "train_params": {"task_name": str(tmp_path / "run")},
                            "autoencoder_params": {"pretrained": "-"}}, source="test")
-    return config.dataset_params.params, inspect_dataset(config), lines
+    return config.dataset_params.params, inspect_dataset(config.dataset_params, progress_bar=False), lines
 
 
 def test_the_page_stands_alone_escapes_names_and_says_whose_images_it_shows(tmp_path, spoiled):
@@ -104,7 +104,7 @@ def test_the_check_says_what_was_left_out_and_the_clean_table_holds_what_was_rea
              "missing_labels": ["ND"]}
     config = build_config({"dataset_params": {"params": table}, "train_params": {"task_name": "-"},
                            "autoencoder_params": {"pretrained": "-"}}, source="test")
-    inspection = inspect_dataset(config)
+    inspection = inspect_dataset(config.dataset_params, progress_bar=False)
     screen = format_screen(inspection, config.dataset_params.params)
     assert "has 8 rows, 4 are read" in screen and "of 4 rows 3 are used: rows without a label" in screen
     said = write_clean_table(config.dataset_params.params, inspection.findings, tmp_path / "clean.csv")
@@ -114,7 +114,7 @@ def test_the_check_says_what_was_left_out_and_the_clean_table_holds_what_was_rea
         ["0003", "ND", "train", "p1", ""]]
     again = build_config({"dataset_params": {"params": {**table, "csv_file": str(tmp_path / "clean.csv")}},
                           "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
-    assert inspect_dataset(again).records == inspection.records
+    assert inspect_dataset(again.dataset_params, progress_bar=False).records == inspection.records
 
 
 def test_a_table_whose_names_are_all_wrong_is_reported(spoiled):
@@ -124,7 +124,7 @@ def test_a_table_whose_names_are_all_wrong_is_reported(spoiled):
         csv.writer(file).writerows([lines[0], *([f"9148_{number}", *line[1:]] for number, line in enumerate(lines[1:]))])
     config = build_config({"dataset_params": {"params": {**vars(params), "conditions": {}}},
                            "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
-    screen = format_screen(inspect_dataset(config), params)
+    screen = format_screen(inspect_dataset(config.dataset_params, progress_bar=False), params)
     assert "row 2 9148_0" in screen and "the images there are called" in screen and "i00.png" in screen
 
 
@@ -135,7 +135,7 @@ def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(
         csv.writer(file).writerows(line for line in lines if not line[1].startswith("+"))
     inspection = inspect_dataset(build_config(
         {"dataset_params": {"params": {**vars(params), "conditions": {}}}, "train_params": {"task_name": "-"},
-         "autoencoder_params": {"pretrained": "-"}}, source="test"))
+         "autoencoder_params": {"pretrained": "-"}}, source="test").dataset_params, progress_bar=False)
     assert r"m\xfcller.png" in format_screen(inspection, params)
     write_workbook(inspection, params, tmp_path / "check.xlsx")
     write_page(inspection, params, tmp_path / "check.html")
@@ -144,10 +144,10 @@ def test_a_file_whose_name_is_not_utf_8_is_named_on_the_screen_and_in_the_files(
 
 def test_a_table_that_was_read_is_not_written_over(tmp_path, spoiled):
     params, inspection, lines = spoiled
-    with pytest.raises(UserError, match="would write over the table that was read"):
+    with pytest.raises(UserError, match="would overwrite the table that was read"):
         write_clean_table(params, inspection.findings, Path(params.csv_file))
     (tmp_path / "TABLE.CSV").hardlink_to(params.csv_file)  # another name of the same file, as where case does not count
-    with pytest.raises(UserError, match="would write over the table that was read"):
+    with pytest.raises(UserError, match="would overwrite the table that was read"):
         write_clean_table(params, inspection.findings, tmp_path / "TABLE.CSV")
     assert read_lines(Path(params.csv_file)) == lines
     with pytest.raises(UserError, match=r"expected a table named \.csv"):
@@ -164,7 +164,7 @@ def test_a_table_for_each_split_gives_a_clean_one_for_each(tmp_path, spoiled):
     split_params: TableParams = replace(params, csv_file=tables, split_column=None)
     config = build_config({"dataset_params": {"params": {**vars(split_params), "conditions": {}}},
                            "train_params": {"task_name": "-"}, "autoencoder_params": {"pretrained": "-"}}, source="test")
-    inspection = inspect_dataset(config)
+    inspection = inspect_dataset(config.dataset_params, progress_bar=False)
     write_clean_table(config.dataset_params.params, inspection.findings, tmp_path / "clean.csv")
     assert [line[0] for line in read_lines(tmp_path / "clean_train.csv")[1:]] == ["i00", "i01", "i04"]
     assert len(read_lines(tmp_path / "clean_test.csv")) == 4

@@ -12,7 +12,8 @@ MAY_CHANGE = (
     "autoencoder_params.subfolder", "autoencoder_params.batch_size", "autoencoder_params.training", "sample_params",
     "gan_params", "evaluation_params", "logging_params", "launch_params",
 )
-PLACES = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "extra")
+PLACES = ("csv_file", "root_dir", "task_name", "pretrained", "subfolder", "output", "guide_checkpoint", "start_from",
+          "text_encoder", "extra")
 
 
 def test_every_key_has_a_known_effect_and_a_new_one_changes_results_unless_it_says_otherwise() -> None:
@@ -26,7 +27,8 @@ def test_a_resume_may_change_what_it_could_before() -> None:
 
 def test_keys_of_the_training_stay_fixed_within_a_run() -> None:
     fixed = {key for key in _METADATA if not key.startswith(MAY_CHANGE) and effect_of(key) != "result"}
-    assert fixed == {"train_params.task_name"}  # a run that was moved resumes
+    assert fixed == {"train_params.task_name", "train_params.start_from", "unet_params.pretrained",  # may have moved
+                     "unet_params.text_encoder", "unet_params.gradient_checkpointing"}
 
 
 def test_no_key_that_may_hold_a_path_reaches_wandb() -> None:

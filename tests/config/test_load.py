@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.errors import UserError, name_some
-from config.load import ConfigFaults, build_config, config_to_dict, config_to_yaml, load_config
+from config.load import ConfigFaults, build_config, config_to_dict, config_to_identity, config_to_yaml, load_config
 from config.schema import ConditionParams, Config
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,11 @@ SPLITS_GIVEN_TWICE = {"dataset_params__params__split_column": "SPLIT",
 
 
 @pytest.mark.parametrize(("changes", "wanted"), [
-    ({"dataset_params__params__class_names": ["only"]}, "class_names: expected two classes or more"),
+    ({"dataset_params__params__label_column": None}, "label_column: expected a column, found null and class_names ["),
+    ({"dataset_params__params__unlabelled": "train", "dataset_params__params__missing_labels": ["ND", "blank"]},
+     "missing_labels leaves rows out that unlabelled: train would learn from (blank)"),
+    ({"dataset_params__params__class_names": [], "dataset_params__params__unlabelled": "train"},
+     "unlabelled: without a label_column no image has a label to lack"),
     ({"dataset_params__params__class_names": ["a", "a"]}, "class_names: expected different names"),
     ({"dataset_params__params__csv_file": {"train": "a", "dev": "b"}}, "csv_file: expected a path, or paths under train"),
     ({"dataset_params__params__csv_file": {"test": "b"}}, "csv_file: expected a path, or paths under train"),
@@ -368,6 +372,21 @@ autoencoder_params: 7
     assert list(caught.value.faults) == wanted
     assert str(caught.value).startswith(f"{tmp_path / 'given.yaml'}: 6 faults: (1) dataset_params.params.image_sise: ")
     assert str(caught.value).isprintable()
+
+
+def test_no_class_is_short_for_one_that_no_column_names(tmp_path: Path) -> None:
+    config = build(dataset_params__params__class_names=[])
+    table = config.dataset_params.params
+    assert (table.class_names, table.label_column, config.num_classes) == (("all",), None, 1)
+    assert load_text(tmp_path, config_to_yaml(config)) == config
+    assert build(dataset_params__params__class_names=["embryo"]).num_classes == 1
+
+
+def test_identities_leave_newer_keys_out_while_they_have_their_default() -> None:
+    plain = config_to_identity(build())["dataset_params"]["params"]
+    assert set(config_to_dict(build())["dataset_params"]["params"]) - set(plain) == {"unlabelled", "unlabelled_values"}
+    assert config_to_identity(build(dataset_params__params__unlabelled="train"))["dataset_params"]["params"] == {
+        **plain, "unlabelled": "train"}
 
 
 def test_contradictions_are_named_at_once_where_each_key_is_right() -> None:

@@ -61,7 +61,8 @@ def read(config: Config, key: str) -> object:
 def test_every_path_key_is_filled_in(tmp_path: Path, home: Path, key: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(SECTIONS), encoding="utf-8")
-    guided = ["sample_params.guidance_scale=2"]
+    guided = ["sample_params.guidance_scale=2"]  # and what else a key asks for
+    guided += ["dataset_params.condition_types=[context_class]"] * (key == "unet_params.pretrained")
     for text, wanted in (("~/a b/c", f"{home}/a b/c"), ("$SCRATCH/c", f"{tmp_path}/scratch/c"), ("./a//c/", "./a//c/"),
                          ("${SCRATCH}c", f"{tmp_path}/scratchc")):
         assert read(load_config(path, [*guided, f"{key}={text}"]), key) == wanted

@@ -19,6 +19,7 @@ from dataset.annotations import (
     describe_splits,
     read_records,
 )
+from dataset.records import NO_LABEL
 from dataset.splits import draw_splits
 
 CLASSES = ("no", "yes")
@@ -398,8 +399,62 @@ def test_a_label_cannot_be_stated_to_be_missing(read, words):
 def test_missing_labels_need_a_table_with_some_labels(read, images):
     with pytest.raises(UserError, match="found only those that missing_labels names"):
         read("IMAGE_NAME,y\ni00,ND\n", missing_labels=("ND",))
-    with pytest.raises(UserError, match="missing_labels: expected none where csv_file is null"):
+    with pytest.raises(UserError, match="missing_labels: expected none because csv_file is null"):
         read_records(None, images, class_names=CLASSES, missing_labels=("ND",))
+
+
+def test_rows_without_a_label_are_kept_apart_where_a_setting_says_so(read):
+    records = read(UNLABELLED, unlabelled_values=("nd", "NA", "blank", "999"))
+    assert records[:12] == read(BODY)  # whose splits do not depend on the others
+    assert {(record.label, record.split) for record in records[12:]} == {(len(CLASSES), "train")} and len(records) == 17
+    assert describe_splits(records, CLASSES)["train"][NO_LABEL] == {"images": 5, "groups": 5}
+    assert NO_LABEL not in describe_splits(records, CLASSES)["test"]
+    with pytest.raises(AnnotationError, match=r"row 18 '999.0'; write .*; for images without a label set unlabelled: train"):
+        read(UNLABELLED, unlabelled_values=("nd", "NA", "blank"))
+    with pytest.raises(UserError, match="unlabelled_values: expected words that are no label, found 'yes'"):
+        read(UNLABELLED, unlabelled_values=("yes",))
+
+
+def test_an_image_without_a_label_follows_its_group_into_a_split(read):
+    text = "IMAGE_NAME,y,p\n" + "".join(f"i{n:02d},{n % 2},g{n}\n" for n in range(12))
+    text += "".join(f"i{n + 12:02d},,g{n}\n" for n in range(12)) + "i30,,other\n"
+    records = read(text, group_column="p", unlabelled_values=("blank",))
+    splits = {record.group: record.split for record in records[:12]}
+    assert set(splits.values()) == {"train", "val", "test"}
+    assert all(record.split == splits[record.group] for record in records[12:24]) and records[24].split == "train"
+    moved = read(text, group_column="p", unlabelled_values=("blank",), split_fractions={"train": 1.0}, val_from_train=0.3)
+    assert all(one.split == other.split for one, other in zip(moved[:12], moved[12:24], strict=True))
+    assert {record.split for record in moved} == {"train", "val"}
+
+
+def test_an_unlabelled_training_image_of_a_held_out_patient_is_a_leak(read):
+    text = "IMAGE_NAME,y,p,s\ni00,0,a,train\ni01,1,b,train\ni02,0,c,test\ni03,1,d,test\ni04,,c,train\n"
+    with pytest.raises(AnnotationError, match=r"groups in more than one split \(1\): 'c' \(train and test\)"):
+        read(text, group_column="p", split_column="s", unlabelled_values=("blank",))
+    text = text.replace("i04,,c,train", "i04,,c,test")
+    kept = read(text, group_column="p", split_column="s", unlabelled_values=("blank",))
+    assert (kept[4].label, kept[4].split) == (2, "test")
+
+
+def test_classes_need_labelled_images_whatever_is_unlabelled(read):
+    with pytest.raises(UserError, match="expected images of every class, found none of 'yes'"):
+        read("IMAGE_NAME,y,s\ni00,0,train\ni01,,train\n", split_column="s", unlabelled_values=("blank",))
+
+
+def test_without_a_label_column_every_image_is_of_the_only_class(read, images):
+    records = read("IMAGE_NAME\n" + "".join(f"i{n:02d}\n" for n in range(12)), class_names=("all",), label_column=None)
+    assert {record.label for record in records} == {0} and {record.split for record in records} == {"train", "val", "test"}
+    flat = read_records(None, images, class_names=("all",), label_column=None)
+    assert len(flat) == 40 and {record.label for record in flat} == {0}
+    for number, split in enumerate(("train", "test")):
+        (images / split).mkdir()
+        (images / f"i{number:02d}.png").rename(images / split / "a.png")
+    with pytest.raises(UserError, match=r"expected every image in .*/<split>/\*, found 38 elsewhere"):
+        read_records(None, images, class_names=("all",), label_column=None)
+    for path in images.glob("*.png"):
+        path.unlink()
+    assert {record.split for record in read_records(None, images, class_names=("all",), label_column=None)} == {
+        "train", "test"}
 
 
 def test_decimal_commas_in_labels_and_levels(read):
@@ -447,7 +502,7 @@ def test_no_column_but_that_of_patients_is_asked_for_as_groups(tmp_path):
         told = message(header)
         assert "one of them" not in told and "did you mean" not in told
         assert "set group_column to the column that holds the patients or embryos, or to null if there is none" in told
-        assert "every image counts as a patient of its own" in told and "every number is too good" in told
+        assert "every image counts as a separate patient" in told and "every number is too good" in told
     assert "did you mean group_column: 'patient id'?" in message("IMAGE_NAME,y,patient id")
 
 
@@ -517,14 +572,14 @@ def test_folder_without_access_is_refused(read, images):
         ({"class_names": ["a", "a"]}, "found twice: a"),
         ({"class_names": ["a", " b"]}, "found spaces around ' b'"),
         ({"class_names": ["1", "0"]}, r"found '1' \(label 0\), '0' \(label 1\)"),
-        ({"val_from_train": 1.0}, "expected a share from 0 to below 1, found 1.0"),
+        ({"val_from_train": 1.0}, "expected a fraction from 0 to below 1, found 1.0"),
         ({"val_from_train": -0.1}, "found -0.1"),
         ({"val_from_train": float("nan")}, "found nan"),
         ({"val_from_train": "0.1"}, "found '0.1'"),
-        ({"split_fractions": {"train": 0.5}}, "expected shares in sum 1, found 0.5"),
+        ({"split_fractions": {"train": 0.5}}, "expected a sum of 1, found 0.5"),
         ({"split_fractions": {"train": 2, "val": -1}}, "found train: 2, val: -1"),
         ({"split_fractions": {"train": True}}, "found train: True"),
-        ({"split_fractions": {"val": 0.5, "test": 0.5}}, "expected a share above 0 for train"),
+        ({"split_fractions": {"val": 0.5, "test": 0.5}}, "expected a fraction above 0 for train"),
         ({"split_fractions": {"train": 0.5, "dev": 0.5}}, "splits train, val and test, found 'dev'"),
         ({"split_fractions": {"train": 0.5, "val": 0.2, "valid": 0.3}}, "expected each split once"),
         ({"split_fractions": {"train": 1.0}, "split_column": "s"}, "split_column 's' and split_fractions; remove"),
@@ -651,7 +706,7 @@ def test_too_few_groups_are_named(read):
         read(text, group_column="g")
     records = read(text, group_column="g", split_fractions={"train": 0.8, "test": 0.2})
     assert describe_splits(records, CLASSES)["test"]["yes"] == {"images": 5, "groups": 1}
-    with pytest.raises(UserError, match=r"to deal images to train, val every class .* class 'yes' has 1"):
+    with pytest.raises(UserError, match=r"to split images into train, val every class .* class 'yes' has 1"):
         header, *lines = text.splitlines()
         named = [f"{line},{'test' if line.endswith('Y1') else 'train'}" for line in lines]
         read("\n".join([f"{header},s", *named]), group_column="g", split_column="s", val_from_train=0.2)

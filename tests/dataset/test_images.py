@@ -303,7 +303,7 @@ REFUSED = [
     ("x.tif", encode(Image.fromarray(COLOR).quantize(9), "TIFF"), "a palette or inverted gray"),
     ("x.tif", tiff(t262=(3, 0)), "a palette or inverted gray"),
     ("x.tif", tiff(t277=(3, 2)), "a TIFF of 2 channels with 8 bits"),
-    ("x.tif", tiff(t277=(3, 3), t258=(3, 16), t262=(3, 2), t284=(3, 2)), "as a plane of its own; save it with inter"),
+    ("x.tif", tiff(t277=(3, 3), t258=(3, 16), t262=(3, 2), t284=(3, 2)), "as a separate plane; save it with inter"),
     ("x.tif", tiff(t256=None), "a TIFF without a size"),
     ("x.tif", tiff(t273=None), "a TIFF without pixels"),
     ("x.tif", tiff(t256=(3, 9000), t257=(3, 9000)), "9000 x 9000 pixels, more than"),

@@ -349,7 +349,7 @@ def test_damage_is_found_and_named(tmp_path: Path, images: PixelFiles, name: str
     else:
         data[-1000] ^= 4
         path.write_bytes(data)
-    with pytest.raises(UserError, match=rf"{name}: does not match its checksum in index.json; remove .* to build it anew"):
+    with pytest.raises(UserError, match=rf"{name}: does not match its checksum in index.json; remove .* to rebuild it"):
         open_latent_cache(tmp_path / "cache", split="train", identity=identify(images))
 
 

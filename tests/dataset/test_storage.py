@@ -53,7 +53,7 @@ def test_a_full_disk_names_file_bytes_and_space(tmp_path, code):
 
 @pytest.mark.parametrize(("code", "remedy"), [
     (errno.EACCES, "you have no right to write there"), (errno.EPERM, "you have no right to write there"),
-    (errno.EROFS, "mount that one for writing"), (errno.ENOENT, "the folder is gone"),
+    (errno.EROFS, "mount it for writing"), (errno.ENOENT, "the folder is gone"),
     (errno.ENOTDIR, "a file is where a folder should be"), (errno.ENAMETOOLONG, "choose a shorter one"),
     (errno.EFBIG, "no file so large"), (errno.EIO, "the disk or the network failed"),
 ])
@@ -167,12 +167,12 @@ def test_a_file_system_without_locks_is_said_once_and_the_work_goes_on(tmp_path,
     with lock("a.lock"), lock("b.lock"):
         assert "a test" in (tmp_path / "a.lock").read_text()
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and f"has no locks ({os.strerror(code)})" in told and "Run one command at a time" in told
+    assert told.count("\n") == 1 and f"has no locks ({os.strerror(code)})" in told and "Run only one command" in told
     (tmp_path / "a.lock").write_text("\nanother (process 7)")  # as one that was killed leaves it
     with lock("a.lock"):
         pass
     told = capsys.readouterr().err
-    assert told == f"warning: {tmp_path / 'a.lock'} names another (process 7). Make sure that it has ended.\n"
+    assert told == f"warning: {tmp_path / 'a.lock'} names another (process 7). Check that it has ended.\n"
 
 
 _WITHOUT_FCNTL = """

@@ -141,7 +141,7 @@ def test_cells_merged_over_columns_are_refused_where_they_matter(tmp_path):
     ("A3", datetime.datetime(2024, 3, 1), "yyyy-mm-dd", r"found dates \(1\): A3 holds 2024-03-01; format the column as t"),
     ("B4", datetime.time(1, 2), "h:mm", r"dates or times"),
     ("C3", datetime.datetime(2024, 3, 1), "d-mmm", r"dates or times"),
-    ("B2", 0.4, "0", r"numbers shown rounded \(1\): B2 shows 0, holds 0.4; type the number that is meant"),
+    ("B2", 0.4, "0", r"numbers shown rounded \(1\): B2 shows 0, holds 0.4; type the intended number"),
     ("C2", 1.26, "0.0", r"C2 shows 1.3, holds 1.26"),
     ("C2", 1234567890123456, "General", r"more than 15 digits, .* \(1\): C2 1234567890123456"),
     ("C2", "#REF!", "General", r"found errors \(1\): C2 #REF!; correct the formula"),

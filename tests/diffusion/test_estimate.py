@@ -15,8 +15,8 @@ from dataset.annotations import ImageRecord
 from models.unet import count_parameters
 from tools.diffusion import estimate
 from tools.diffusion.estimate import count_steps, describe_run, list_preparations, measure_matmul_rate
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import make_unet
 
 CPU = torch.device("cpu")
 
@@ -36,9 +36,13 @@ def test_steps(make_config: Callable[..., Config], images: int, batch: int, epoc
     assert count_steps(config.train_params, images) == expected
 
 
+def describe(config: Config, records: list[ImageRecord]) -> str:
+    return describe_run(config.dataset_params, config.unet_params, config.train_params, records, CPU)
+
+
 def test_the_description_counts_what_there_is(make_config: Callable[..., Config]) -> None:
     config = make_config(train_params={"epochs": 3})
-    text = describe_run(config, make_records(20, 6), CPU)
+    text = describe(config, make_records(20, 6))
     assert f"{count_parameters(make_unet(config)):,}" in text
     assert "train: no_blastocyst 10, blastocyst 10; val: no_blastocyst 3, blastocyst 3" in text
     assert "9 (3 per epoch of 20 images)" in text
@@ -47,15 +51,15 @@ def test_the_description_counts_what_there_is(make_config: Callable[..., Config]
 def test_conditions_and_views_that_are_inputs_are_counted(make_config: Callable[..., Config]) -> None:
     table = {"csv_file": "table.csv", "root_dir": "images", "image_size": 32, "conditions": {"PLANE": ["0", "1"]}}
     config = make_config(dataset_params={"params": table, "symmetry_conditioning": True})
-    text = describe_run(config, make_records(20, 6), CPU)
+    text = describe(config, make_records(20, 6))
     more = 32 * (3 + 2)  # planes and their null, and two views, as wide as the time embedding
     assert f"{count_parameters(make_unet(make_config())) + more:,}" in text
 
 
 def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(make_config: Callable[..., Config]) -> None:
     def megabytes(**train: int) -> int:
-        found = re.search(r"memory for training +about (\d+) MiB", describe_run(make_config(train_params=train),
-                                                                               make_records(20, 0), CPU))
+        found = re.search(r"memory for training +about (\d+) MiB",
+                          describe(make_config(train_params=train), make_records(20, 0)))
         assert found
         return int(found[1])
 
@@ -81,9 +85,9 @@ def test_what_is_missing_before_training_is_told_with_the_command(
         return "\n".join(prepare(config, records, "a b.yaml"))
 
     missing = told(tmp_path / "my vae")
-    assert f"VAE: {tmp_path / 'my vae'} is no folder here; run python -m tools.train_vae --config 'a b.yaml'" in missing
+    assert f"VAE: {tmp_path / 'my vae'} is not a local folder; run python -m tools.train_vae --config 'a b.yaml'" in missing
     assert "groups: patients are unknown (group_column: null)" in missing and "every number is then too good" in missing
-    assert "fetched from the hub if it is an id there" in told("stabilityai/sd-vae-ft-mse", group_column="PATIENT")
+    assert "if it is a hub id, it will be downloaded" in told("stabilityai/sd-vae-ft-mse", group_column="PATIENT")
     (tmp_path / "my vae").mkdir()
     assert "has no config.json" in told(tmp_path / "my vae")
     AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path / "my vae")
@@ -96,7 +100,7 @@ def test_what_is_missing_before_training_is_told_with_the_command(
     without = prepare(config, make_records(4, 0), "x.yaml")
     assert any("ema_validation_loss needs a val split" in line for line in without)
     start = make_config(autoencoder_params={"pretrained": "none", "training": {"output": "none", "fine_tune": True}})
-    assert "pretrained=START, START being the VAE to fine-tune" in prepare(
+    assert "pretrained=START, where START is the VAE to fine-tune" in prepare(
         start, make_records(4, 2), "x.yaml")[0]
 
 

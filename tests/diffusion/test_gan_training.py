@@ -212,14 +212,14 @@ def test_what_is_written_and_drawn_from_is_the_average_of_the_generator(
     for name, tensor in tensors.items():  # after one update an average weighs the start with 2/11, see models/ema.py
         torch.testing.assert_close(tensor, (2 * start[name] + 9 * raw[name].detach()) / 11, rtol=1e-5, atol=1e-6)
     assert any((tensor - raw[name]).abs().max() > 1e-4 for name, tensor in tensors.items())
-    loaded, values = load_generator(trainer.config, path, CPU)
+    loaded, values = load_generator(trainer.config.dataset_params.params, trainer.params, path, CPU)
     assert values["class_counts"] == [12, 12] and values["trained_images"] == ["ab"]
     assert all(torch.equal(value, tensors[name]) for name, value in loaded.named_parameters())
 
     data = trainer.config.dataset_params
     swapped = replace(data, params=replace(data.params, class_names=tuple(reversed(data.params.class_names))))
     with pytest.raises(UserError, match=r"generator\.safetensors was trained on the classes"):
-        load_generator(replace(trainer.config, dataset_params=swapped), path, CPU)
+        load_generator(swapped.params, trainer.params, path, CPU)
 
 
 def test_a_generator_that_diverged_draws_no_image() -> None:

@@ -18,7 +18,8 @@ from tools.diffusion.generation import (
     list_requests,
     split_into_batches,
 )
-from tools.diffusion.training import latent_shape, make_schedule, make_unet
+from tools.diffusion.networks import make_unet
+from tools.diffusion.training import latent_shape, make_schedule
 
 REQUESTS = list_requests([5, 4])
 

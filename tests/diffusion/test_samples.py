@@ -15,8 +15,9 @@ from dataset.decoding import read_png_text
 from dataset.images import write_png
 from models.autoencoder import LatentCodec, LatentStatistics
 from tools.diffusion.generation import Denoising, list_requests, split_into_batches
+from tools.diffusion.networks import make_unet
 from tools.diffusion.samples import SampleWriter, draw_and_write, draw_and_write_in_turn
-from tools.diffusion.training import latent_shape, make_schedule, make_unet
+from tools.diffusion.training import latent_shape, make_schedule
 from tools.runtime.command import Diverged
 
 REQUESTS = list_requests([2, 1])

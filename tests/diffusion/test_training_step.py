@@ -15,6 +15,7 @@ from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from models.ema import ExponentialMovingAverage
 from tools.diffusion import training
+from tools.diffusion.networks import make_unet
 from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     Batch,
@@ -22,7 +23,6 @@ from tools.diffusion.training import (
     latent_shape,
     lr_factor,
     make_optimizer,
-    make_unet,
     train_step,
     validation_loss,
     weigh_channels,

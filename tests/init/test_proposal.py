@@ -72,12 +72,12 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path, table):
 
 def test_several_label_columns_are_refused_with_the_candidates(tmp_path, table):
     table.write_text(table.read_text().replace("blastocyst", "good").replace("remarks_code", "colour_code"))
-    with pytest.raises(UserError, match=r"found several: 'good' \(0, 1\), 'colour_code' \(0, 1, 2\); choose one by --label"):
+    with pytest.raises(UserError, match=r"found several: 'good' \(0, 1\), 'colour_code' \(0, 1, 2\); choose one with --"):
         run(tmp_path, table, tmp_path / "images")
     config, _ = run(tmp_path, table, tmp_path / "images", "--label-column", "colour_code")
     assert config.dataset_params.params.class_names == ("colour_code_0", "colour_code_1", "colour_code_2")
     for given, meant in (("color_code", "did you mean 'colour_code'\\?"), ("Good", "did you mean 'good'\\?"),
-                         ("xyzzy", "give the column that holds the classes")):
+                         ("xyzzy", "give the column of the classes")):
         with pytest.raises(UserError, match=f"--label-column: expected one of 'file'.*found '{given}'; {meant}"):
             run(tmp_path, table, tmp_path / "images", "--label-column", given, name="other.yaml")
 
@@ -103,7 +103,7 @@ def test_words_for_a_missing_label_are_proposed_and_not_assumed(tmp_path, capsys
     said = " ".join(capsys.readouterr().out.split())
     assert ("missing_labels: 4 of 16 rows have no label: ND (1: row 7), blank (1: row 9), NA (1: row 11), nd (1: row 13). "
             "Training refuses them") in said
-    assert "class_names: unknown (2 rows) became a class. If it says that nobody knows the class, take it out" in said
+    assert "class_names: unknown (2 rows) became a class. If it means that nobody knows the class, move it" in said
     with pytest.raises(UserError, match=r"labels that cannot be used \(4\): row 7 'ND', row 9 blank"):
         _ = Project.open(config).records
     line = next(line for line in text.splitlines() if line.startswith("    # missing_labels: "))
@@ -142,10 +142,10 @@ def test_a_cell_that_training_would_refuse_is_refused_here(tmp_path):
 def test_labels_from_one_on_are_refused(tmp_path):
     rows = [f"{name},{1 + number % 2}" for number, name in enumerate(draw(tmp_path / "images", 12))]
     table = write_rows(tmp_path / "t.csv", "file,label", rows)
-    with pytest.raises(UserError, match=r"found none among 'file', 'label'; passed over for numbers that do not run from 0: "
-                                        r"'label' \(1, 2\), write such labels from 0 on or as names; choose one by --label"):
+    with pytest.raises(UserError, match=r"none among 'file', 'label'; skipped because their numbers do not start at 0: "
+                                        r"'label' \(1, 2\); number such labels from 0, or use names; choose one with"):
         run(tmp_path, table, tmp_path / "images")
-    with pytest.raises(UserError, match=r"'label': expected labels 0, 1, ... or names, found 1, 2; write them from 0"):
+    with pytest.raises(UserError, match=r"'label': expected labels 0, 1, ... or names, found 1, 2; number them from 0"):
         run(tmp_path, table, tmp_path / "images", "--label-column", "label")
 
 
@@ -254,7 +254,7 @@ def test_what_the_evaluation_lacks_is_told(tmp_path, table):
     assert config.evaluation_params.encoders == ("classifier", "inception")
     assert config.evaluation_params.allow_download == "auto"
     told = " ".join(text.replace("#", " ").split())
-    assert "the first evaluation fetches them once into torch's cache" in told
+    assert "the first evaluation downloads them once into torch's cache" in told
     assert f"set evaluation_params.inception_path ({INCEPTION_FILE}) and dataset_params.lpips_path" in told
 
 

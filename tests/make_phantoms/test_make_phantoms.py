@@ -229,7 +229,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
         ({"seed": -1}, "--seed: expected 0 or more, found -1"),
         ({"format": "gif"}, "--format: expected one of png, jpg, tiff, bmp, found 'gif'"),
         ({"focal_planes": 0}, "--focal-planes: expected 1 to 9, found 0"),
-        ({"tint_microscope": 1.5}, "--tint-microscope: expected a share from 0 to 1, found 1.5"),
+        ({"tint_microscope": 1.5}, "--tint-microscope: expected a fraction from 0 to 1, found 1.5"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(

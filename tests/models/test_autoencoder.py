@@ -128,7 +128,7 @@ def test_decoder_only_never_reads_the_encoder(folders: dict[str, Path], tmp_path
     half = load_codec(tmp_path, im_channels=3, statistics=UNIT, decoder_only=True)
     assert torch.equal(half.decode(latents), whole.decode(latents))
     assert sum(p.numel() for p in half.vae.parameters()) == sum(t.numel() for t in kept.values())
-    with pytest.raises(UserError, match=r"lacks encoder\..* more that its config.json asks for"):
+    with pytest.raises(UserError, match=r"lacks encoder\..* more that its config.json requires"):
         load_codec(tmp_path, im_channels=3)
 
 
@@ -218,7 +218,7 @@ def test_weights_that_do_not_fit_are_refused(copied: Path, damage: str) -> None:
         config = json.loads((copied / "config.json").read_text())
         config |= {"block_out_channels": [16, 16]}
         (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"not the weights that its config.json asks for \(.+\)") as caught:
+    with pytest.raises(UserError, match=r"not the weights that its config.json requires \(.+\)") as caught:
         load_codec(copied, im_channels=3)
     assert str(caught.value).isprintable()
 

@@ -84,7 +84,7 @@ def test_refuses_what_is_not_its_file(tmp_path):
     with pytest.raises(UserError, match="keys of a classifier's config"):
         Classifier.from_folder(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(config | {"format": 99}))
-    with pytest.raises(UserError, match="of format 2 or an earlier one"):
+    with pytest.raises(UserError, match="of format 2 or earlier"):
         Classifier.from_folder(tmp_path)
     (tmp_path / CONFIG_FILE).write_text("{")
     with pytest.raises(UserError, match="not readable as JSON"):

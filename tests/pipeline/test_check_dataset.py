@@ -183,5 +183,5 @@ def test_folders_of_classes_are_cached_and_trained_like_a_table(sheet: Sheet, ca
     by_table = Project.open(sheet.workspace.config()).records
     assert sorted((r.path.name, r.label, r.split) for r in by_folder) == \
         sorted((r.path.name, r.label, r.split) for r in by_table)
-    with pytest.raises(UserError, match="csv_file is null, so that there is no table to clean"):
+    with pytest.raises(UserError, match="csv_file is null, so there is no table to clean"):
         check_dataset.main([*arguments, "--write-clean", str(sheet.root / "clean.csv")])

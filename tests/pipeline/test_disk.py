@@ -18,6 +18,7 @@ from workspace import Workspace, forget_accelerator
 import sample_ddpm_class_cond
 import train_ddpm_cond
 from config.errors import UserError
+from config.load import config_to_dict
 from tools import cache_latents, evaluate, sample_gan, sweep, train_gan
 from tools.runtime import checkpoints
 from tools.runtime.run_directory import owned
@@ -110,7 +111,7 @@ def test_a_run_whose_folder_goes_away_is_one_line(workspace: Workspace, tmp_path
     assert checkpoints.read_newest_checkpoint(tmp_path / "moved" / "checkpoints") is not None
 
 
-WANDB_FULL = r"warning: wandb is not logging \(OSError: \[Errno 28\] No space left on device: '{}'\); the run goes on .*\n"
+WANDB_FULL = r"warning: wandb is not logging \(OSError: \[Errno 28\] No space left on device: '{}'\); the run continues .*\n"
 
 
 def test_a_full_disk_of_wandb_alone_is_one_warning_and_the_log_is_complete(
@@ -130,7 +131,8 @@ def test_a_disk_of_wandb_that_fills_in_the_middle_is_one_warning(
 ) -> None:
     config = workspace.config("logging_params.wandb_mode=offline")
     with mounted(tmp_path / "wandb", "size=4m"):
-        tracker = Tracker(tmp_path / "metrics.jsonl", WandbMirror(config, folder=tmp_path, name="test"), step=0)
+        mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=tmp_path, name="test")
+        tracker = Tracker(tmp_path / "metrics.jsonl", mirror, step=0)
         for step in range(1, 41):
             if step == 20:
                 assert list((tmp_path / "wandb").glob("offline-run-*")) and capfd.readouterr().err == ""

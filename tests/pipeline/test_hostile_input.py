@@ -256,7 +256,7 @@ TABLES: dict[str, tuple[Break, str]] = {
     "label of a million digits": (row("i00.png," + "9" * 10**6 + ",p0,train"), "labels that cannot be used|field larger"),
     "label in Arabic digits": (row("i00.png,\u0661,p0,train"), "labels that cannot be used"),
     "group blank": (row("i00.png,0, ,train"), "without a group"),
-    "group differs by case": (row("i00.png,0,P0,train"), "differ from another only by case"),
+    "group differs by case": (row("i00.png,0,P0,train"), "differ only by case"),
     "group in two splits": (row("i00.png,0,p2,train"), "more than one split"),
     "split unknown": (row("i00.png,0,p0,trian"), "splits that cannot be used"),
     "row twice": (lambda p: p.add_row("i00.png,0,p0,train"), "the same label"),

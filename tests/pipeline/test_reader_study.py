@@ -270,13 +270,13 @@ def test_what_a_pack_refuses(workspace: Workspace, synthetic: Path, tmp_path: Pa
     refuse("--num-synthetic 900: .* found too few in --synthetic", "--num-real", "5", "--num-synthetic", "900")
     refuse("--num-round-trip 30: .* found too few in the test split", "--num-round-trip", "30")
     refuse("--num-real: expected 1 or more, found 0", "--num-real", "0", "--num-synthetic", "5")
-    refuse("--repeats: expected a share from 0 to 0.5, found 0.8", "--repeats", "0.8")
+    refuse("--repeats: expected a fraction from 0 to 0.5, found 0.8", "--repeats", "0.8")
     refuse("--task: expected one of realism, outcome, both, found 'beauty'", "--task", "beauty")
-    refuse("--readers: expected names that differ", "--readers", "A", "A")
-    refuse("--defect: expected names that differ, without spaces around them; found ' x'", "--defect", " x")
-    refuse("expected a new or empty folder, found something there", output=pack)
-    refuse("expected a folder apart from the pack", "--key", str(tmp_path / "out/key"))
-    refuse("expected a folder apart from the pack", "--key", str(tmp_path / "OUT/key"))  # one folder on many a laptop
+    refuse("--readers: expected different names", "--readers", "A", "A")
+    refuse("--defect: expected different names without spaces around them, found ' x'", "--defect", " x")
+    refuse("expected a new or empty folder, found files there", output=pack)
+    refuse("expected a folder outside the pack", "--key", str(tmp_path / "out/key"))
+    refuse("expected a folder outside the pack", "--key", str(tmp_path / "OUT/key"))  # one folder on many a laptop
     refuse("expected manifest.csv, or one folder per class", folder=tmp_path)
     copies = tmp_path / "copies"
     for name in CLASS_NAMES:
@@ -286,7 +286,7 @@ def test_what_a_pack_refuses(workspace: Workspace, synthetic: Path, tmp_path: Pa
     for name in CLASS_NAMES:
         for place in ("x", *range(11)):
             Image.new("L", (32, 32), 7).save(copies / name / f"{place}.png")
-    refuse("expected images that differ, found equal pixels", folder=copies)
+    refuse("expected different images, found equal pixels", folder=copies)
 
 
 def test_size_prints_a_line_for_each_number_of_readers_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_a_rerun_does_nothing_and_a_damaged_folder_is_made_again(
     weights = (tmp_path / WEIGHTS_FILE).read_bytes()
     before = (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns
     train_encoder.main(arguments)
-    assert "holds the encoder of these images already" in capsys.readouterr().out
+    assert "already holds the encoder of these images" in capsys.readouterr().out
     assert (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns == before
     (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-1] + b"x")
     train_encoder.main(arguments)
@@ -118,7 +118,7 @@ def test_the_state_of_another_training_is_discarded_and_one_line_says_so(
     said = capsys.readouterr()
     assert "resuming" not in said.out
     assert said.err.splitlines()[0] == (f"warning: {state} held the state of a training on other images or with other "
-                                        "settings; it is discarded and this one starts anew")
+                                        "settings; it is discarded and training starts again")
 
 
 def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_ended_the_training(
@@ -148,11 +148,11 @@ def test_the_output_and_the_record_say_what_the_weights_were_chosen_on_and_what_
     said, record = capsys.readouterr(), read_record(judge)
     assert "chosen on a sixth of the training groups (" in said.out and not was_chosen_on(judge, "val")
     assert (record["ended_by"], record["steps"], record["training_images"]) == ("minutes", 1, 138)
-    assert "warning: --max-minutes 1e-09 ended the training before it had settled: another machine gives other" in said.err
+    assert "warning: --max-minutes 1e-09 ended the training before it settled: another machine gives other" in said.err
 
 
 def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: give the folder that the judge is written to"):
+    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: set the folder for the judge"):
         train_encoder.main([*workspace.arguments("evaluation_params.judge_path=null"), "--role", "judge"])
     with pytest.raises(UserError, match="--epochs: expected 1 or more, found 0"):
         train_encoder.main([*workspace.arguments(), "--epochs", "0"])

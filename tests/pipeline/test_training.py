@@ -23,8 +23,9 @@ from dataset.decoding import decode_image, read_png_text
 from dataset.order import SampleOrder, TimestepDraws, draw_step
 from models.autoencoder import LatentStatistics
 from tools.diffusion.latent_source import EncodedLatents
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import latent_shape, make_unet
+from tools.diffusion.training import latent_shape
 from tools.runtime import checkpoints
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
@@ -225,7 +226,7 @@ def test_encoding_on_the_fly_gives_the_latents_of_the_cache(workspace: Workspace
 
 
 def test_a_changed_config_is_refused_and_a_harmless_change_is_not(workspace: Workspace, reference: Path) -> None:
-    with pytest.raises(UserError, match=r"train_params\.ldm_lr was 0\.003, is 0\.001; .*task_name to start anew"):
+    with pytest.raises(UserError, match=r"train_params\.ldm_lr was 0\.003, is 0\.001; .*task_name to start again"):
         train_ddpm_cond.main(workspace.arguments("train_params.ldm_lr=0.001"))
     with pytest.raises(UserError, match=r"unet_params\.channels was \[16, 32\], is \[16, 16\]"):
         train_ddpm_cond.main(workspace.arguments("unet_params.channels=[16,16]"))
@@ -244,7 +245,7 @@ def test_other_labels_behind_the_same_path_are_refused(workspace: Workspace, tmp
     cells = first.split(",")
     cells[1] = str(1 - int(cells[1]))
     copy.write_text("\n".join([header, ",".join(cells), *rest]) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="other images, labels or another VAE"):
+    with pytest.raises(UserError, match="other images, labels, VAE or pretrained UNet"):
         train_ddpm_cond.main(workspace.arguments(*overrides))
 
 
@@ -273,7 +274,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     before = (reference / "metrics.jsonl").read_bytes()
     train_ddpm_cond.main(workspace.arguments())
     told = capsys.readouterr()
-    assert told.err.startswith(f"warning: {newest}: does not match its own checksum")
+    assert told.err.startswith(f"warning: {newest}: does not match its checksum")
     assert "resuming at step 8" in told.out
     assert newest.read_bytes() == whole
     assert (reference / "metrics.jsonl").read_bytes() == before

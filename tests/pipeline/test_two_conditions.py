@@ -288,7 +288,7 @@ def test_the_judge_of_a_condition_lies_beside_the_class_judge_and_reads_its_leve
     assert of_plane["scores"]["val"]["balanced_accuracy"] > 0.8
     again = [*workspace.arguments(*judged), "--role", "judge", "--epochs", "20", "--condition", "FOCAL_PLANE"]
     train_encoder.main(again)
-    assert f"{folders[1]} holds the judge of FOCAL_PLANE of these images already" in capsys.readouterr().out
+    assert f"{folders[1]} already holds the judge of FOCAL_PLANE of these images" in capsys.readouterr().out
 
 
 def test_the_focal_plane_of_synthetic_images_is_judged_from_the_manifest(
@@ -334,7 +334,7 @@ def test_levels_and_judges_that_do_not_fit_are_refused(workspace: Workspace, jud
         train_encoder.main([*arguments, "--condition", "GRADE_XY"])
     with pytest.raises(UserError, match="--condition: expected with --role judge"):
         train_encoder.main([*workspace.arguments(*judged), "--condition", "FOCAL_PLANE"])
-    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: give the folder that the judge is written to"):
+    with pytest.raises(UserError, match=r"evaluation_params\.judge_path: set the folder for the judge"):
         train_encoder.main([*workspace.arguments(*judged, "evaluation_params.judge_path=null"), "--role", "judge",
                             "--condition", "FOCAL_PLANE"])
     with pytest.raises(UserError, match=r"expected the judge of condition 'FOCAL_PLANE' with the levels \['1', '0'\], found "
@@ -352,7 +352,7 @@ def test_a_level_without_training_images_is_warned_of(
             f"evaluation_params.judge_path={tmp_path / 'judge'}"]
     train_encoder.main([*workspace.arguments(*keys), "--role", "judge", "--epochs", "1", "--condition", "FOCAL_PLANE"])
     said = capsys.readouterr()
-    assert said.err.startswith("warning: no training image has FOCAL_PLANE 7, which the judge will never name\n")
+    assert said.err.startswith("warning: no training image has FOCAL_PLANE 7: the judge will never name it\n")
     assert "judge of FOCAL_PLANE on val" in said.out and "AUC not computed" in said.out
 
 

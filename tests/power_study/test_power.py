@@ -97,7 +97,7 @@ def test_the_table_names_the_smallest_strength_found_at_each_n() -> None:
     assert format_table(entry).splitlines() == [
         "| fault (strengths), n = 100, 300 | `one` | `other` |", "|---|---|---|",
         "| blur: px (0.5, 1, 2) | 2 / · | none / 0.5 |",
-        "| share of real halves with p < 0.05 | 0.045 / 0.050 | 0.045 / 0.050 |", "| seconds for 1,000 images | 2 | 2 |"]
+        "| fraction of real halves with p < 0.05 | 0.045 / 0.050 | 0.045 / 0.050 |", "| seconds for 1,000 images | 2 | 2 |"]
 
 
 def test_the_page_quotes_the_study() -> None:

@@ -115,7 +115,7 @@ def test_the_order_of_readers_and_answers_does_not_matter_and_the_seed_decides_t
 def test_warnings_name_what_intervals_do_not_cover(study: Study) -> None:
     text = " | ".join(study.score("R2").warnings)
     assert "no answers of R1, R3" in text and "one reader: the intervals cover other images, not other readers" in text
-    assert "synthetic: 4 groups" in text and "its interval cannot be had by resampling" in text
+    assert "synthetic: 4 groups" in text and "resampling gives no interval" in text
     for answer in study.answers["R1"]["answers"]:
         answer["confidence"] = 3 + int(answer["item"][-1]) % 2
     assert any("the interval of the AUC holds 0.5" in warning for warning in study.score("R1").warnings)
@@ -159,7 +159,7 @@ def test_the_files_hold_the_rows_and_no_formula_and_no_image_id(study: Study) ->
         if path.suffix != ".xlsx":
             assert "image3" not in path.read_text(encoding="utf-8")
     table = reader_report.format_table(report)
-    assert "AUC of confidence" in table and "note: " in table and "share of images with it" in table
+    assert "AUC of confidence" in table and "note: " in table and "fraction of images with it" in table
 
 
 def test_a_changed_key_is_refused(study: Study) -> None:
@@ -170,7 +170,7 @@ def test_a_changed_key_is_refused(study: Study) -> None:
     study.write_key()
     with pytest.raises(UserError, match="the key was changed after the pack was made"):
         read_answers(paths, read_key(study.key_path))
-    with pytest.raises(UserError, match="it is not the key that was committed to"):
+    with pytest.raises(UserError, match="this is not the original key of the pack"):
         read_key(study.key_path, commitment=commitment)
     del study.key["items"][0]["arm"]
     study.write_key()
@@ -200,7 +200,7 @@ def test_answers_that_do_not_belong_are_refused(study: Study) -> None:
     changed(reader="R9")
     refuse(study, "expected one of the readers R1, R2, R3, found 'R9'")
     changed(reader="R2")
-    refuse(study, "expected one file a reader, found answers of 'R2'", ("R1", "R2"))
+    refuse(study, "expected one file per reader, found answers of 'R2'", ("R1", "R2"))
     changed(schema=2)
     refuse(study, "expected answers saved by the page")
     changed(answers=whole["answers"][1:])

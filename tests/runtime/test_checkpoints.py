@@ -90,10 +90,10 @@ def test_a_file_cut_short_anywhere_is_found(tmp_path: Path) -> None:
     data = path.read_bytes()
     for length in [0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 4, len(data) - 1]:
         path.write_bytes(data[:length])
-        with pytest.raises(UserError, match="not a whole checkpoint of this software"):
+        with pytest.raises(UserError, match="not a complete checkpoint of this software"):
             read_checkpoint(path)
     path.write_bytes(data + b"\0")
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         read_checkpoint(path)
 
 
@@ -103,10 +103,10 @@ def test_missing_foreign_and_other_formats_are_refused(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=r"checkpoint cannot be read \(No such file or directory\)"):
         read_checkpoint(tmp_path / "absent")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign")
-    with pytest.raises(UserError, match="not a whole checkpoint of this software"):
+    with pytest.raises(UserError, match="not a complete checkpoint of this software"):
         read_checkpoint(tmp_path / "foreign")
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle")
-    with pytest.raises(UserError, match="not a whole checkpoint of this software"):
+    with pytest.raises(UserError, match="not a complete checkpoint of this software"):
         read_checkpoint(tmp_path / "pickle")
     monkeypatch.setattr(checkpoints, "FORMAT", 99)
     write_checkpoint(tmp_path / "newer", {}, {})
@@ -147,7 +147,7 @@ def test_no_checkpoint_is_none_and_no_intact_one_is_refused(tmp_path: Path) -> N
     write_steps(tmp_path, 1, 2)
     for step in (1, 2):
         damage(resume_path(tmp_path, step))
-    with pytest.raises(UserError, match=r"no intact resume checkpoint is left \(.*resume-00000002.*to start anew"):
+    with pytest.raises(UserError, match=r"no intact resume checkpoint is left \(.*resume-00000002.*to start again"):
         read_newest_checkpoint(tmp_path)
 
 

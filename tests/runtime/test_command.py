@@ -44,7 +44,7 @@ def test_exit_codes_and_their_line(capsys: pytest.CaptureFixture[str]) -> None:
         (fail(Interrupted(15, "saved; run again")), 143, "saved; run again\n"),
         (fail(Interrupted(2)), 130, "stopped by a signal\n"),
         (fail(OSError(errno.EROFS, "read-only", "/a/b")), 2, "error: /a/b: could not be written (Read-only file system): "
-         "nothing can be written there; choose another folder, or mount that one for writing\n"),
+         "nothing can be written there; choose another folder, or mount it for writing\n"),
         (fail(OSError(errno.EACCES, "refused", "/a/b")), 2,
          "error: /a/b: could not be opened or read (Permission denied): ask for access to it, or give another path\n"),
         *((lambda number=number: os.kill(os.getpid(), number), 128 + number, "stopped by a signal\n")

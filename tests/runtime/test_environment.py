@@ -68,7 +68,7 @@ def test_who_decides_is_said() -> None:
         "ACCELERATE_MIXED_PRECISION=bf16 is not used: this command trains nothing and computes in float32",
         "ACCELERATE_DYNAMO_BACKEND=EAGER is not used: this command trains nothing and computes in float32",
         "NVIDIA_TF32_OVERRIDE=1 is set: a GPU may round float32 products to TF32",
-        "ACCELERATE_NEWS is set, which this release does not know"]
+        "ACCELERATE_NEWS is set, but this release does not know it"]
 
 
 def test_of_precision_the_config_decides_and_a_line_says_so(make_config: Callable[..., Config]) -> None:
@@ -80,7 +80,7 @@ def test_of_precision_the_config_decides_and_a_line_says_so(make_config: Callabl
     assert lines("no", "no") == lines("bf16", "bf16") == []
     for asked, held in (("bf16", "no"), ("no", "bf16"), ("fp8", "no")):
         assert lines(asked, held) == [f"ACCELERATE_MIXED_PRECISION={asked} is not used: train_params.mixed_precision in the "
-                                      f"config decides, and it is {held}"]
+                                      f"config decides; it is {held}"]
 
 
 def test_the_environment_changes_neither_gradients_nor_wrapping(

@@ -55,7 +55,7 @@ def test_another_training_is_refused_with_what_to_do_and_none_at_all_is_a_start(
     make(3.0, step=1).save(Saving(tmp_path, "a", key="some.key"))
     state = make(5.0)
     with pytest.raises(OtherTraining, match=r"belongs to a training with other settings or images; restore them to resume, "
-                                            r"or name another some\.key to start anew"):
+                                            r"or set another some\.key to start again"):
         state.resume(Saving(tmp_path, "b", key="some.key"))
     state.resume(Saving(tmp_path / "absent", "a", key="some.key"))
     assert_equal(state, make(5.0))

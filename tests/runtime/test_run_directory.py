@@ -36,7 +36,7 @@ def test_what_changes_the_steps_is_refused(
 ) -> None:
     run = RunDirectory(tmp_path)
     run.write_config(make_config())
-    with pytest.raises(UserError, match=f"{told}; restore these keys to go on"):
+    with pytest.raises(UserError, match=f"{told}; restore these keys to resume"):
         run.check_resumable(make_config(**{section: {key: value}}))
 
 

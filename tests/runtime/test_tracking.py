@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
+from config.load import config_to_dict
 from config.schema import Config
 from tools.runtime.tracking import Tracker, WandbMirror
 
 
 def open_tracker(path: Path, config: Config, *, step: int) -> Tracker:
-    return Tracker(path, WandbMirror(config, folder=path.parent, name="test"), step=step)
+    mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=path.parent, name="test")
+    return Tracker(path, mirror, step=step)
 
 
 def test_rows_are_lines_of_json_without_timings(tmp_path: Path, make_config: Callable[..., Config]) -> None:
@@ -88,7 +90,7 @@ def test_a_wandb_that_fails_is_one_warning(
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     warnings = capsys.readouterr().err
     assert warnings.count("\n") == 1
-    assert warnings.startswith("warning: wandb is not logging (ConnectionError: the service is away); the run goes on")
+    assert warnings.startswith("warning: wandb is not logging (ConnectionError: the service is away); the run continues")
 
 
 def test_an_offline_run_holds_the_log_and_no_other_image(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from config.errors import UserError, name_some
-from config.load import config_to_dict, config_to_yaml, load_config
-from config.schema import Config, effect_of
+from config.load import config_to_identity, config_to_yaml, load_config
+from config.schema import AutoencoderParams, Config, effect_of
 from dataset.annotations import ImageRecord
 from dataset.delimited import format_csv
 from dataset.splits import draw_splits
@@ -120,13 +120,14 @@ def plan_study(config: Config, request: StudyRequest) -> UtilityStudy:
             np.isfinite(ratio) and ratio > 0 for ratio in request.ratios):
         raise UserError(f"--synthetic-ratio: expected different numbers above 0, found {list(request.ratios)}")
     classifier_shape(config.dataset_params.params)  # refuses images that are too small before any hour is spent
-    records = list(Project.open(config).records)
+    project = Project.open(config)
+    records = list(project.records)
     digests = [hash_file(record.path) for record in records]
     _refuse_shared_pictures(records, digests)
     folds = deal_folds([record.group for record in records], [record.label for record in records],
                        class_names=config.dataset_params.params.class_names, num_folds=request.num_folds,
                        seed=config.train_params.seed)
-    study = UtilityStudy(config, request, records, digests, folds, *_choose_vae(config, request.refit_vae, digests))
+    study = UtilityStudy(config, request, records, digests, folds, *_choose_vae(project, request.refit_vae, digests))
     study.check_groups()
     for fold in range(request.num_folds):
         _check_ratios(study, fold)
@@ -192,19 +193,19 @@ def write_fold(study: UtilityStudy, fold: int, folder: Path) -> Config:
     return load_config(folder / "config.yaml")
 
 
-def _choose_vae(config: Config, choice: str, digests: Sequence[str]) -> tuple[bool, str]:
+def _choose_vae(project: Project, choice: str, digests: Sequence[str]) -> tuple[bool, str]:
     """Whether each fold trains its own VAE, and the sentence that says whose it is and what that one has seen."""
     if choice not in REFIT_CHOICES:
         raise UserError(f"--refit-vae: expected one of {', '.join(REFIT_CHOICES)}, found {choice!r}")
-    params = config.autoencoder_params
-    fine_tune, own, name = params.training.fine_tune, _is_own(config), params.pretrained
+    params = project.autoencoder
+    fine_tune, own, name = params.training.fine_tune, _is_own(params), params.pretrained
     refit = choice == "always" or (choice == "auto" and own)
     if refit and fine_tune and own:
         raise UserError("autoencoder_params.pretrained is the fine-tuned VAE itself, which has seen every image; name the "
                         "weights that fine-tuning starts from in autoencoder_params.pretrained, and give --refit-vae always")
     if refit and not fine_tune:
         return True, "The VAE is trained anew in each fold, on its training groups only."
-    record = Project.open(config).vae_folder / TRAINING_RECORD
+    record = project.vae_folder / TRAINING_RECORD
     trained = read_trained_images(record)
     seen = 0 if trained is None else count_trained(digests, trained)
     if refit:
@@ -230,15 +231,14 @@ def _choose_vae(config: Config, choice: str, digests: Sequence[str]) -> tuple[bo
                    "recorded; if it was, give --refit-vae always.")
 
 
-def _is_own(config: Config) -> bool:
+def _is_own(vae: AutoencoderParams) -> bool:
     """Whether the config's VAE is the one that train_vae writes for it."""
-    vae = config.autoencoder_params
     return Path(vae.pretrained).resolve() == Path(vae.training.output).resolve()
 
 
 def describe_settings(study: UtilityStudy) -> dict[str, Any]:
     """All that the predictions depend on, but for the seeds, of which more can be added."""
-    config = config_to_dict(study.config)
+    config = config_to_identity(study.config)
     request = study.request
     training, data, sample = ({
         key: value for key, value in config[section].items() if effect_of(f"{section}.{key}") not in ("speed", "place")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, TrainParams
 from dataset.image_bank import ImageBank
 from dataset.images import load_image, write_png
 from dataset.latents import LabelledImages
@@ -102,7 +102,7 @@ def _generate(study: UtilityStudy, config: Config, folder: Path, *, identity: st
                 for name, script, file, further in stages])
     _write_round_trips(config, round_trips)
     made = {"study": identity, "manifest_sha256": hash_file(synthetic / MANIFEST_NAME),
-            "checkpoint_sha256": hash_file(_checkpoint(config)), "vae_sha256": Project.open(config).vae_sha256}
+            "checkpoint_sha256": hash_file(_checkpoint(config.train_params)), "vae_sha256": Project.open(config).vae_sha256}
     write_json(record, made)
     return made
 
@@ -158,7 +158,7 @@ def _write_round_trips(config: Config, folder: Path) -> None:
     """The training images through the encoder (posterior mean) and back, by the path that synthetic images take."""
     device = choose_device()
     project = Project.open(config)
-    statistics = load_trained_model(config, project, _checkpoint(config), torch.device("cpu")).codec.statistics
+    statistics = load_trained_model(config, project, _checkpoint(config.train_params), torch.device("cpu")).codec.statistics
     codec = project.open_codec(statistics=statistics, device=device)
     images, size = project.images("train"), config.autoencoder_params.batch_size
     paths = _list_round_trips(folder, len(images))
@@ -197,8 +197,8 @@ def _check_same_study(path: Path, settings: dict[str, Any]) -> None:
                         "another --output")
 
 
-def _checkpoint(config: Config) -> Path:
-    return RunDirectory(Path(config.train_params.task_name)).weights(config)
+def _checkpoint(train: TrainParams) -> Path:
+    return RunDirectory(Path(train.task_name)).weights(train)
 
 
 def _hash_if_there(path: Path) -> str | None:

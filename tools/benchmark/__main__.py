@@ -18,7 +18,6 @@ import torch
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
-from config.schema import Config
 from dataset.storage import write_json
 from tools.benchmark import demo_step, gpu_step, latent_cache, limit, paper_step, processes, reading, sampling, start_up
 from tools.benchmark.findings import Findings, draw_picture
@@ -81,7 +80,7 @@ def measure_all(setup: BenchmarkSetup, subjects: Sequence[str]) -> Iterator[tupl
         "reading": lambda: reading.measure(setup),
         "start_up": lambda: start_up.measure(setup),
         "gpu_step": lambda: gpu_step.measure(setup),
-        "processes": lambda: processes.measure(setup, parameters=_estimate_memory(load_config(setup.paper_config))[0]),
+        "processes": lambda: processes.measure(setup, parameters=_estimate_memory(setup.paper_config)[0]),
     }
     for name in _SUBJECTS:
         if name in subjects:
@@ -100,7 +99,7 @@ def answer(setup: BenchmarkSetup, findings: dict[str, Findings]) -> str:
     _, steps = count_steps(config.train_params, _ANSWER_IMAGES)
     step, encode = findings["paper_step"].numbers["seconds"], findings["latent_cache"].numbers["encode_seconds"]
     encoding, training = _ANSWER_IMAGES * views * encode / 3600, steps * batch * step / 3600
-    memory = max(_estimate_memory(config)[1], findings["latent_cache"].numbers["peak_bytes"])
+    memory = max(_estimate_memory(setup.paper_config)[1], findings["latent_cache"].numbers["peak_bytes"])
     text = (f"{_ANSWER_IMAGES} training images at {config.dataset_params.params.image_size} px, {setup.paper_config}, this "
             f"machine's CPU ({torch.get_num_threads()} threads): {encoding + training:.1f} hours ({encoding:.1f} to encode "
             f"{views} orientations once, {training:.1f} for {steps:,} steps of {batch}, each as long as {batch} steps at "
@@ -111,7 +110,8 @@ def answer(setup: BenchmarkSetup, findings: dict[str, Findings]) -> str:
     return text
 
 
-def _estimate_memory(config: Config) -> tuple[int, int]:
+def _estimate_memory(path: str) -> tuple[int, int]:
+    config = load_config(path)
     return estimate_memory(config.dataset_params, config.unet_params, config.train_params)
 
 

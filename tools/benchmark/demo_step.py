@@ -25,6 +25,7 @@ from tools.benchmark.limit import MATMUL
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.estimate import count_step_flops
+from tools.diffusion.networks import make_unet
 from tools.diffusion.train_state import Meters, TrainState
 from tools.diffusion.training import (
     Batch,
@@ -32,7 +33,6 @@ from tools.diffusion.training import (
     latent_shape,
     lr_factor,
     make_optimizer,
-    make_unet,
     open_draws,
     to_device,
     train_step,
@@ -196,7 +196,8 @@ def prepare_diffusers(setup: BenchmarkSetup) -> Repeat:
     config = load_config(setup.demo_config)
     batch = config.train_params.ldm_batch_size
     wanted = count_step_flops(config.dataset_params, config.unet_params, batch)
-    network, flops = rivals.unconditional_unet(config, flops=wanted, batch_size=batch)
+    network, flops = rivals.unconditional_unet(config.dataset_params, config.unet_params, flops=wanted, batch_size=batch,
+                                               seed=config.train_params.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.train_params.ldm_lr)
     x = normal(generator(0, "benchmark"), (batch, *latent_shape(config.dataset_params)))
     timesteps = torch.full((batch,), 500)

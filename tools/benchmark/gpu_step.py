@@ -14,7 +14,7 @@ from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.operators import Operator, find_operators, measure_operator, wait_for
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import count_step_flops, measure_matmul_rate
-from tools.diffusion.training import make_unet
+from tools.diffusion.networks import make_unet
 
 MATMUL = "gpu_step/matmul"
 _MODES = ("off", "default", "reduce-overhead")  # of train_params.compile_mode
@@ -40,7 +40,7 @@ def measure(setup: BenchmarkSetup) -> Findings:
         else:
             results[name] = {**measured[name], "matmul_flops": measured[MATMUL]["flops_per_second"]}
     operators = [(operator, measure_operator(operator, device, torch.bfloat16))
-                 for operator in find_operators(config, _MEMORY_BATCH)]
+                 for operator in find_operators(config.dataset_params, config.unet_params, _MEMORY_BATCH)]
     return conclude(results, failures, operators, device=torch.cuda.get_device_name(), config=setup.paper_config)
 
 

@@ -14,8 +14,9 @@ from dataset.storage import write_text
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.latent_source import LatentSource, open_training_data
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import latent_shape, make_optimizer, make_unet
+from tools.diffusion.training import latent_shape, make_optimizer
 
 CACHED, ENCODED = "latent_cache/cached", "latent_cache/encoded"
 _NUM_IMAGES = 2

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config.schema import Config
+from config.schema import DatasetParams, UNetParams
 from models.convolution import Convolution3x3
 from models.layers import SelfAttention
 from models.unet import UNet
 from tools.benchmark.workers import timed
 from tools.diffusion.estimate import BACKWARD_FACTOR
-from tools.diffusion.training import latent_shape, unet_shape
+from tools.diffusion.networks import unet_shape
+from tools.diffusion.training import latent_shape
 
 _LEAST_SECONDS = 0.5  # of a measurement
 
@@ -37,7 +38,7 @@ class _Attention(nn.Module):
         return F.scaled_dot_product_attention(x, x, x)
 
 
-def find_operators(config: Config, batch: int) -> list[Operator]:
+def find_operators(data: DatasetParams, unet: UNetParams, batch: int) -> list[Operator]:
     """The heaviest convolution, linear layer and self-attention of the network."""
     seen: dict[str, list[Operator]] = {"convolution": [], "linear layer": [], "attention": []}
 
@@ -59,12 +60,12 @@ def find_operators(config: Config, batch: int) -> list[Operator]:
             seen["attention"].append(Operator("attention", _Attention, shape, 4.0 * batch * size**2 * channels_all, 0))
 
     with torch.device("meta"):
-        network = UNet(unet_shape(config.dataset_params, config.unet_params))
+        network = UNet(unet_shape(data, unet))
         for module in network.modules():
             module.register_forward_hook(note)
         labels = torch.empty(batch, dtype=torch.int64)
         conditions = torch.empty(batch, len(network.shape.conditions), dtype=torch.int64)
-        network(torch.empty(batch, *latent_shape(config.dataset_params)), labels, labels, conditions)
+        network(torch.empty(batch, *latent_shape(data)), labels, labels, conditions)
     return [replace(max(found, key=lambda operator: operator.flops), kind_flops=sum(operator.flops for operator in found))
             for found in seen.values() if found]
 

@@ -19,7 +19,8 @@ from tools.benchmark.limit import MATMUL
 from tools.benchmark.operators import Operator, find_operators, measure_operator
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave, timed
 from tools.diffusion.estimate import BACKWARD_FACTOR, count_step_flops
-from tools.diffusion.training import latent_shape, make_optimizer, make_unet
+from tools.diffusion.networks import make_unet
+from tools.diffusion.training import latent_shape, make_optimizer
 
 OURS, MATERIALISED, DIFFUSERS = "paper_step/ours", "paper_step/materialised", "paper_step/diffusers"
 _TOLERANCE = 1e-5  # largest difference of the two outputs, whose values are of order 1
@@ -30,7 +31,7 @@ def measure(setup: BenchmarkSetup) -> Findings:
     results = interleave([MATMUL, OURS, MATERIALISED, DIFFUSERS], setup, repeats=1 if setup.quick else 3)
     config = load_config(setup.paper_config)
     operators = [(operator, measure_operator(operator, torch.device("cpu"), torch.float32))
-                 for operator in find_operators(config, 1)]
+                 for operator in find_operators(config.dataset_params, config.unet_params, 1)]
     found = conclude(results, operators, config=setup.paper_config)
     folder = Path(setup.scratch)
     outputs = [np.load(folder / f"paper_step_{name}.npy", allow_pickle=False) for name in ("ours", "materialised")]
@@ -88,12 +89,12 @@ def prepare_diffusers(setup: BenchmarkSetup) -> Repeat:
     """diffusers' network of equal channels, layers and attention levels, as a plain script would train it."""
     config = load_config(setup.paper_config)
     with torch.device("meta"):
-        shell = rivals.conditional_unet(config)
-    flops = rivals.count_rival_flops(lambda x, t: rivals.run_conditional(shell, config, x, t), config, 1)
+        shell = rivals.conditional_unet(config.dataset_params, config.unet_params)
+    flops = rivals.count_rival_flops(lambda x, t: rivals.run_conditional(shell, x, t), config.dataset_params, 1)
     torch.manual_seed(config.train_params.seed)
-    network = rivals.conditional_unet(config)
+    network = rivals.conditional_unet(config.dataset_params, config.unet_params)
     step = _make_step(torch.optim.AdamW(network.parameters()), config,
-                      lambda x, t: rivals.run_conditional(network, config, x, t))
+                      lambda x, t: rivals.run_conditional(network, x, t))
     step()
     return lambda: {"seconds": timed(step), "flops": flops, "parameters": count_parameters(network)}
 

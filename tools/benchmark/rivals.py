@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config.schema import Config
+from config.schema import DatasetParams, UNetParams
 from models.layers import CrossAttention, SelfAttention
 from tools.diffusion.estimate import count_training_flops
 
@@ -33,11 +33,10 @@ def materialised_self_attention(block: SelfAttention, x: torch.Tensor) -> torch.
     return x + attended.permute(1, 2, 0).reshape(batch, channels, height, width)
 
 
-def conditional_unet(config: Config) -> nn.Module:
+def conditional_unet(data: DatasetParams, unet: UNetParams) -> nn.Module:
     """diffusers' UNet2DConditionModel with the channels, layers, heads and attention levels of the config's UNet."""
     from diffusers import UNet2DConditionModel
 
-    unet, data = config.unet_params, config.dataset_params
     down = tuple("CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in unet.attention)
     up = tuple("CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(unet.attention))
     return UNet2DConditionModel(
@@ -47,13 +46,15 @@ def conditional_unet(config: Config) -> nn.Module:
         norm_num_groups=unet.norm_groups)
 
 
-def run_conditional(network: nn.Module, config: Config, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+def run_conditional(network: nn.Module, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """Its prediction, with one context token an image."""
-    context = torch.zeros(len(x), 1, config.unet_params.context_dim, device=x.device)
+    context = torch.zeros(len(x), 1, network.config.cross_attention_dim, device=x.device)
     return network(x, timesteps, encoder_hidden_states=context).sample
 
 
-def unconditional_unet(config: Config, *, flops: int, batch_size: int) -> tuple[nn.Module, int]:
+def unconditional_unet(
+    data: DatasetParams, unet: UNetParams, *, flops: int, batch_size: int, seed: int
+) -> tuple[nn.Module, int]:
     """diffusers' class-conditional UNet2DModel of the config's levels whose training step comes nearest to `flops`.
 
     Its channels keep the proportions of the config's; their number is what is sought. Returns it with its own count.
@@ -61,14 +62,14 @@ def unconditional_unet(config: Config, *, flops: int, batch_size: int) -> tuple[
     @cache
     def count(width: int) -> int:
         with torch.device("meta"):
-            network = _plain_unet(config, width)
-        return count_rival_flops(lambda x, t: run_plain(network, x, t), config, batch_size)
+            network = _plain_unet(data, unet, width)
+        return count_rival_flops(lambda x, t: run_plain(network, x, t), data, batch_size)
 
-    widths = range(_WIDTH_UNIT, 2 * config.unet_params.channels[0] + 1, _WIDTH_UNIT)
+    widths = range(_WIDTH_UNIT, 2 * unet.channels[0] + 1, _WIDTH_UNIT)
     above = bisect_left(widths, flops, key=count)  # a wider network costs more
     width = min(widths[max(above - 1, 0):above + 1], key=lambda width: abs(count(width) - flops))
-    torch.manual_seed(config.train_params.seed)
-    return _plain_unet(config, width), count(width)
+    torch.manual_seed(seed)
+    return _plain_unet(data, unet, width), count(width)
 
 
 def run_plain(network: nn.Module, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -77,19 +78,17 @@ def run_plain(network: nn.Module, x: torch.Tensor, timesteps: torch.Tensor) -> t
 
 
 def count_rival_flops(
-    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], config: Config, batch_size: int
+    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], data: DatasetParams, batch_size: int
 ) -> int:
     """Operations of a training step of a network on the meta device, counted as those of ours are."""
-    data = config.dataset_params
     return count_training_flops(
         lambda: run(torch.empty(batch_size, data.z_channels, data.latent_size, data.latent_size),
                     torch.empty(batch_size, dtype=torch.int64)))
 
 
-def _plain_unet(config: Config, width: int) -> nn.Module:
+def _plain_unet(data: DatasetParams, unet: UNetParams, width: int) -> nn.Module:
     from diffusers import UNet2DModel
 
-    unet, data = config.unet_params, config.dataset_params
     first = unet.channels[0]
     channels = tuple(max(round(width * wide / first / _WIDTH_UNIT), 1) * _WIDTH_UNIT for wide in unet.channels)
     settings: dict[str, Any] = {
@@ -99,4 +98,4 @@ def _plain_unet(config: Config, width: int) -> nn.Module:
     return UNet2DModel(
         sample_size=data.latent_size, in_channels=data.z_channels, out_channels=data.z_channels,
         block_out_channels=channels, layers_per_block=unet.num_layers, norm_num_groups=_WIDTH_UNIT,
-        attention_head_dim=channels[-1] // unet.num_heads, num_class_embeds=config.num_classes + 1, **settings)
+        attention_head_dim=channels[-1] // unet.num_heads, num_class_embeds=len(data.params.class_names) + 1, **settings)

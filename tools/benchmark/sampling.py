@@ -13,8 +13,9 @@ from models.autoencoder import LatentStatistics
 from tools.benchmark.findings import Findings, Ratio
 from tools.benchmark.workers import BenchmarkSetup, Numbers, Repeat, interleave
 from tools.diffusion import generation, samples
+from tools.diffusion.networks import make_unet
 from tools.diffusion.project import Project
-from tools.diffusion.training import latent_shape, make_schedule, make_unet
+from tools.diffusion.training import latent_shape, make_schedule
 
 OVERLAPPED, IN_TURN, PASSES = "sampling/overlapped", "sampling/in_turn", "sampling/passes"
 _BATCH = 64

@@ -1,1 +1,1 @@
-"""Everything a machine without a network needs, in one folder."""
+"""Collects everything that a machine without a network needs in one folder."""

@@ -1,4 +1,4 @@
-"""Collect wheels and weights for a machine without a network; run again, it verifies them and goes on where it stopped."""
+"""Collect wheels and weights for a machine without a network; run it again to verify them and resume where it stopped."""
 
 import argparse
 import platform
@@ -19,19 +19,19 @@ _ROOT = Path(__file__).parents[2]
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.bundle", description=__doc__)
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder of the bundle")
-    parser.add_argument("--platform", choices=tuple(PLATFORMS), help="the machine without a network; default: as this one")
+    parser.add_argument("--platform", choices=tuple(PLATFORMS), help="the target machine; default: as this one")
     parser.add_argument("--python-version", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="V",
-                        help="its Python; default %(default)s, as here")
+                        help="its Python; default %(default)s, as on this machine")
     parser.add_argument("--vae", type=expand_path, metavar="PATH_OR_HUB_ID",
                         help="pretrained VAE: a diffusers folder or a hub id")
     parser.add_argument("--inception", type=expand_path, nargs="?", const=SOURCES["inception"].address,
                         metavar="PATH_OR_URL",
-                        help="official Inception weights; without a value from their published address")
+                        help="official Inception weights; without a value, from their published address")
     parser.add_argument("--lpips", type=expand_path, nargs="?", const=SOURCES["squeeze"].address, metavar="PATH_OR_URL",
-                        help="LPIPS trunk, or folder of trunk and linear head; without a value from its published address")
+                        help="LPIPS trunk, or folder of trunk and linear head; without a value, from its published address")
     parser.add_argument("--dinov2", type=as_path, metavar="PATH", help="folder of a DINOv2 model in transformers' format")
     parser.add_argument("--cpu", nargs="?", const=TORCH_CPU_INDEX, metavar="INDEX",
-                        help="torch without CUDA, for Linux, from PyTorch's own index or this one")
+                        help="torch without CUDA, for Linux, from PyTorch's index or this one")
     parser.add_argument("--requirements", type=as_path, default=_ROOT / "requirements-dev.txt", metavar="FILE",
                         help="default requirements-dev.txt; requirements.txt leaves out what only tests need")
     arguments = parser.parse_args(argv)
@@ -57,7 +57,7 @@ def _this_platform() -> str:
         if (candidate.system, candidate.machine) == (platform.system(), platform.machine()):
             return name
     raise UserError(f"--platform: expected one of {', '.join(PLATFORMS)}; this machine is {platform.system()} "
-                    f"{platform.machine()}, so name the one that is meant")
+                    f"{platform.machine()}, so name the target platform")
 
 
 def _check_python(text: str) -> str:

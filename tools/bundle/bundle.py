@@ -1,6 +1,6 @@
 """The bundle for a machine without a network: wheels, weights and bundle.json, the record by which both are verified.
 
-How wheels are found is wheels.py's. A bundle is for one platform and one Python; a second run verifies it and goes on.
+wheels.py finds the wheels. A bundle is for one platform and one Python; a second run verifies and completes it.
 """
 
 import shutil
@@ -30,7 +30,7 @@ _LPIPS_NET = "squeeze"
 
 @dataclass(frozen=True)
 class BundleRequest:
-    """What goes into a bundle; weights that are None are left out, or kept as an earlier run put them there."""
+    """The content of a bundle; weights that are None are left out, or kept from an earlier run."""
 
     output: Path
     target: Target
@@ -44,19 +44,19 @@ class BundleRequest:
 
 
 def build_bundle(request: BundleRequest, *, fetch: Fetch | None = None) -> dict[str, Any]:
-    """Verify what lies in the folder, add what is missing, and return the record (bundle.json).
+    """Verify the folder's content, add what is missing, and return the record (bundle.json).
 
     Raises:
-        UserError: a folder that is another bundle or none, a wheel or weights that cannot be had, damaged weights whose
-            source is not given again.
+        UserError: the folder is another bundle or none, a wheel or weights are not available, or weights are damaged and
+            their source is not given again.
     """
     output, settings = request.output, _settings(request)
     old = _read_record(output, settings)
-    if not old:  # before anything that can fail, so that the same command goes on from there
+    if not old:  # before anything that can fail, so that the same command resumes from here
         write_json(output / RECORD_NAME, {"format": FORMAT, **settings, "complete": False, "files": {}, "config_keys": {}})
     damaged = _remove_damaged(output, old.get("files", {}))
     for name in damaged:
-        print(f"{output / name} is missing or damaged: it is fetched again")
+        print(f"{output / name} is missing or damaged: it is downloaded again")
     keys = dict(old.get("config_keys", {}))
     for key, copy in _weights(request).items():
         keys = {name: path for name, path in keys.items() if not f"{path}/".startswith(f"{_WEIGHTS}/{key}/")}
@@ -83,7 +83,7 @@ def _settings(request: BundleRequest) -> dict[str, Any]:
 
 
 def _read_record(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The record of an earlier run; empty where the folder is new."""
+    """The record of an earlier run; empty if the folder is new."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: expected a folder, found a file; choose another path")
     if not (output / RECORD_NAME).is_file():
@@ -100,7 +100,7 @@ def _read_record(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remove_damaged(output: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Names of recorded files that are not as they were; what is left of them is removed."""
+    """Names of recorded files that have changed; the changed files are removed."""
     damaged = [name for name, entry in files.items()
                if not (output / name).is_file() or hash_file(output / name) != entry["sha256"]]
     for name in damaged:
@@ -112,7 +112,7 @@ def _remove_damaged(output: Path, files: dict[str, dict[str, Any]]) -> list[str]
 
 
 def _weights(request: BundleRequest) -> dict[str, Callable[[Path], dict[str, str]]]:
-    """For each kind of weights that is asked for, what brings it into a folder and returns the config keys it serves."""
+    """For each requested kind of weights, a function that puts it into a folder and returns its config keys."""
     given: dict[str, Callable[[Path], dict[str, str]]] = {}
     if request.vae is not None:
         given["vae"] = lambda folder: _copy_vae(request.vae or "", folder)
@@ -151,7 +151,7 @@ def _fetch(option: str, source: Source, path: Path) -> None:
     try:
         fetch(source, path, limits=PATIENT)
     except DownloadError as error:
-        raise UserError(f"{option} {source.address}: could not be fetched ({error}); fetch it by hand and give its path"
+        raise UserError(f"{option} {source.address}: could not be downloaded ({error}); download it and give its path"
                         ) from error
 
 
@@ -187,7 +187,7 @@ def _copy_dinov2(source: Path, folder: Path) -> dict[str, str]:
 
 
 def _copy_model(files: Mapping[str, Path], folder: Path) -> None:
-    """Copy files under these names; those of another layout that an earlier run left would be read too, and go."""
+    """Copy files under these names; remove files of another layout from an earlier run, which would be read too."""
     for old in folder.iterdir() if folder.is_dir() else ():
         if old.name not in files:
             old.unlink()
@@ -196,7 +196,7 @@ def _copy_model(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def _copy(source: Path, path: Path) -> None:
-    """Copy a file atomically, unless the same bytes lie there."""
+    """Copy a file atomically, unless the same bytes are there."""
     if path.is_file() and path.stat().st_size == source.stat().st_size and hash_file(path) == hash_file(source):
         return
     with atomic_path(path) as temporary:

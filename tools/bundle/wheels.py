@@ -1,7 +1,7 @@
-"""Wheels for a named platform and Python: requirements followed to their end, each wheel fetched by pip without its own.
+"""Wheels for a given platform and Python: resolve all requirements here, and let pip download single wheels.
 
-pip can fetch for another platform, but decides by the running machine which requirements apply there. So the requirements
-are followed here, under the target's markers, and pip is only asked for single wheels. Owns no weights and no record.
+pip can download for another platform, but decides by the running machine which requirements apply there. So this module
+resolves the requirements under the target's markers, and asks pip only for single wheels.
 """
 
 import shutil
@@ -23,12 +23,12 @@ _GLIBC = (5, 28)  # manylinux_2_5 to manylinux_2_28: the target needs glibc 2.28
 _MACOS = (11, 15)
 _INCOMING = ".incoming"
 
-Fetch = Callable[[Sequence[Requirement], Path], None]  # what is wanted, and the folder where the wheels are to lie
+Fetch = Callable[[Sequence[Requirement], Path], None]  # what is wanted, and the folder for the wheels
 
 
 @dataclass(frozen=True)
 class Platform:
-    """A kind of machine: pip's names of what runs on it, best first, and how Python describes it to requirements."""
+    """A kind of machine: pip's platform names for it, best first, and how Python describes it to requirements."""
 
     tags: tuple[str, ...]
     system: str
@@ -61,12 +61,12 @@ class Target:
     python: str
 
     def pip_options(self) -> list[str]:
-        """How pip is told to fetch for this machine."""
+        """The options with which pip downloads for this machine."""
         tags = [word for tag in PLATFORMS[self.platform].tags for word in ("--platform", tag)]
         return [*tags, "--python-version", self.python, "--implementation", "cp"]
 
     def markers(self) -> dict[str, str]:
-        """The environment under which requirements are judged. Source: PEP 508."""
+        """The environment for evaluating markers of requirements. Source: PEP 508."""
         platform = PLATFORMS[self.platform]
         return {
             "python_version": self.python, "python_full_version": f"{self.python}.0", "os_name": "posix",
@@ -81,7 +81,7 @@ def read_requirements(path: Path) -> list[Requirement]:
     """The lines of a requirements file and of those it names by -r.
 
     Raises:
-        UserError: no such file, or a line that is no requirement.
+        UserError: no such file, or a line that is not a requirement.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -103,12 +103,12 @@ def read_requirements(path: Path) -> list[Requirement]:
 def collect_wheels(
     folder: Path, requirements: Sequence[Requirement], *, pins: Sequence[Requirement], target: Target, fetch: Fetch,
 ) -> list[Path]:
-    """Bring `folder` to hold the wheels of `requirements` and of all that these require on the target, and no other.
+    """Fill `folder` with the wheels of `requirements` and of everything that these require on the target, and no others.
 
-    What lies there already and fits is kept, so that a stopped run goes on and a finished one fetches nothing.
+    Fitting wheels are kept, so that a stopped run resumes and a finished one downloads nothing.
 
     Raises:
-        UserError: a wheel that cannot be had, or requirements that contradict each other.
+        UserError: a wheel is not available, or requirements contradict each other.
     """
     pinned = {canonicalize_name(pin.name): pin.specifier for pin in pins}
     environment = target.markers()
@@ -147,7 +147,7 @@ def collect_wheels(
 
 
 def pip_fetch(target: Target, *, torch_index: str | None = None) -> Fetch:
-    """A fetch that asks pip, under this machine's settings of pip; torch and torchvision from an index of their own."""
+    """A fetch with pip and this machine's pip settings; torch and torchvision come from a separate index."""
     def fetch(requirements: Sequence[Requirement], folder: Path) -> None:
         of_torch = [need for need in requirements if torch_index and need.name in ("torch", "torchvision")]
         others = [need for need in requirements if need not in of_torch]
@@ -168,14 +168,14 @@ def find_wheel(folder: Path, need: Requirement) -> Path | None:
 
 
 def read_wheel_requirements(path: Path) -> Iterator[Requirement]:
-    """What a wheel says it requires, with the markers under which it does."""
+    """The requirements in a wheel, with their markers."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(item for item in archive.namelist()
                         if item.endswith(".dist-info/METADATA") and item.count("/") == 1)
             text = archive.read(name).decode("utf-8")
     except (OSError, zipfile.BadZipFile, StopIteration) as error:
-        raise UserError(f"{path}: expected a wheel, could not read it; remove it to have it fetched again") from error
+        raise UserError(f"{path}: expected a wheel, could not read it; remove it to download it again") from error
     for line in HeaderParser().parsestr(text).get_all("Requires-Dist") or []:
         yield Requirement(line)
 
@@ -189,13 +189,13 @@ def _applies(requirement: Requirement, environment: Mapping[str, str], extras: S
 def _require_wheel(folder: Path, need: Requirement) -> Path:
     path = find_wheel(folder, need)
     if path is None:
-        raise UserError(f"{folder}: pip fetched no wheel for {need}; another package asks for another version, or "
+        raise UserError(f"{folder}: pip found no wheel for {need}; another package requires another version, or "
                         "constraints.txt pins one")
     return path
 
 
 def _fetch_into(folder: Path, needs: Sequence[Requirement], fetch: Fetch) -> None:
-    """Fetch beside the wheels and move whole ones in, so that a stopped run leaves no half wheel among them."""
+    """Download to another folder and move complete wheels in, so that a stopped run leaves no incomplete wheel."""
     incoming = folder / _INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
@@ -208,8 +208,8 @@ def _fetch_into(folder: Path, needs: Sequence[Requirement], fetch: Fetch) -> Non
 
 
 def _run_pip(options: Sequence[str], needs: Sequence[Requirement], folder: Path) -> None:
-    names = [f"{need.name}{need.specifier}" for need in needs]  # extras ask for further wheels, not for another one
-    print(f"fetching {len(names)} wheels: {', '.join(need.name for need in needs)}", flush=True)
+    names = [f"{need.name}{need.specifier}" for need in needs]  # extras add wheels, they do not change this one
+    print(f"downloading {len(names)} wheels: {', '.join(need.name for need in needs)}", flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary",
          ":all:", "--dest", str(folder), *options, *names],
@@ -217,5 +217,5 @@ def _run_pip(options: Sequence[str], needs: Sequence[Requirement], folder: Path)
     )
     if done.returncode:
         errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise UserError(f"pip could not fetch {', '.join(names)} ({errors[-1] if errors else 'no reason given'}); the same "
-                        "command goes on once that is mended")
+        raise UserError(f"pip could not download {', '.join(names)} ({errors[-1] if errors else 'no reason given'}); fix "
+                        "this, then run the same command to resume")

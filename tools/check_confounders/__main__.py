@@ -27,9 +27,9 @@ from tools.runtime.machine import choose_device
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.check_confounders", description=__doc__)
     add_config(parser, "YAML config; the images of all splits are read")
-    parser.add_argument("--output", type=as_path, metavar="DIR", help="where confounders.json goes; default nowhere")
+    parser.add_argument("--output", type=as_path, metavar="DIR", help="folder for confounders.json; default none")
     parser.add_argument("--disc", type=float, metavar="SIDES", help="diameter of the central disc that holds the embryo, in "
-                        "sides of the frame, such as 0.7; the background is all outside it. Default: found by the edges")
+                        "sides of the frame, such as 0.7; the background is all outside it. Default: found from the edges")
     arguments = parser.parse_args(argv)
     if arguments.disc is not None and not arguments.disc > 0:
         raise UserError(f"--disc: expected a diameter above 0, in sides of the frame, found {arguments.disc:g}; try 0.8")
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _judge(
     judge_path: str | None, table: TableParams, records: Sequence[ImageRecord], pixels: np.ndarray, device: torch.device
 ) -> Interval | None:
-    """The judge's AUC on images that it neither learned from nor was chosen on, where there are both classes of them.
+    """The judge's AUC on images that it neither learned from nor was chosen on, if they have both classes.
 
-    Without a test split it is the val images, on which it was chosen.
+    Without a test split these are the val images, on which it was chosen.
     """
     judge = load_judge(judge_path, table)
     splits = np.array([record.split for record in records])

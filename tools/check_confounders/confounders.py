@@ -18,7 +18,7 @@ from tools.evaluation.descriptors import (
 )
 from tools.inspection.readout import GroupedLabels, Interval, summarise
 
-# Strict, since a fit that met a chance association errs more than a bootstrap of its scores can tell. Of 80 sets of phantoms
+# Strict, because the bootstrap of scores does not see the error of a fit to a chance association. On 80 sets of phantoms
 # each, 0.001 raised one false alarm and missed one tint in the background, 0.005 one and none.
 LEVEL = 0.005
 RIVAL_SHARE = 1 / 3
@@ -58,7 +58,7 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class ConfounderReport:
-    """Sources in the order of the table, the warnings that they raise, and what else the reader must know."""
+    """Sources in the order of the table, their warnings, and notes for the reader."""
 
     sources: tuple[LabelSource, ...]
     warnings: tuple[str, ...]
@@ -162,7 +162,7 @@ def format_report(report: ConfounderReport) -> str:
 
 
 def _warn(sources: Sequence[LabelSource], best: float) -> Iterator[str]:
-    """One warning for the background and one for all metadata, which names the columns that rival alone, if any do."""
+    """One warning for the background and one for all metadata, which names the columns that alone rival the image."""
     for kind, advice in _ADVICE.items():
         rivals = [source for source in sources if source.kind == kind and source.rivals]
         rivals = [source for source in rivals if source.name != _ALL_COLUMNS] or rivals

@@ -10,9 +10,9 @@ import numpy as np
 
 from dataset.grid import with_point
 
-MAX_CATEGORIES = 10  # a column of numbers with fewer values is one of codes: clinic 1, 2, 3
+MAX_CATEGORIES = 10  # a column of numbers with fewer values holds codes: clinic 1, 2, 3
 _MAX_INDICATORS = 50
-_BINS = 5  # a number may act in steps or in the middle of its range: its quintile stands beside its rank
+_BINS = 5  # a number may act in steps or in the middle of its range, so its quintile is used besides its rank
 _BLANK = ("", "na", "n/a", "nan", "none", "null", "-", "?", "unknown")
 _DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y",
                  "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d")
@@ -21,10 +21,10 @@ _YEARS = (1950, 2100)
 
 @dataclass(frozen=True)
 class Covariate:
-    """One encoded column: values float64 (N, K), and what it was taken for.
+    """One encoded column: values float64 (N, K), and its kind.
 
-    `kind` is category, number, date, constant or identifier; the last two say nothing and have no columns. `note` is
-    None, or what the reader should know.
+    `kind` is category, number, date, constant or identifier; the last two carry no information and have no columns. `note`
+    is None, or a note for the reader.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Covariate:
 
 
 def encode_covariate(name: str, cells: Sequence[str]) -> Covariate:
-    """Tell what a column holds and encode it; blank cells (also NA, ?, unknown) become an indicator of their own.
+    """Determine the kind of a column and encode it; blank cells (also NA, ?, unknown) become a separate indicator.
 
-    A column is of dates where every filled cell is a date in one format, of numbers where every one is a number and
-    more than 10 differ, else of categories. Numbers and dates become their rank in [0, 1] and their quintile,
+    A column holds dates if every filled cell is a date in one format, numbers if every one is a number and
+    more than 10 differ, else categories. Numbers and dates become their rank in [0, 1] and their quintile,
     categories an indicator each (the 50 most frequent).
     """
     filled = [cell.strip() for cell in cells]
@@ -67,7 +67,7 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
 
 
 def _as_dates(cells: Sequence[str]) -> np.ndarray | None:
-    """Seconds since the first date, where one format reads all cells as dates of a plausible year."""
+    """Seconds since the first date, if one format reads all cells as dates of a plausible year."""
     for form in _DATE_FORMATS:
         try:
             moments = [datetime.strptime(cell, form) for cell in cells]
@@ -80,7 +80,7 @@ def _as_dates(cells: Sequence[str]) -> np.ndarray | None:
 
 
 def _encode_ordered(values: np.ndarray, blank: np.ndarray) -> np.ndarray:
-    """Rank in [0, 1] (the middle where blank), quintile indicators, and one of blank cells where there are any."""
+    """Rank in [0, 1] (the middle where blank), quintile indicators, and one of blank cells if there are any."""
     numbers = np.unique(values, return_inverse=True)[1]
     counts = np.bincount(numbers)
     middle_rank = (np.cumsum(counts) - counts / 2)[numbers] / len(values)
@@ -93,7 +93,7 @@ def _encode_ordered(values: np.ndarray, blank: np.ndarray) -> np.ndarray:
 
 
 def _encode_categories(cells: Sequence[str], blank: np.ndarray) -> np.ndarray:
-    """An indicator for each of the most frequent categories, and one of blank cells where there are any."""
+    """An indicator for each of the most frequent categories, and one of blank cells if there are any."""
     counts = Counter(cell for cell, missing in zip(cells, blank, strict=True) if not missing)
     kept = sorted(counts, key=lambda category: (-counts[category], category))[:_MAX_INDICATORS]
     columns = [np.array([cell == category for cell in cells]) & ~blank for category in kept]

@@ -1,1 +1,1 @@
-"""Faults of a table and its images before any training."""
+"""Find faults of a table and its images before any training."""

@@ -2,8 +2,8 @@
 
     python -m tools.check_dataset --config config/my.yaml [--output DIR] [--write-clean TABLE]
 
-Errors would stop a training or make it wrong (exit code 2). Look at the warnings. `--write-clean` writes the table again
-without the rows at fault, and next to it a log of why each was removed.
+Errors would stop a training or make it wrong (exit code 2). Look at the warnings. `--write-clean` writes the table
+without the faulty rows, and beside it a log of why each was removed.
 """
 
 import argparse
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=as_path, metavar="DIR",
                         help="folder of the report; default <task_name>/dataset_check")
     parser.add_argument("--write-clean", type=as_path, metavar="TABLE",
-                        help="table without the rows at fault: .csv or .xlsx")
+                        help="table without the faulty rows: .csv or .xlsx")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     params = config.dataset_params.params
-    inspection = inspect_dataset(config)
+    inspection = inspect_dataset(config.dataset_params, progress_bar=config.logging_params.progress_bar)
     print(format_screen(inspection, params))
     output = arguments.output or Path(config.train_params.task_name) / "dataset_check"
     write_patient_note(output, "The images and the names in this folder")

@@ -1,4 +1,4 @@
-"""The table again without the rows that findings name, and beside it a log of why each row left. Changes nothing else."""
+"""Write the table without the rows that findings name, and beside it a log of why each was removed."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from tools.check_dataset.problems import Finding
 
 
 def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Path) -> list[str]:
-    """Write the rows that stay, with all columns, and `<path>.removed.csv`; lines that say what was written.
+    """Write the remaining rows, with all columns, and `<path>.removed.csv`; returns lines that say what was written.
 
-    With a table for each split there is one clean table for each: the name of the split is added to the name of `path`.
+    With a table per split there is a clean table per split: the name of the split is added to the name of `path`.
 
     Raises:
-        UserError: there is no table, or a table that was read would be written over.
+        UserError: there is no table, or a table that was read would be overwritten.
     """
     if params.csv_file is None:
-        raise UserError(f"--write-clean: csv_file is null, so that there is no table to clean; move the files that "
+        raise UserError(f"--write-clean: csv_file is null, so there is no table to clean; move the files that "
                         f"{path.name}'s log would name out of {params.root_dir} instead")
     by_split = isinstance(params.csv_file, Mapping)
     sources = {split: Path(table) for split, table in params.csv_file.items()} if by_split else {"": Path(params.csv_file)}
@@ -29,7 +29,7 @@ def write_clean_table(params: TableParams, findings: Sequence[Finding], path: Pa
     taken = [str(target) for target in targets.values() if target.exists()
              and any(target.samefile(source) for source in sources.values())]  # in upper or lower case, or through a link
     if taken:
-        raise UserError(f"--write-clean: would write over the table that was read, {name_some(taken)}; choose another name")
+        raise UserError(f"--write-clean: would overwrite the table that was read, {name_some(taken)}; choose another name")
     for target in targets.values():
         warn_where_git_takes(target.parent, target.name)
     reasons = defaultdict(list)

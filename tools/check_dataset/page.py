@@ -1,6 +1,6 @@
 """An inspection on the screen, as a workbook and as one HTML page with the images side by side.
 
-Names come from tables and are shown as text, in the page and in the workbook. What was found is problems.py's.
+Names come from tables and are shown as text, in the page and in the workbook. problems.py finds the problems.
 """
 
 import base64
@@ -59,7 +59,7 @@ def format_screen(inspection: Inspection, params: TableParams, *, limit: int = 3
 
 
 def write_workbook(inspection: Inspection, params: TableParams, path: Path) -> None:
-    """Write every finding, a row each, and the counts of the splits."""
+    """Write every finding, one per row, and the counts of the splits."""
     book = Workbook()
     sheet = book.active
     sheet.title = "findings"
@@ -79,7 +79,7 @@ def write_workbook(inspection: Inspection, params: TableParams, path: Path) -> N
 
 
 def write_page(inspection: Inspection, params: TableParams, path: Path) -> None:
-    """Write the findings with thumbnails of their images into one file that needs nothing else."""
+    """Write the findings with thumbnails of their images as one self-contained file."""
     parts = [
         Markup('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Data set check</title>'),
         Markup(f"<style>{_STYLE}</style></head><body><h1>Data set check</h1>"),

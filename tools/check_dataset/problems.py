@@ -1,4 +1,4 @@
-"""List what is wrong with a data set or worth a look, each thing once, from its records and image statistics."""
+"""List faults and oddities of a data set, each once, from its records and image statistics."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from config.errors import name_some
-from dataset.annotations import ImageRecord, Problem
 from dataset.image_folder import escape_name
+from dataset.records import ImageRecord, Problem, name_class
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
 from tools.inspection.perceptual_hash import find_same_pictures, join_pairs
 from tools.inspection.symmetries import SymmetryMeasurement
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
-_MINORITY = 0.1  # a size or depth that fewer images than this share have stands out
-_HELD_OUT_FIRST = ("test", "val", "train", "")  # which copy of a leaking image stays: held-out images are the fewer
+_MINORITY = 0.1  # a size or depth of fewer than this fraction of the images is unusual
+_HELD_OUT_FIRST = ("test", "val", "train", "")  # which copy of a leaking image stays: there are fewer held-out images
 
-# kind: (severity, what it is, what to do). Kinds of faults that rows have come from dataset.annotations.
+# kind: (severity, what it is, what to do). Kinds of faulty rows come from dataset.annotations.
 KINDS = {
     "unreadable": (ERROR, "images that cannot be read", "fix or remove the file"),
     "truncated": (ERROR, "truncated images", "copy the file again from its source"),
@@ -49,6 +49,7 @@ KINDS = {
     "sizes": (NOTE, "images of several sizes", "each one is resized to image_size"),
     "ungrouped": (WARNING, "no group_column", "images of one patient can end up on both sides of a split, and every result "
                   "then looks too good: name the column of the patient or embryo"),
+    "unlabelled": (NOTE, "images without a label", "the UNet and the VAE learn from those of train; the others are unused"),
     "reading": (NOTE, "rows or cells that were left out, or read in another way", "check that you meant this"),
     "unlisted": (NOTE, "images in the folder without a row", "add rows for them if they belong to the data set"),
 }
@@ -57,7 +58,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Finding:
     """One thing found: `images` are positions of records, `places` rows of the table, `leaves` those of them that a clean
-    table does without."""
+    table leaves out."""
 
     severity: str
     kind: str
@@ -70,7 +71,7 @@ class Finding:
 
 
 def row_findings(problems: Sequence[Problem], records: Sequence[ImageRecord]) -> list[Finding]:
-    """What the table's reader found, one finding for each offender."""
+    """Faults that the table's reader found, one finding per offender."""
     positions = {record.place: position for position, record in enumerate(records)}
     findings = []
     for problem in problems:
@@ -90,10 +91,10 @@ def image_findings(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], thumbnails: np.ndarray, *,
     faults: Mapping[int, tuple[str, str]], class_names: Sequence[str], im_channels: int, image_size: int, grouped: bool,
 ) -> list[Finding]:
-    """What the images themselves show.
+    """Findings in the images themselves.
 
     Args:
-        statistics: of each record's file, None where it gives no image; `faults` then has its kind and "found; remedy".
+        statistics: of each record's file, None if it has no usable image; `faults` then has its kind and "found; remedy".
         thumbnails: uint8 (N, 32, 32).
         grouped: whether records carry groups of more than one image.
     """
@@ -120,8 +121,15 @@ def image_findings(
 
 
 def reading_findings(notes: Sequence[str]) -> list[Finding]:
-    """What the table's reader left out, or read in another way."""
+    """What the table's reader left out or read differently."""
     return [_about("reading", (), [], note) for note in notes]
+
+
+def unlabelled_findings(records: Sequence[ImageRecord], num_classes: int) -> list[Finding]:
+    """How many images without a label each split has."""
+    counts = Counter(record.split for record in records if record.label == num_classes)
+    text = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    return [_about("unlabelled", (), [], text)] if counts else []
 
 
 def unlisted_findings(names: Sequence[str]) -> list[Finding]:
@@ -156,7 +164,7 @@ def _find_copies(
         copies[statistics[image].content].append(image)
     for images in copies.values():
         if len(images) > 1:
-            kind = _kind_of_copies(records, images, ("conflict", "leak", "duplicate"))
+            kind = _kind_of_copies(records, images, ("conflict", "leak", "duplicate"), len(class_names))
             stays = min(images, key=lambda image: (_HELD_OUT_FIRST.index(records[image].split), image))
             kept = {"conflict": None, "leak": stays, "duplicate": images[0]}[kind]
             leaves = tuple(records[image].place for image in images if image != kept)
@@ -171,7 +179,7 @@ def _find_copies(
         else:
             within["planes" if records[a].label == records[b].label else "stages"].append((a, b))
     for images in join_pairs(between):
-        kind = _kind_of_copies(records, images, ("near_conflict", "near_leak", "near_duplicate"))
+        kind = _kind_of_copies(records, images, ("near_conflict", "near_leak", "near_duplicate"), len(class_names))
         yield _about(kind, records, images, _list_copies(records, images, class_names), name=False)
     for kind, pairs in within.items():
         if pairs:
@@ -182,9 +190,14 @@ def _find_copies(
             yield _about(kind, records, shown_pair, text, name=False)
 
 
-def _kind_of_copies(records: Sequence[ImageRecord], images: Sequence[int], kinds: tuple[str, str, str]) -> str:
-    """The most specific of (conflict, leak, copy); a group in two splits is reported as such, not again for its copies."""
-    if len({records[image].label for image in images}) > 1:
+def _kind_of_copies(
+    records: Sequence[ImageRecord], images: Sequence[int], kinds: tuple[str, str, str], num_classes: int
+) -> str:
+    """The most specific of (conflict, leak, copy); a group in two splits is reported as such, not again for its copies.
+
+    A copy without a label contradicts none.
+    """
+    if len({records[image].label for image in images} - {num_classes}) > 1:
         return kinds[0]
     splits, groups = {records[image].split for image in images}, {records[image].group for image in images}
     return kinds[1] if len(splits) > 1 and len(groups) > 1 else kinds[2]
@@ -193,7 +206,8 @@ def _kind_of_copies(records: Sequence[ImageRecord], images: Sequence[int], kinds
 def _list_copies(records: Sequence[ImageRecord], images: Sequence[int], class_names: Sequence[str]) -> str:
     listed = []
     for record in (records[image] for image in images):
-        parts = (record.place if record.place != record.image_id else "", class_names[record.label], record.split)
+        place = record.place if record.place != record.image_id else ""
+        parts = (place, name_class(record.label, class_names), record.split)
         listed.append(f"{record.image_id} ({', '.join(filter(None, parts))})")
     return name_some(listed)
 
@@ -241,7 +255,7 @@ def _find_colours(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], shown: Sequence[int], im_channels: int
 ) -> Iterator[Finding]:
     colour = [image for image in shown if not statistics[image].gray]
-    if im_channels == 1 and len(colour) > len(shown) / 2:  # the config is at fault, not these rows
+    if im_channels == 1 and len(colour) > len(shown) / 2:  # the config is wrong, not these rows
         yield _about("colour", records, [], f"{len(colour):,} of {len(shown):,} images", name=False)
     elif im_channels == 1:
         yield from (_about("colour", records, [image]) for image in colour)
@@ -255,7 +269,7 @@ def _find_colours(
 def _find_outliers(
     records: Sequence[ImageRecord], statistics: Sequence[ImageStatistics | None], shown: Sequence[int], sized: set[int]
 ) -> Iterator[Finding]:
-    """Contrast, then focus of the others; sharpness depends on size, so that images of another size are left out."""
+    """Contrast, then focus of the others; sharpness depends on size, so images of another size are left out."""
     images = np.array(shown, dtype=np.int64)
     contrasts = np.array([statistics[image].contrast for image in shown])
     odd = {int(images[place]) for place in find_outliers(contrasts, low_only=False)}

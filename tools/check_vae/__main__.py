@@ -8,7 +8,7 @@ from dataclasses import asdict
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path, expand_path
-from config.schema import Config
+from config.schema import AutoencoderParams, DatasetParams
 from dataset.storage import write_json
 from tools.check_vae.round_trip import RULE, VaeMeasurement, choose, format_table
 from tools.check_vae.trial import VaeTrial
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.fine_tune is not None and (arguments.output is None or arguments.fine_tune <= 0):
         raise UserError("--fine-tune: expected minutes above 0 and --output, a folder for the fine-tuned VAE; give both")
     config = load_config(arguments.config, arguments.set)
+    sections = config.dataset_params, config.autoencoder_params
     trial = VaeTrial(config, device=choose_device())
     measured = [trial.measure(folder) for folder in arguments.vae or [config.autoencoder_params.pretrained]]
     print(f"{trial.num_images} {trial.split} images; octaves: power of the round trip over that of the images")
@@ -38,22 +39,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"as many training images in place of round trips: FD {real.frechet_distance:.1f}, precision "
               f"{real.precision:.2f}, recall {real.recall:.2f}")
     best = choose(measured)
-    verdict = _describe_choice(best, config)
+    verdict = _describe_choice(best, *sections)
     print("\n".join([verdict, *(f"note: {note}" for note in trial.notes)]))
     if arguments.fine_tune is not None:
         tuned = arguments.output / "fine_tuned"
         words = as_options([*arguments.set, "autoencoder_params.training.fine_tune=true",
                            f"autoencoder_params.training.output={tuned}",
-                           f"autoencoder_params.training.max_minutes={arguments.fine_tune}", *_name_keys(best, config)])
+                           f"autoencoder_params.training.max_minutes={arguments.fine_tune}", *_name_keys(best, *sections)])
         run_stages([Stage("fine-tuning", our_command("tools.train_vae", "--config", arguments.config, *words))])
         measured.append(trial.measure(str(tuned)))
         print(format_table([best, measured[-1]]))
-        verdict = _describe_choice(choose(measured), config)
+        verdict = _describe_choice(choose(measured), *sections)
         print(verdict)
     elif best.problems:
         training = config.autoencoder_params.training
         planned = training.fine_tune and training.output != best.name  # into a folder that is not the VAE itself
-        words = as_options([*arguments.set, *_name_keys(best, config), "autoencoder_params.training.fine_tune=true",
+        words = as_options([*arguments.set, *_name_keys(best, *sections), "autoencoder_params.training.fine_tune=true",
                            f"autoencoder_params.training.output={training.output}{'' if planned else '_tuned'}"])
         print("what fine-tuning gains is measured with --fine-tune MINUTES --output DIR, or by hand with "
               + shlex.join(["python", "-m", "tools.train_vae", "--config", arguments.config, *words]))
@@ -65,24 +66,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"written to {arguments.output}: vae.json")
 
 
-def _describe_choice(best: VaeMeasurement, config: Config) -> str:
+def _describe_choice(best: VaeMeasurement, data: DatasetParams, autoencoder: AutoencoderParams) -> str:
     if best.problems:
         return f"no VAE is good enough; the least bad is {best.name}"
     unread = "" if best.auc_real is not None else "; whether it keeps the class was not read"
-    shape = "".join(f", {override.replace('=', ': ', 1)}" for override in _name_keys(best, config)
+    shape = "".join(f", {override.replace('=', ': ', 1)}" for override in _name_keys(best, data, autoencoder)
                     if not override.startswith("autoencoder_params.pretrained="))
     return f"recommended: autoencoder_params.pretrained: {best.name}{shape}{unread}"
 
 
-def _name_keys(vae: VaeMeasurement, config: Config) -> list[str]:
+def _name_keys(vae: VaeMeasurement, data: DatasetParams, autoencoder: AutoencoderParams) -> list[str]:
     """Overrides that put this VAE and the shape of its latents in place of the config's, where they differ."""
     assert vae.cost is not None
     channels, side, _ = vae.cost.latent_shape
-    wanted = {"dataset_params.z_channels": (channels, config.dataset_params.z_channels),
-              "dataset_params.latent_size": (side, config.dataset_params.latent_size)}
-    if vae.name != config.autoencoder_params.pretrained:
-        wanted = {"autoencoder_params.pretrained": (vae.name, config.autoencoder_params.pretrained),
-                  "autoencoder_params.subfolder": ("null", config.autoencoder_params.subfolder or "null"), **wanted}
+    wanted = {"dataset_params.z_channels": (channels, data.z_channels),
+              "dataset_params.latent_size": (side, data.latent_size)}
+    if vae.name != autoencoder.pretrained:
+        wanted = {"autoencoder_params.pretrained": (vae.name, autoencoder.pretrained),
+                  "autoencoder_params.subfolder": ("null", autoencoder.subfolder or "null"), **wanted}
     return [f"{key}={value}" for key, (value, found) in wanted.items() if value != found]
 
 

@@ -1,7 +1,4 @@
-"""What a VAE keeps of images: error, texture by octave and the class. Pairs of arrays in, a verdict out.
-
-Owns the measures and the rule; which VAEs are looked at, and on which images, is for the caller.
-"""
+"""What a VAE keeps of images: error, texture by octave and the class. Pairs of arrays in, a verdict out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +23,7 @@ _EPS = 1e-12
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Round trips against the images themselves as sets of features: what no model with this VAE can do better than."""
+    """Round trips compared with the images as sets of features: the best that a model with this VAE can reach."""
 
     frechet_distance: float
     precision: float
@@ -34,15 +31,15 @@ class Ceiling:
 
     @classmethod
     def between(cls, real: np.ndarray, restored: np.ndarray) -> "Ceiling":
-        """Of features (N, D) of the images and of their round trips."""
+        """From features (N, D) of the images and of their round trips."""
         scores = neighbour_scores(real, restored)
         return cls(frechet_distance(real, restored), scores.precision, scores.recall)
 
 
 @dataclass(frozen=True)
 class VaeCost:
-    """What a VAE takes: its size, its latents (C, h, w), the round trip of one image on this machine, and where train_vae
-    made it the seconds of its training."""
+    """The cost of a VAE: its size, its latents (C, h, w), the time of a round trip on this machine, and, if train_vae made
+    it, the seconds of its training."""
 
     num_parameters: int
     latent_shape: tuple[int, ...]
@@ -60,10 +57,10 @@ class VaeCost:
 class VaeMeasurement:
     """One VAE on held-out images. `spectrum` maps "4-8 px" to the power of the round trip over that of the images.
 
-    `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None where the class could not be read,
-    `ceiling` where there is no encoder, `cost` where it was not asked for. `distances` holds the Fréchet distance of the
-    round trips over that of as many training images, by encoder. `problems` is what the rule holds against the VAE, empty
-    where it is good enough.
+    `auc_real`, `auc_restored` and `auc_loss` (real minus restored, paired) are None if the class could not be read,
+    `ceiling` if there is no encoder, `cost` if it was not requested. `distances` holds the Fréchet distance of the
+    round trips over that of as many training images, by encoder. `problems` lists the VAE's failures by the rule; it is
+    empty if the VAE is good enough.
     """
 
     name: str
@@ -95,10 +92,10 @@ def measure_round_trip(
     """Compare images float (N, C, H, H) in [-1, 1] with their round trip.
 
     Args:
-        grouped: labels and groups of the images, None where the class cannot be read.
-        scores: log-probabilities (N, classes) of the images and of their round trips by one and the same classifier.
-        lpips: mean LPIPS of the pairs, where it was measured.
-        ceiling: how far the two lie apart as sets, where an encoder saw them.
+        grouped: labels and groups of the images, None if the class cannot be read.
+        scores: log-probabilities (N, classes) of the images and of their round trips by the same classifier.
+        lpips: mean LPIPS of the pairs, if it was measured.
+        ceiling: the distance of the two as sets, if there is an encoder.
     """
     errors = np.square(restored.astype(np.float64) - real).mean(axis=(1, 2, 3))
     psnr_db = float(np.mean(10 * np.log10(4 / np.maximum(errors, _EPS))))
@@ -142,9 +139,9 @@ def octave_ratios(real: np.ndarray, restored: np.ndarray) -> dict[str, float]:
 
 
 def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
-    """The VAE with the fewest problems; of several such the one that is best by its least favourable features (the largest
-    of `distances`), without these the least Fréchet distance, and where none was measured the one that changes its worst
-    octave least."""
+    """The VAE with the fewest problems. Ties go to the one that is best by its least favourable features (the largest of
+    `distances`), without these to the smallest Fréchet distance, and without that to the one whose worst octave changes
+    least."""
     def badness(vae: VaeMeasurement) -> float:
         if vae.distances:
             return max(vae.distances.values())
@@ -154,8 +151,8 @@ def choose(measured: Sequence[VaeMeasurement]) -> VaeMeasurement:
 
 
 def format_table(measured: Sequence[VaeMeasurement]) -> str:
-    """Two tables of a row a VAE, then what is held against each: first cost (minutes of training, milliseconds of a round
-    trip) and likeness, then power by octave and the class. VAEs are called by the ends of their paths."""
+    """Two tables with a row per VAE, then the problems of each. The first has cost (minutes of training, milliseconds of a
+    round trip) and similarity, the second power by octave and the class. VAEs are named by the ends of their paths."""
     bands = list(measured[0].spectrum)
     names = shorten_names([vae.name for vae in measured])
     width = max(map(len, (*names, "power left"))) + 2
@@ -182,7 +179,7 @@ def format_table(measured: Sequence[VaeMeasurement]) -> str:
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """The last parts of each path, as many as distinguish them; names that are equal stay whole."""
+    """The last parts of each path, as many as distinguish them; equal names stay whole."""
     parts = [name.rstrip("/").split("/") for name in names]
     for length in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(of[-length:]) for of in parts]
@@ -192,7 +189,7 @@ def shorten_names(names: Sequence[str]) -> list[str]:
 
 
 def _describe_distances(vae: VaeMeasurement) -> str:
-    """The largest first, which decides between VAEs."""
+    """The largest first; it decides between VAEs."""
     ranked = sorted(vae.distances.items(), key=lambda pair: -pair[1])
     return ", ".join(f"{value:.1f} (by {name_features(encoder)})" for encoder, value in ranked)
 

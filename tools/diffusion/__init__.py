@@ -1,1 +1,1 @@
-"""The heart: data to latents, training step, validation, generation."""
+"""The diffusion model: from data to latents, training step, validation, generation."""

@@ -1,8 +1,8 @@
-"""Conditions beside the class, as training and sampling use them: the network's inputs and the prior of their levels.
+"""Conditions besides the class, as training and sampling use them: the network's inputs and the prior of their levels.
 
 The columns of a conditions tensor are those of `dataset_params.params.conditions` in their order, then, under
-`symmetry_conditioning`, the index of the view. The view has no null: a network that does not know how an image was turned
-would have to show turned ones, so guidance keeps the identity in both halves.
+`symmetry_conditioning`, the index of the view. The view has no null: a network that does not know the view would generate
+turned images, so guidance keeps the identity in both halves.
 """
 
 from collections import Counter
@@ -19,12 +19,12 @@ from models.unet import ConditionShape
 
 
 def condition_levels(table: TableParams) -> dict[str, tuple[str, ...]]:
-    """The levels of each further condition by the name of its column; the view is none of them."""
+    """The levels of each further condition by the name of its column; the view is not included."""
     return {name: condition.levels for name, condition in table.conditions.items()}
 
 
 def condition_shapes(data: DatasetParams) -> tuple[ConditionShape, ...]:
-    """What the network's tables are made from, the view last."""
+    """The conditions that the network has tables for, the view last."""
     shapes = [ConditionShape(len(condition.levels), ordinal=condition.kind == "ordinal")
               for condition in data.params.conditions.values()]
     if data.symmetry_conditioning:
@@ -38,17 +38,17 @@ def null_levels(table: TableParams) -> tuple[int, ...]:
 
 
 def join_view(levels: torch.Tensor, views: torch.Tensor, *, sees_view: bool) -> torch.Tensor | None:
-    """int64 (B, K) levels and, where the network sees it, the (B,) view as its conditions; None where it takes none."""
+    """int64 (B, K) levels and, if the network sees it, the (B,) view as its conditions; None if it takes none."""
     joined = torch.cat([levels, views[:, None]], dim=1) if sees_view else levels
     return joined if joined.shape[1] else None
 
 
 @dataclass(frozen=True)
 class ConditionPrior:
-    """How often each combination of levels stands beside each class in the training images.
+    """How often each combination of levels occurs with each class in the training images.
 
-    `counts[c]` lists (levels, number of images) of class c in the order of the levels. They are those of the data, not
-    of the training stream, which `balanced_sampling` may shift.
+    `counts[c]` lists (levels, number of images) of class c in the order of the levels. It counts the data, not the
+    training stream, which `balanced_sampling` may shift.
     """
 
     counts: tuple[tuple[tuple[tuple[int, ...], int], ...], ...]
@@ -71,7 +71,7 @@ class ConditionPrior:
     def draw(self, label: int, index: int, *, seed: int, fixed: Mapping[int, int]) -> tuple[int, ...]:
         """Levels of image `index` of class `label`, at the prior given the class, a function of (seed, class, index).
 
-        `fixed` sets levels by column after the draw, so that the others stay as they were: one condition varies alone.
+        `fixed` sets levels by column after the draw, so that the others do not change: one condition varies alone.
         """
         rows = self.counts[label]
         ends = np.cumsum([count for _, count in rows])
@@ -80,7 +80,7 @@ class ConditionPrior:
         return tuple(fixed.get(column, level) for column, level in enumerate(drawn))
 
     def known_levels(self, column: int) -> set[int]:
-        """The levels of a condition that any training image has."""
+        """The levels of a condition that occur in the training images."""
         return {levels[column] for rows in self.counts for levels, _ in rows}
 
 
@@ -88,7 +88,7 @@ def read_fixed_levels(table: TableParams, wanted: Mapping[str, str], prior: Cond
     """`sample_params.conditions`, the `wanted` levels by name, as level by column.
 
     Raises:
-        UserError: a level that no training image has, so that the network never saw it.
+        UserError: no training image has the level, so the network never saw it.
     """
     fixed = {}
     for column, (name, levels) in enumerate(condition_levels(table).items()):

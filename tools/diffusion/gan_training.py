@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.load import config_to_dict
-from config.schema import Config, SampleParams, effect_of
+from config.load import config_to_dict, config_to_identity
+from config.schema import Config, GanParams, SampleParams, TableParams, effect_of
 from dataset.augmentation import NUM_UNIFORMS, augment
 from dataset.image_bank import ImageBank
 from dataset.images import to_uint8
@@ -47,35 +47,34 @@ _CONTRAST_IMAGES = 256  # at most, from which the images' contrast is taken
 _PENALTY_INTERVAL_STEPS = 8  # a lazy penalty, weighted up by as much; Karras 2020 (StyleGAN2), section 3.1
 
 
-def network_widths(config: Config) -> tuple[int, ...]:
+def network_widths(table: TableParams, gan: GanParams) -> tuple[int, ...]:
     """Widths of both networks' levels.
 
     Raises:
         UserError: a side that no chain of doublings from 4 px reaches.
     """
-    size = config.dataset_params.params.image_size
+    size = table.image_size
     try:
-        return level_widths(size, width=config.gan_params.width)
+        return level_widths(size, width=gan.width)
     except ValueError as error:
         raise UserError(f"dataset_params.params.image_size: the GAN draws 4 px times a power of two, such as 64 or 128, "
                         f"found {size}") from error
 
 
-def make_generator(config: Config) -> Generator:
-    """The generator with weights drawn from train_params.seed."""
-    torch.manual_seed(config.train_params.seed)
-    network = Generator(im_channels=config.dataset_params.params.im_channels, num_classes=config.num_classes,
-                        widths=network_widths(config))
+def make_generator(table: TableParams, gan: GanParams, *, seed: int) -> Generator:
+    """The generator with weights drawn from a seed."""
+    torch.manual_seed(seed)
+    network = Generator(im_channels=table.im_channels, num_classes=len(table.class_names), widths=network_widths(table, gan))
     return network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
 
 
-def training_identity(config: Config, project: Project) -> str:
+def training_identity(gan: GanParams, project: Project, *, seed: int) -> str:
     """Hash of all that the steps depend on but their number."""
-    params = {key: value for key, value in config_to_dict(config.gan_params).items()
+    params = {key: value for key, value in config_to_identity(gan).items()
               if effect_of(f"gan_params.{key}") == "result"}
     return hash_json({
-        "method": METHOD, "gan_params": params, "seed": config.train_params.seed, "transform": project.transform,
-        "symmetries": list(config.dataset_params.plain_symmetries),
+        "method": METHOD, "gan_params": params, "seed": seed, "transform": project.transform,
+        "symmetries": list(project.data.plain_symmetries),
         "images": [[project.hash_image(record.path), record.label] for record in project.images("train").records],
     })
 
@@ -95,9 +94,10 @@ class GanTrainer:
 
     def __init__(self, config: Config, images: LabelledImages, device: torch.device) -> None:
         self.config, self.params, self.device = config, config.gan_params, device
-        self.generator = make_generator(config).to(device)
-        critic = ProjectionDiscriminator(im_channels=config.dataset_params.params.im_channels,
-                                         num_classes=config.num_classes, widths=network_widths(config))
+        table = config.dataset_params.params
+        self.generator = make_generator(table, config.gan_params, seed=config.train_params.seed).to(device)
+        critic = ProjectionDiscriminator(im_channels=table.im_channels, num_classes=config.num_classes,
+                                         widths=network_widths(table, config.gan_params))
         self.critic = critic.to(device, memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.generator, self.params.ema_decay)
         self.optimizers = {name: torch.optim.Adam(network.parameters(), lr=self.params.lr, betas=_ADAM_BETAS, fused=True)
@@ -168,20 +168,22 @@ class GanTrainer:
             TRAINED_KEY: list(trained_images), "config": config_to_dict(self.config)})
 
 
-def load_generator(config: Config, path: Path, device: torch.device) -> tuple[Generator, dict[str, Any]]:
+def load_generator(
+    table: TableParams, gan: GanParams, path: Path, device: torch.device
+) -> tuple[Generator, dict[str, Any]]:
     """The averaged generator and what was written with it: class_counts, the training images per class, and others.
 
     Raises:
         UserError: no such file, a damaged one, or one of other classes, channels, size or width than the config's.
     """
     tensors, values = read_checkpoint(path)
-    network = make_generator(config)
+    network = make_generator(table, gan, seed=0)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     if values.get("kind") != "gan" or shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
-        raise UserError(f"{path}: expected a GAN of {config.num_classes} classes at dataset_params.params.image_size "
-                        f"{config.dataset_params.params.image_size} and gan_params.width {config.gan_params.width}, found "
+        raise UserError(f"{path}: expected a GAN of {len(table.class_names)} classes at dataset_params.params.image_size "
+                        f"{table.image_size} and gan_params.width {gan.width}, found "
                         "another; give the config that it was trained with")
-    trained, named = values["config"]["dataset_params"]["params"]["class_names"], config.dataset_params.params.class_names
+    trained, named = values["config"]["dataset_params"]["params"]["class_names"], table.class_names
     if list(trained) != list(named):
         raise UserError(f"{path} was trained on the classes {list(trained)}, the config names {list(named)}")
     network.load_state_dict(tensors, strict=False)  # the averages are of all parameters, checked above

@@ -1,4 +1,4 @@
-"""Drawing labelled images from a trained network: what preview, sampling and studies share.
+"""Generate labelled images with a trained network, for preview, sampling and studies.
 
 The noise of image i of class c is a function of (seed, c, i) alone, and batches always have the same members and the
 same shape, so an image does not depend on the number of processes.
@@ -32,8 +32,8 @@ from tools.runtime.command import Diverged
 class ImageRequest:
     """Image `index` (from 0) of class `label`, at these levels of the further conditions.
 
-    The initial noise depends on label and index alone, so that two requests can differ in one condition only; with
-    `noise_label` it is the noise of that class instead, so that two requests can differ in the label only.
+    The initial noise depends only on label and index, so that two requests can differ in one condition only. With
+    `noise_label` it is the noise of that class, so that two requests can differ in the label only.
     """
 
     label: int
@@ -43,16 +43,16 @@ class ImageRequest:
 
     @property
     def noise_address(self) -> tuple[int, int]:
-        """The class and the index that the noise is a function of."""
+        """The class and the index that determine the noise."""
         return (self.label if self.noise_label is None else self.noise_label), self.index
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """A trained network with all that is needed to run the reverse process with it.
+    """A trained network with everything needed to run the reverse process.
 
-    `null_levels` are the nulls of the further conditions; a network that sees the view is told the identity. `guide` is a
-    weaker network of the same inputs, which then stands for the unconditional half of guidance.
+    `null_levels` are the nulls of the further conditions; a network that sees the view gets the identity. `guide` is a
+    weaker network with the same inputs, which then replaces the unconditional half of guidance.
     """
 
     network: nn.Module
@@ -66,14 +66,14 @@ class Denoising:
     guide: nn.Module | None = None
 
     def join_conditions(self, levels: Sequence[tuple[int, ...]]) -> torch.Tensor | None:
-        """The network's conditions for rows of levels, in the identity view; None where it takes none."""
+        """The network's conditions for rows of levels, in the identity view; None if it takes none."""
         identity = torch.zeros(len(levels), dtype=torch.int64)
         joined = join_view(torch.from_numpy(stack_conditions(levels)), identity, sees_view=self.sees_view)
         return None if joined is None else joined.to(self.device)
 
 
 def count_per_class(total: int, class_counts: Sequence[int]) -> list[int]:
-    """`total` images shared out like `class_counts`, by largest remainders, ties to the lower class."""
+    """`total` images divided in proportion to `class_counts`, by largest remainders, ties to the lower class."""
     return list(apportion({c: total * count / sum(class_counts) for c, count in enumerate(class_counts)}, total).values())
 
 
@@ -99,12 +99,12 @@ def vary_condition(requests: Sequence[ImageRequest], column: int, levels: Sequen
 
 
 def split_into_batches(requests: Sequence[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
-    """Batches of fixed membership; the last may be short and is padded when it is drawn."""
+    """Batches of fixed membership; the last may be short and is padded when it is generated."""
     return [list(requests[start:start + batch_size]) for start in range(0, len(requests), batch_size)]
 
 
 def requested_counts(params: SampleParams, class_counts: Sequence[int]) -> list[int]:
-    """How many images of each class are asked for; by default as many as there are training images, at their prior.
+    """The number of images of each class; by default as many as there are training images, at their prior.
 
     Raises:
         UserError: a class is left without an image.
@@ -126,7 +126,7 @@ def draw_latents(
 ) -> torch.Tensor:
     """Standardised latents float32 (B, C, h, w) of the requests, B at most `batch_size`.
 
-    `report` gets the count of denoisings done, out of as many as scheduler.samplers.evaluated_timesteps has.
+    `report` gets the count of denoisings done, out of the number that scheduler.samplers.evaluated_timesteps gives.
     """
     padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
     streams = [generator(seed, "sample", *request.noise_address) for request in padded]
@@ -182,8 +182,8 @@ def latents_to_pixels(codec: LatentCodec, latents: torch.Tensor) -> np.ndarray:
         Diverged: latents that are not finite.
     """
     if not torch.isfinite(latents).all():
-        raise Diverged("the network draws values that are not finite: its training has diverged; start anew under another "
-                       "task_name with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
+        raise Diverged("the network generates values that are not finite: its training has diverged; start again with "
+                       "another task_name and a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
     images = codec.decode(latents)
     if codec.statistics is not None and codec.statistics.gray:
         images = images[:, :1]

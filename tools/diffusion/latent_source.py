@@ -1,4 +1,4 @@
-"""Where training takes raw latents from: the cache, or the VAE's encoder on the fly. Both draw by the same addresses."""
+"""The source of raw latents for training: the cache, or the VAE's encoder on the fly. Both use the same random addresses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from dataset.latents import LatentCache, stack_conditions
 from dataset.ranks import ALONE, Ranks
 from dataset.storage import hash_json
 from dataset.symmetries import apply_symmetry
-from models.autoencoder import LatentCodec, LatentStatistics
+from models.autoencoder import LatentCodec, LatentStatistics, read_latent_scale
 from tools.diffusion.project import Project
 
-_STATISTICS_IMAGES = 512  # training images behind the latent statistics where there is no cache
+_STATISTICS_IMAGES = 512  # training images behind the latent statistics if there is no cache
 
 
 class LatentSource(Protocol):
@@ -33,9 +33,9 @@ class LatentSource(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training reads: latents to learn from, held-out latents if there are any, and the codec with its scale.
+    """What training reads: latents to learn from, held-out latents if any, and the codec with its scale.
 
-    `identity` is the hash of all that the latents depend on, so that a run is not resumed on other images.
+    `identity` is the hash of everything that the latents depend on, so that a run is not resumed on other images.
     """
 
     train: LatentSource
@@ -45,10 +45,10 @@ class TrainingData:
 
 
 class EncodedLatents:
-    """Latents encoded as they are asked for; images stay decoded in memory while they fit."""
+    """Latents encoded on request; decoded images stay in memory while they fit."""
 
     def __init__(self, project: Project, split: str, codec: LatentCodec) -> None:
-        images = project.images(split)
+        images = project.trained_images(split)
         self.key = hash_json(project.latents_identity(split))
         self.labels = np.array([record.label for record in images.records], dtype=np.int64)
         self.conditions = stack_conditions([record.conditions for record in images.records])
@@ -65,7 +65,7 @@ class EncodedLatents:
         return mean + std * noise
 
     def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Posterior moments of images spread over the table, from which the latent statistics are measured."""
+        """Posterior moments of images spread over the table, for the latent statistics."""
         count = min(_STATISTICS_IMAGES, len(self.labels))
         positions = [number * len(self.labels) // count for number in range(count)]  # the first may be of one class only
         for start in range(0, count, self._batch_size):
@@ -80,27 +80,29 @@ class EncodedLatents:
             yield self._codec.encode(part)
 
 
-def open_training_data(project: Project, device: torch.device, *, has_val: bool, ranks: Ranks = ALONE) -> TrainingData:
+def open_training_data(
+    project: Project, device: torch.device, *, has_val: bool, for_pretrained: bool = False, ranks: Ranks = ALONE
+) -> TrainingData:
     """Caches (load_latents: True, the encoder's weights are not even read) or encoders on the fly.
 
-    Processes that train together share the encoding of a cache that is not there yet.
+    For a pretrained UNet latents come in the scale of the VAE's own factors. Processes that train together share the
+    encoding of a cache that does not exist yet.
     """
+    def scale(measured: LatentStatistics) -> LatentStatistics:  # measured anyway: a VAE that encodes nothing shows there
+        if for_pretrained:
+            return measured.scaled_by(*read_latent_scale(project.vae_folder))
+        return measured if project.data.standardise_latents else measured.unscaled()
+
     train: LatentCache | EncodedLatents
     val: LatentCache | EncodedLatents | None
     if project.data.load_latents:
         train = project.prepare_latents("train", device=device, ranks=ranks)
         val = project.prepare_latents("val", device=device, ranks=ranks) if has_val else None
-        statistics = _scale(LatentStatistics.measure(train.moments(), gray=train.gray), project.data.standardise_latents)
+        statistics = scale(LatentStatistics.measure(train.moments(), gray=train.gray))
         codec = project.open_codec(statistics=statistics, decoder_only=True, device=device)
     else:
         codec = project.open_codec(device=device)
         train = EncodedLatents(project, "train", codec)
         val = EncodedLatents(project, "val", codec) if has_val else None
-        measured = LatentStatistics.measure(train.moments(), gray=train.all_gray())
-        codec.statistics = _scale(measured, project.data.standardise_latents)
+        codec.statistics = scale(LatentStatistics.measure(train.moments(), gray=train.all_gray()))
     return TrainingData(train, val, codec, identity=hash_json([train.key, None if val is None else val.key]))
-
-
-def _scale(measured: LatentStatistics, standardise: bool) -> LatentStatistics:
-    """The scale that the config asks for; it is measured in any case, since a VAE that encodes nothing shows there."""
-    return measured if standardise else measured.unscaled()

@@ -1,7 +1,7 @@
-"""A project, opened once a process: the labelled images, the hashes of their files, the VAE and the latent caches."""
+"""A project, opened once per process: the labelled images, the hashes of their files, the VAE and the latent caches."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,14 +32,15 @@ from models.autoencoder import (
 )
 from tools.runtime.progress import Progress
 
-# Keys of dataset_params.params that are no argument of `target`, or (the last three) only where they say something.
-_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "conditions", "covariate_columns", "missing_labels")
+# Keys of dataset_params.params that are no argument of `target`, or (the last four) only where they say something.
+_NOT_OF_THE_DATA_SET = ("extra", "um_per_px", "unlabelled", "conditions", "covariate_columns", "missing_labels",
+                        "unlabelled_values")
 
 
 class Project:
     """The data of a config. Each part is read when it is first asked for, then kept.
 
-    A fault of the table, an image or the VAE is a UserError of whoever asks first.
+    A fault of the table, an image or the VAE is a UserError at the first request.
     """
 
     def __init__(self, data: DatasetParams, autoencoder: AutoencoderParams, *, progress_bar: bool) -> None:
@@ -52,30 +53,60 @@ class Project:
         return cls(config.dataset_params, config.autoencoder_params, progress_bar=config.logging_params.progress_bar)
 
     @cached_property
-    def all_images(self) -> LabelledImages:
-        """The images of all splits."""
+    def every_image(self) -> LabelledImages:
+        """The images of all splits, those without a label among them, which have the label after the last class."""
         return open_images(self.data)
+
+    @cached_property
+    def all_images(self) -> LabelledImages:
+        """The images of all splits that have a label."""
+        return self._select(lambda record: self._has_label(record))
 
     @property
     def records(self) -> Sequence[ImageRecord]:
-        """The rows of all splits."""
+        """The rows of all splits that have a label."""
         return self.all_images.records
 
     def images(self, split: str) -> LabelledImages:
-        """The images of one split.
+        """The images of one split that have a label.
 
         Raises:
-            UserError: there is none.
+            UserError: the split has no images.
         """
-        rows = [row for row, record in enumerate(self.records) if record.split == split]
-        return _SomeImages(self.all_images, rows) if rows else open_images(self.data, split)  # which says what is missing
+        if not self.has_split(split):
+            return open_images(self.data, split)  # which says what is missing
+        return self._select(lambda record: record.split == split and self._has_label(record))
+
+    def trained_images(self, split: str) -> LabelledImages:
+        """What the VAE and the UNet learn from (train) or are validated on (val). To train belong, at its end, the images
+        without a label; those of other splits are used nowhere."""
+        if split != "train" or not self.num_unlabelled:
+            return self.images(split)
+        return self._select(lambda record: record.split == split, key=lambda record: not self._has_label(record))
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Training images without a label."""
+        return sum(record.split == "train" and not self._has_label(record) for record in self.every_image.records)
 
     def has_split(self, split: str) -> bool:
-        """Whether any image belongs to this split."""
+        """Whether any image with a label belongs to this split."""
         return any(record.split == split for record in self.records)
 
+    def _has_label(self, record: ImageRecord) -> bool:
+        return record.label < len(self.table.class_names)
+
+    def _select(self, chosen: Callable[[ImageRecord], bool], *, key: Callable[[ImageRecord], Any] | None = None
+                ) -> LabelledImages:
+        """The chosen rows, in the order of the rows or sorted by `key`; all rows as they are where all are chosen."""
+        records = self.every_image.records
+        rows = [row for row, record in enumerate(records) if chosen(record)]
+        if key is not None:
+            rows.sort(key=lambda row: key(records[row]))
+        return self.every_image if rows == list(range(len(records))) else _SomeImages(self.every_image, rows)
+
     def hash_image(self, path: Path) -> str:
-        """sha256 of a file, read again only where its size or time has changed."""
+        """sha256 of a file, read again only if its size or time has changed."""
         found = path.stat()
         key = path, found.st_size, found.st_mtime_ns
         if key not in self._hashes:
@@ -88,7 +119,7 @@ class Project:
 
     @property
     def transform(self) -> dict[str, Any]:
-        """What of the config determines the pixels of a prepared image."""
+        """The config values that determine the pixels of a prepared image."""
         table = self.table
         return {"target": self.data.target, "im_channels": table.im_channels, "image_size": table.image_size,
                 "fit": table.fit, "extra": dict(table.extra)}
@@ -98,7 +129,7 @@ class Project:
         """The local folder of the VAE, checked against the latents that the config declares.
 
         Raises:
-            UserError: it cannot be had, or its latents have another shape than z_channels and latent_size declare.
+            UserError: it is not available, or its latents have another shape than z_channels and latent_size declare.
         """
         params = self.autoencoder
         if Path(params.pretrained) == Path(params.training.output) and not Path(params.pretrained).is_dir():
@@ -110,7 +141,7 @@ class Project:
 
     @cached_property
     def vae_sha256(self) -> str:
-        """What determines every latent: the VAE's shape and weights."""
+        """The hash of what determines every latent: the VAE's shape and weights."""
         return hash_autoencoder(self.vae_folder)
 
     def with_vae(self, folder: Path) -> "Project":
@@ -118,8 +149,8 @@ class Project:
         autoencoder = replace(self.autoencoder, pretrained=str(folder), subfolder=None)
         other = Project(self.data, autoencoder, progress_bar=self._progress_bar)
         other._hashes = self._hashes
-        if "all_images" in self.__dict__:
-            other.all_images = self.all_images
+        if "every_image" in self.__dict__:
+            other.every_image = self.every_image
         return other
 
     def open_codec(
@@ -132,20 +163,20 @@ class Project:
 
     def latents_identity(self, split: str) -> dict[str, Any]:
         """All that determines the latents of a split: VAE, preprocessing, views, file bytes and labels."""
-        images = self.images(split)
+        images = self.trained_images(split)
         symmetries = self.data.symmetries if split == "train" else ("identity",)
         return cache_identity(images, sha256=self.hash_images(images), transform=self.transform, symmetries=symmetries,
                               vae_sha256=self.vae_sha256)
 
     def prepare_latents(self, split: str, *, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LatentCache:
-        """Open the split's latent cache, building it with a progress bar where none fits; says which stale one does not.
+        """Open the split's latent cache. If none fits, say which stale one does not, and build it with a progress bar.
 
         Validation and test hold the identity view only. Processes that share the work all call this.
 
         Raises:
             UserError: a damaged cache, an image that cannot be read, latents of another size than declared.
         """
-        images, identity = self.images(split), self.latents_identity(split)
+        images, identity = self.trained_images(split), self.latents_identity(split)
         folder = Path(self.data.directory_latents)
         cache = open_latent_cache(folder, split=split, identity=identity)
         if not ranks.agree(cache is not None):
@@ -180,7 +211,7 @@ def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages
     """The data set that `dataset_params.target` names, for one split or for all.
 
     Raises:
-        UserError: the target cannot be imported or does not meet the contract, or the data have a fault.
+        UserError: the target cannot be imported or does not meet the contract, or the data are faulty.
     """
     module_name, _, class_name = data.target.rpartition(".")
     try:
@@ -196,6 +227,8 @@ def open_images(data: DatasetParams, split: str | None = None) -> LabelledImages
         arguments["covariate_columns"] = table.covariate_columns
     if table.missing_labels:
         arguments["missing_labels"] = table.missing_labels
+    if table.unlabelled == "train":
+        arguments["unlabelled_values"] = table.unlabelled_values
     try:
         images = target(**arguments, **table.extra, split=split)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""A folder of synthetic images: file names, the marks inside the PNGs, grids, the manifest, and filling it."""
+"""A folder of synthetic images: file names, the marks inside the PNGs, grids, the manifest, and writing them."""
 
 import csv
 import json
@@ -64,7 +64,7 @@ class SampleWriter:
             "seed": str(params.seed), "sampler": params.sampler, "steps": str(params.num_steps),
             "guidance_scale": f"{params.guidance_scale:g}", "checkpoint_sha256": checkpoint_sha256,
         }
-        # The interval alters the pixels too; it is told apart by the mark, not by a column.
+        # The interval alters the pixels too; the mark distinguishes it, not a column.
         self._marks = {**self._common, "guidance_interval": str(list(params.guidance_interval))}
         if params.guide_checkpoint is not None:
             self._marks["guide_sha256"] = hash_file(Path(params.guide_checkpoint))
@@ -73,12 +73,12 @@ class SampleWriter:
         return self.output / IMAGE_FOLDER / f"class{request.label}_{request.index:06d}.png"
 
     def check_folder(self, replacements: Sequence[ImageRequest] = ()) -> None:
-        """Refuse a folder that holds other images, and withdraw an older manifest before images change.
+        """Refuse a folder that holds other images, and remove an older manifest before images change.
 
-        `replacements` are requests that may be drawn instead of near-copies.
+        `replacements` are requests that may be generated instead of near-copies.
 
         Raises:
-            UserError: images that this request does not name.
+            UserError: the folder has images that this request does not name.
         """
         wanted = {self.path(request).name for request in (*self.requests, *replacements)}
         others = sorted(path.name for path in (self.output / IMAGE_FOLDER).glob("*") if path.name not in wanted
@@ -90,7 +90,7 @@ class SampleWriter:
             (self.output / MANIFEST_NAME).unlink(missing_ok=True)
 
     def is_written(self, batch: Sequence[ImageRequest]) -> bool:
-        """Whether all images of the batch are there, whole, and carry the marks of this request."""
+        """Whether all images of the batch are complete and carry the marks of this request."""
         return all(self._carries_marks(request) for request in batch)
 
     def write_batch(self, batch: Sequence[ImageRequest], pixels: np.ndarray) -> None:
@@ -99,29 +99,29 @@ class SampleWriter:
             write_png(self.path(request), image, text=self._text(request))
 
     def read_batch(self, batch: Sequence[ImageRequest]) -> np.ndarray:
-        """The images that were written, uint8 (B, H, W, c)."""
+        """The written images, uint8 (B, H, W, c)."""
         pixels = np.stack([decode_image(self.path(request)) for request in batch])
         return pixels[..., None] if pixels.ndim == 3 else pixels
 
     def restore_rejected(self) -> None:
-        """Move images that an earlier call rejected back, so that they need not be drawn to be rejected again."""
+        """Move images that an earlier call rejected back, so that they need not be generated and rejected again."""
         make_folder(self.output / IMAGE_FOLDER)
         for path in sorted((self.output / REJECTED_FOLDER).glob("*.png")):
             move_file(path, self.output / IMAGE_FOLDER / path.name)
 
     def reject(self, accepted: Sequence[ImageRequest], rejected: Sequence[ImageRequest]) -> None:
-        """Go on with the accepted requests; move the others' images out and count them in the manifest."""
+        """Keep the accepted requests; move the images of the others out and count them in the manifest."""
         self.requests = accepted
         self._rejected = Counter(request.label for request in rejected)
         folder = self.output / REJECTED_FOLDER
         make_folder(folder)
         write_patient_note(folder, "The near-copies of training images in this folder")
-        (self.output / MANIFEST_NAME).unlink(missing_ok=True)  # an older one may name images that go now
+        (self.output / MANIFEST_NAME).unlink(missing_ok=True)  # an older one may name images that are moved now
         for request in rejected:
             move_file(self.path(request), folder / self.path(request).name)
 
     def write_grids(self) -> None:
-        """One picture a class of its first images, uncurated."""
+        """One picture per class of its first images, uncurated."""
         for label, name in enumerate(self.class_names):
             its = [request for request in self.requests if request.label == label]
             first = self.read_batch(its[:_GRID_IMAGES])
@@ -135,8 +135,8 @@ class SampleWriter:
     ) -> None:
         """One picture of a class, a row per level of a condition: uint8 images (rows x columns, H, W, c), row by row.
 
-        Those `withheld`, bool (rows x columns,), are near-copies of training images and left gray; None where none were
-        looked for. The text inside the file says which.
+        Images `withheld`, bool (rows x columns,), are near-copies of training images and left gray; None if there was no
+        search for them. The text inside the file says which.
         """
         safe, name = re.sub(r"\W", "_", condition), self.class_names[label]
         note = "not tested for near-copies of training images"
@@ -151,7 +151,7 @@ class SampleWriter:
     def write_manifest(self) -> None:
         """The table of all images, which is itself a table of annotations; written last. Conditions have columns.
 
-        rejected_copies is the number of near-copies of the class that were replaced, empty where none were looked for.
+        rejected_copies is the number of near-copies of the class that were replaced, empty if there was no search for them.
         """
         columns = [*MANIFEST_COLUMNS, *self.condition_levels]
         lines: list[list[object]] = [columns]
@@ -181,17 +181,17 @@ class SampleWriter:
         try:
             return read_png_text(self.path(request)) == self._text(request)
         except UserError:
-            return False  # damaged: it is drawn again
+            return False  # damaged: it is generated again
 
 
 def draw_and_write(
     denoising: Denoising, codec: LatentCodec, writer: SampleWriter, batches: Sequence[Sequence[ImageRequest]], *,
     params: SampleParams, report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Draw batches; each is written on another thread while the next is drawn, and on a GPU decoded there too.
+    """Generate batches. Another thread writes each while the next is generated; on a GPU it decodes them too.
 
-    On a CPU the decoder beside the network would only take its cores: measured, 0.89 of the speed. Files are byte for byte
-    those of `draw_and_write_in_turn`. `report` gets the count of images drawn.
+    On a CPU the decoder would only take cores from the network: measured, 0.89 of the speed. Files are byte for byte
+    those of `draw_and_write_in_turn`. `report` gets the count of images generated.
     """
     def finish(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
         writer.write_batch(batch, latents_to_pixels(codec, latents))
@@ -212,7 +212,7 @@ def draw_and_write_in_turn(
     denoising: Denoising, codec: LatentCodec, writer: SampleWriter, batches: Sequence[Sequence[ImageRequest]], *,
     params: SampleParams,
 ) -> None:
-    """The same one after the other, which the benchmark and a test hold `draw_and_write` against."""
+    """The same one after the other; a benchmark and a test compare `draw_and_write` with it."""
     for batch in batches:
         writer.write_batch(batch, draw_images(denoising, codec, batch, params=params, seed=params.seed,
                                               batch_size=params.batch_size))

@@ -1,4 +1,4 @@
-"""What changes while the UNet trains: its resume state, and the meters between two readings."""
+"""State of the UNet's training: what a resumed run needs, and the meters between two readings."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from models.ema import ExponentialMovingAverage
+from models.trained_part import TrainedPart
 from tools.runtime.resume import ResumeState
 
 
@@ -20,7 +21,7 @@ class Meters:
     _SUMS = ("loss", "grad_norm", "count")
 
     def __init__(self, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # that device has no double precision
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no double precision
         self._sums = torch.zeros(len(self._SUMS), dtype=dtype, device=device)
         self._skips = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row, most in a row since a reading
 
@@ -34,7 +35,7 @@ class Meters:
         self._skips = torch.stack([total + skipped, in_a_row, torch.maximum(longest, in_a_row)])
 
     def read(self, accelerator: Accelerator) -> dict[str, float | int | None]:
-        """Means since the last reading, over all processes, None where no step was finite; and the skipped steps so far."""
+        """Means since the last reading, over all processes, None if no step was finite; and the skipped steps so far."""
         sums = self._sums.clone()
         if accelerator.num_processes > 1:
             sums = accelerator.reduce(sums.float(), reduction="sum")
@@ -49,7 +50,7 @@ class Meters:
         return int(self._skips[2])
 
     def to_values(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """All values, as plain values."""
         skipped, in_a_row, _ = self._skips.tolist()
         return {"meters": dict(zip(self._SUMS, self._sums.tolist(), strict=True)), "skipped_steps": skipped,
                 "skipped_in_a_row": in_a_row}
@@ -62,14 +63,14 @@ class Meters:
 
 
 class TrainState(ResumeState):
-    """All that changes during the training of the UNet."""
+    """Everything that changes during the training of the UNet."""
 
     PLAIN = ("best_loss", "best_step")
 
     def __init__(self, model: nn.Module, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer, meters: Meters,
                  scaler: Any | None = None) -> None:
         """`model` and `optimizer` as the accelerator wraps them; `scaler` is that of fp16."""
-        super().__init__({"model": extract_model_from_parallel(model, keep_torch_compile=False)}, ema,
+        super().__init__({"model": TrainedPart(extract_model_from_parallel(model, keep_torch_compile=False))}, ema,
                          {"optimizer": optimizer})
         self.model, self.optimizer, self.meters, self.scaler = model, optimizer, meters, scaler
         self.best_loss: float | None = None

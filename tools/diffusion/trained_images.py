@@ -1,7 +1,7 @@
-"""Which images weights were trained on, by hashes of their files, so that none of them is later taken for held out.
+"""The images that weights were trained on, by hashes of their files, so that none of them later counts as held out.
 
-A table that grows or another `split_seed` moves patients between the splits; weights, a VAE and a judge from before then
-know images that are now held out, and every number is too good.
+A table that grows or another `split_seed` moves patients between the splits. Older weights, VAEs and judges have then seen
+images that are now held out, and every number is too good.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from config.errors import UserError
 from dataset.storage import read_json, write_json
 
 TRAINED_KEY = "trained_images"  # in checkpoints and records of training
-_HEX_DIGITS = 16  # of the sha256: no two of a billion images share them but by a chance of 3%
+_HEX_DIGITS = 16  # of the sha256: among a billion images the chance of a collision is 3%
 
 
 def shorten_hashes(sha256: Sequence[str]) -> list[str]:
-    """Files by their hashes as records of training list them: the first 16 hex digits of each, sorted, none twice."""
+    """Hashes of files as training records list them: the first 16 hex digits of each, sorted, without duplicates."""
     return sorted({digest[:_HEX_DIGITS] for digest in sha256})
 
 
@@ -28,10 +28,10 @@ def count_trained(sha256: Sequence[str], trained: Sequence[str]) -> int:
 def refuse_trained_images(
     held_out_sha256: Sequence[str], trained: Mapping[str, Sequence[str] | None], *, split: str
 ) -> None:
-    """Refuse held-out images that something was trained on; `trained` lists the images of each, None where unknown.
+    """Refuse held-out images that something was trained on; `trained` lists the images of each, None if unknown.
 
     Raises:
-        UserError: naming what was trained on how many.
+        UserError: names what was trained on how many.
     """
     for name, images in trained.items():
         known = count_trained(held_out_sha256, images or ())
@@ -39,12 +39,12 @@ def refuse_trained_images(
             raise UserError(
                 f"{name} was trained on {known} of the {len(set(held_out_sha256))} {split} images, so every "
                 "number would be too good; give the table and the split of that training (split_column, split_seed, "
-                "split_fractions), or train it anew on this one; pictures that lie in two splits, named by "
-                f"tools.check_dataset, take out of {split}")
+                "split_fractions), or train it again on this one; if tools.check_dataset "
+                f"names images that are in two splits, take them out of {split}")
 
 
 def read_trained_images(record: Path) -> list[str] | None:
-    """What a JSON record of a training lists; None without the file, or of a release that did not list them."""
+    """The list in a JSON record of a training; None without the file, or if an older release wrote it without one."""
     if not record.is_file():
         return None
     found = read_json(record)
@@ -52,12 +52,12 @@ def read_trained_images(record: Path) -> list[str] | None:
 
 
 def write_samples_record(path: Path, *, checkpoint_sha256: str | None, trained: Sequence[str]) -> None:
-    """Beside synthetic images, what their generator was trained on."""
+    """Record with synthetic images what their generator was trained on."""
     write_json(path, {"checkpoint_sha256": checkpoint_sha256, TRAINED_KEY: trained})
 
 
 def read_samples_record(path: Path, *, checkpoint_sha256: str | None) -> list[str] | None:
-    """What `write_samples_record` wrote; None without it, or where the images are another checkpoint's by now."""
+    """What `write_samples_record` wrote; None without it, or if the images are now from another checkpoint."""
     if not path.is_file():
         return None
     found: dict[str, Any] = read_json(path)

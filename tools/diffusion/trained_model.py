@@ -1,26 +1,28 @@
 """Loading trained weights for use: the averaged network, its codec and schedule, checked against the config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from config.errors import UserError
 from config.load import build_config, config_to_dict
-from config.schema import Config
+from config.schema import Config, DatasetParams, UNetParams, effect_of
 from models.autoencoder import LatentCodec, LatentStatistics
-from models.unet import UNet
+from models.trained_part import TrainedPart
 from tools.diffusion.conditions import ConditionPrior, null_levels
 from tools.diffusion.generation import Denoising
+from tools.diffusion.networks import BASE_KEY, hash_base, make_network
 from tools.diffusion.project import Project
 from tools.diffusion.trained_images import TRAINED_KEY
-from tools.diffusion.training import latent_shape, make_schedule, make_unet
+from tools.diffusion.training import latent_shape, make_schedule
 from tools.runtime.checkpoints import read_checkpoint, select_tensors
 
-# Sections that must be those of the training for the weights to mean what they meant.
+# Sections that must be as in the training.
 _DECISIVE = ("diffusion_params", "unet_params")
 
 
@@ -37,8 +39,8 @@ class TrainedModel:
 
 
 def read_weights(checkpoint: Path, best_name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Averaged weights and what belongs to them. A resume checkpoint holds both averages and state, but neither config nor
-    scale: these are those of the run's best weights beside it, `best_name`.
+    """Averaged weights and what belongs to them. A resume checkpoint holds averages and state, but neither config nor
+    scale: they are read from the run's best weights beside it, `best_name`.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or a resume checkpoint without the best weights beside it.
@@ -48,7 +50,7 @@ def read_weights(checkpoint: Path, best_name: str) -> tuple[dict[str, torch.Tens
         return tensors, values
     best = checkpoint.parent / best_name
     if not best.is_file():
-        raise UserError(f"{checkpoint} holds the state to resume a training from; to sample from it, expected the run's "
+        raise UserError(f"{checkpoint} is a resume checkpoint; to sample from it, expected the run's "
                         f"best weights beside it ({best.name}, train_params.ldm_ckpt_name), found none")
     return select_tensors(tensors, "ema"), read_checkpoint(best)[1]
 
@@ -57,13 +59,13 @@ def load_trained_model(config: Config, project: Project, checkpoint: Path, devic
     """The network with its best averaged weights and the decoder, on a device.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one that was trained with another network, schedule,
+        UserError: the checkpoint is missing or damaged, or was trained with another network, schedule,
             classes, conditions or autoencoder.
     """
     tensors, values = read_weights(checkpoint, config.train_params.ldm_ckpt_name)
     trained = build_config(values["config"], source=str(checkpoint))
     for section in _DECISIVE:
-        if getattr(trained, section) != getattr(config, section):
+        if _without_places(section, getattr(trained, section)) != _without_places(section, getattr(config, section)):
             raise UserError(f"{checkpoint} was trained with other {section} than the config gives: expected "
                             f"{yaml.safe_dump(values['config'][section], default_flow_style=True, width=10_000).strip()}")
     if trained.dataset_params.params.class_names != config.dataset_params.params.class_names:
@@ -77,9 +79,8 @@ def load_trained_model(config: Config, project: Project, checkpoint: Path, devic
     if values.get("autoencoder_sha256", project.vae_sha256) != project.vae_sha256:
         raise UserError(f"{checkpoint} was trained on the latents of another autoencoder than {project.vae_folder}; "
                         f"expected {trained.autoencoder_params.pretrained} as it was then in autoencoder_params.pretrained")
-    network = make_unet(trained)
-    network.load_state_dict(tensors)
-    network.to(device).eval().requires_grad_(False)
+    network = _load_network(trained.dataset_params, replace(trained.unet_params, pretrained=config.unet_params.pretrained),
+                            tensors, base_sha256=values.get(BASE_KEY), checkpoint=checkpoint).to(device)
     stored = values["latent_statistics"]
     statistics = LatentStatistics(mean=tuple(stored["mean"]), std=tuple(stored["std"]), gray=stored["gray"],
                                   signal_shares=tuple(stored.get("signal_shares", ())))  # not in release 0.1
@@ -102,11 +103,11 @@ def load_trained_model(config: Config, project: Project, checkpoint: Path, devic
 
 def _load_guide(
     checkpoint: Path, best_name: str, *, trained: Config, statistics: LatentStatistics, device: torch.device
-) -> UNet:
-    """The averaged weights of a weaker model, which may have another shape but must speak of the same latents and classes.
+) -> nn.Module:
+    """The averaged weights of a weaker model. It may have another shape, but needs the same latents and classes.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one of another process, data, conditions or scale.
+        UserError: the checkpoint is missing or damaged, or has another diffusion process, data, conditions or scale.
     """
     tensors, values = read_weights(checkpoint, best_name)
     weaker = build_config(values["config"], source=str(checkpoint))
@@ -125,6 +126,28 @@ def _load_guide(
     if (tuple(stored["mean"]), tuple(stored["std"])) != (statistics.mean, statistics.std):
         raise UserError(f"{key} was trained on latents of another scale than the model that it is to guide; expected a "
                         "model of the same images and autoencoder")
-    network = make_unet(weaker)
-    network.load_state_dict(tensors)
-    return network.to(device).eval().requires_grad_(False)
+    return _load_network(weaker.dataset_params, weaker.unet_params, tensors, base_sha256=values.get(BASE_KEY),
+                         checkpoint=checkpoint).to(device)
+
+
+def _load_network(
+    data: DatasetParams, unet: UNetParams, tensors: dict[str, torch.Tensor], *, base_sha256: str | None, checkpoint: Path
+) -> nn.Module:
+    """The network with these trained tensors, for use: on the CPU, without gradients.
+
+    Raises:
+        UserError: its pretrained base is another than that of the training, or cannot be read.
+    """
+    if hash_base(unet) != base_sha256:
+        raise UserError(f"{checkpoint} started from another UNet than unet_params.pretrained {unet.pretrained} holds now; "
+                        "restore that one")
+    network = make_network(data, unet)
+    TrainedPart(network).load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _without_places(name: str, section: Any) -> dict[str, Any]:
+    """The values of a section on which results depend, wherever its files are."""
+    return {key: value for key, value in config_to_dict(section).items()
+            if effect_of(f"{name}.{key}") in ("result", "later")}
+

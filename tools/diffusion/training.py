@@ -1,4 +1,4 @@
-"""The training step and the validation of the UNet: pure in everything but the networks that they update."""
+"""The training step and the validation of the UNet: pure functions, except that they update the networks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,28 +12,28 @@ from accelerate import Accelerator
 from torch import nn
 
 from config.errors import UserError
-from config.schema import Config, DatasetParams, DiffusionParams, TrainParams, UNetParams
+from config.schema import DatasetParams, DiffusionParams, TrainParams
 from dataset.annotations import ImageRecord
 from dataset.order import SampleOrder, StepDraws, TimestepDraws, draw_step, generator, normal
 from dataset.ranks import ALONE, Ranks
 from models.autoencoder import LatentCodec, LatentStatistics
-from models.unet import UNet, UNetShape
+from models.trained_part import trained_parameters
 from scheduler.guidance import drop_conditions, drop_labels
 from scheduler.linear_noise_scheduler import ForwardProcess, make_flow_schedule, make_noise_schedule
 from scheduler.objectives import loss_weights, make_target
-from tools.diffusion.conditions import condition_shapes, join_view, null_levels
+from tools.diffusion.conditions import join_view, null_levels
 from tools.diffusion.latent_source import LatentSource
 from tools.diffusion.train_state import TrainState
 from tools.runtime.processes import unwrap
 
-_SKIPPING_DEVICES = ("cpu", "cuda")  # whose fused kernels read `found_inf`; Apple's do not
+_SKIPPING_DEVICES = ("cpu", "cuda")  # their fused kernels read `found_inf`; Apple's do not
 
 
 @dataclass(frozen=True)
 class Batch:
     """Standardised latents float32 (B, C, h, w) with int64 (B,) labels, on the training device.
 
-    conditions: int64 (B, K), the network's further conditions; None where it takes none.
+    conditions: int64 (B, K), the network's further conditions; None if it takes none.
     """
 
     latents: torch.Tensor
@@ -41,7 +41,7 @@ class Batch:
     conditions: torch.Tensor | None = None
 
     def drop(self, draws: StepDraws, *, probability: float, null_label: int, null_levels: Sequence[int]) -> "Batch":
-        """The batch with labels and conditions replaced by their nulls where the draws say so."""
+        """The batch with labels and conditions replaced by their nulls according to the draws."""
         device = self.labels.device
         uniforms = to_device(draws.drop_uniforms, device)
         labels = drop_labels(self.labels, uniforms, probability=probability, null_label=null_label)
@@ -49,22 +49,6 @@ class Batch:
             self.conditions, uniforms, to_device(draws.condition_uniforms, device), probability=probability,
             null_levels=null_levels)
         return Batch(self.latents, labels, conditions)
-
-
-def make_unet(config: Config) -> UNet:
-    """The config's UNet with weights drawn from train_params.seed, in channels-last memory order."""
-    torch.manual_seed(config.train_params.seed)
-    return UNet(unet_shape(config.dataset_params, config.unet_params)).to(memory_format=torch.channels_last)
-
-
-def unet_shape(data: DatasetParams, unet: UNetParams) -> UNetShape:
-    """What determines the network's parameters."""
-    return UNetShape(
-        latent_channels=data.z_channels, num_classes=len(data.params.class_names), channels=unet.channels,
-        num_layers=unet.num_layers, attention=unet.attention, num_heads=unet.num_heads,
-        time_embedding_dim=unet.time_embedding_dim, context_dim=unet.context_dim, norm_groups=unet.norm_groups,
-        dropout=unet.dropout, condition_types=data.condition_types, conditions=condition_shapes(data),
-    )
 
 
 def latent_shape(data: DatasetParams) -> tuple[int, int, int]:
@@ -81,7 +65,7 @@ def make_schedule(params: DiffusionParams) -> ForwardProcess:
 
 
 def timestep_draws(params: DiffusionParams) -> TimestepDraws:
-    """How training draws timesteps."""
+    """How training samples timesteps."""
     return TimestepDraws(params.num_timesteps, params.timestep_sampling, params.logit_mean, params.logit_std)
 
 
@@ -104,7 +88,7 @@ def open_draws(
 class DiffusionLoss:
     """The weighted squared error of the network's prediction, for one schedule and objective.
 
-    `statistics` are those of the latents; without them all channels weigh the same.
+    `statistics` are the latents' statistics; without them all channels weigh the same.
     """
 
     def __init__(self, params: DiffusionParams, *, null_label: int, device: torch.device,
@@ -138,8 +122,8 @@ class DiffusionLoss:
 def weigh_channels(signal_shares: Sequence[float]) -> torch.Tensor:
     """Weights float32 (C,) of mean 1, proportional to the signal in each latent channel.
 
-    The noise that a VAE's posterior adds is drawn anew each time: no network predicts it, and the gradient of such a channel
-    is noise. Where a VAE uses all its channels all weights are 1, nearly.
+    The noise of a VAE's posterior is drawn anew each time: no network can predict it, and the gradient of such a channel
+    is noise. If a VAE uses all its channels, all weights are nearly 1.
     """
     shares = torch.tensor(signal_shares, dtype=torch.float64)
     return (shares / shares.mean().clamp_min(1e-12)).float()
@@ -148,7 +132,7 @@ def weigh_channels(signal_shares: Sequence[float]) -> torch.Tensor:
 def read_batch(
     source: LatentSource, codec: LatentCodec, draws: StepDraws, device: torch.device, *, sees_view: bool = False
 ) -> Batch:
-    """The standardised latents that the draws ask for, with the view among their conditions where the network sees it."""
+    """The standardised latents that the draws select, with the view among their conditions if the network sees it."""
     raw = source.draw(draws.positions, draws.views, draws.posterior_noise)
     return _label_batch(source, codec.standardise(raw), positions=draws.positions, views=draws.views, device=device,
                         sees_view=sees_view)
@@ -162,8 +146,8 @@ def train_step(
 
     `read` maps StepDraws to a Batch; `dropout` is the network's. The mean loss over the slice and the gradient's norm
     before clipping go to the meters. A step whose loss or gradient is not finite leaves weights, average and optimizer
-    untouched and is counted. All of this is decided on the device, and the host waits for nothing: it can prepare the
-    next step meanwhile.
+    untouched and is counted. All of this is decided on the device: the host does not wait and can prepare the
+    next step.
     """
     device = accelerator.device
     micro_steps = params.gradient_accumulation_steps
@@ -195,22 +179,22 @@ def train_step(
 
 
 def make_optimizer(network: nn.Module, train: TrainParams) -> torch.optim.AdamW:
-    """AdamW in one pass over the parameters where that pass can skip a step on the device, else as the library chooses."""
+    """AdamW in one pass over the parameters if that pass can skip a step on the device, else as the library chooses."""
     fused = next(network.parameters()).device.type in _SKIPPING_DEVICES
-    return torch.optim.AdamW(network.parameters(), lr=train.ldm_lr, betas=train.adam_betas,
+    return torch.optim.AdamW(trained_parameters(network).values(), lr=train.ldm_lr, betas=train.adam_betas,
                              weight_decay=train.weight_decay, fused=fused)
 
 
 def _apply(optimizer: Any, finite: torch.Tensor, *, has_scaler: bool) -> None:
-    """A step of the optimizer, which changes nothing where bool () `finite` is false.
+    """A step of the optimizer, which changes nothing if bool () `finite` is false.
 
-    The fused kernels read `found_inf` for that: it is how a gradient scaler skips, and under fp16 the scaler sets it.
-    Where they do not, the host waits for the answer, as a scaler does there.
+    The fused kernels read `found_inf` for that, as they do for a gradient scaler; under fp16 the scaler sets it.
+    Other kernels do not: there the host waits for the answer, as a scaler does.
     """
     if has_scaler:
         optimizer.step()
         return
-    inner = optimizer.optimizer  # accelerate's wrapper does not pass attributes on
+    inner = optimizer.optimizer  # accelerate's wrapper does not forward attributes
     if not inner.defaults["fused"]:
         if bool(finite):
             optimizer.step()
@@ -224,7 +208,7 @@ def require_selectable(selection_metric: str, records: Sequence[ImageRecord]) ->
     """Whether there are validation images.
 
     Raises:
-        UserError: there are none, and the best weights are to be chosen by them.
+        UserError: there are none, but they are needed to choose the best weights.
     """
     has_val = any(record.split == "val" for record in records)
     if not has_val and selection_metric == "ema_validation_loss":
@@ -234,7 +218,7 @@ def require_selectable(selection_metric: str, records: Sequence[ImageRecord]) ->
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor there, without the host waiting for a GPU's earlier work."""
+    """The tensor on that device, without the host waiting for a GPU's earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -255,7 +239,7 @@ def validation_batches(
     source: LatentSource, codec: LatentCodec, *, train: TrainParams, data: DatasetParams, num_timesteps: int,
     device: torch.device,
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
-    """Every held-out image `validation_draws` times, as it is, with noise and stratified timesteps that never change."""
+    """Every held-out image `validation_draws` times, unchanged, with fixed noise and fixed stratified timesteps."""
     count, shape = len(source.labels), latent_shape(data)
     for draw in range(train.validation_draws):
         rng = generator(train.seed, "validation", draw)
@@ -289,10 +273,10 @@ def lr_factor(schedule: str, *, fraction: float, step: int, warmup_steps: int) -
 
 
 def _seed_dropout(seed: int, step: int, micro_step: int, process: int) -> None:
-    """Address the masks of dropout, which the library draws from its global generator, like every other draw."""
+    """Address the dropout masks by step like every other draw; the library takes them from its global generator."""
     torch.manual_seed(int(generator(seed, "dropout", step, micro_step, process).integers(2**63 - 1)))
 
 
 def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Gradients are exchanged between processes at the last micro-step only."""
+    """Exchange gradients between processes only at the last micro-step."""
     return nullcontext() if last else accelerator.no_sync(model)

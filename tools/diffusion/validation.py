@@ -18,6 +18,7 @@ from scheduler.samplers import evaluated_timesteps
 from tools.diffusion import generation
 from tools.diffusion.conditions import ConditionPrior, condition_levels, null_levels
 from tools.diffusion.latent_source import LatentSource, TrainingData
+from tools.diffusion.networks import BASE_KEY
 from tools.diffusion.project import Project
 from tools.diffusion.train_state import TrainState
 from tools.diffusion.trained_images import TRAINED_KEY, shorten_hashes
@@ -29,6 +30,7 @@ from tools.diffusion.training import (
     validation_batches,
     validation_loss,
 )
+from tools.diffusion.warm_start import START_KEY, StartRecord
 from tools.runtime import checkpoints
 from tools.runtime.command import Diverged
 from tools.runtime.image_grid import label_grid
@@ -38,10 +40,11 @@ from tools.runtime.tracking import Tracker
 
 
 class Validator:
-    """Measures the averaged weights on held-out latents, draws the preview and keeps the best weights."""
+    """Measures the averaged weights on held-out latents, generates the preview and keeps the best weights."""
 
     def __init__(self, config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                 *, loss_of: DiffusionLoss, device: torch.device) -> None:
+                 *, loss_of: DiffusionLoss, device: torch.device, record: StartRecord | None = None,
+                 base_sha256: str | None = None) -> None:
         self.config, self.run, self.data, self.averaged = config, run, data, averaged
         self.loss_of, self.device = loss_of, device
         counts = Counter(data.train.labels.tolist())
@@ -49,24 +52,27 @@ class Validator:
         self.condition_prior = ConditionPrior.measure(data.train.labels, data.train.conditions,
                                                       num_classes=config.num_classes)
         self.autoencoder_sha256 = project.vae_sha256
-        self.trained_images = shorten_hashes(project.hash_images(project.images("train")))
+        own = shorten_hashes(project.hash_images(project.trained_images("train")))
+        self.trained_images = own if record is None else sorted({*own, *record.trained_images})
+        self.base_sha256 = base_sha256
+        self.start = None if record is None else {"sha256": record.sha256, "step": record.step}
 
     def validate(self, state: TrainState, tracker: Tracker) -> str:
         """Log the held-out loss, write the preview, and keep these weights if they are the best so far.
 
-        Returns what came out, in one line.
+        Returns the result in one line.
 
         Raises:
-            Diverged: a loss that is not finite.
+            Diverged: the loss is not finite.
         """
         self.averaged.load_state_dict(state.ema.state_dict(), strict=False)
         row: dict[str, Any] = {"step": state.step}
         loss: float | None = None
         if self.data.val is not None:
             loss = row["ema_validation_loss"] = self._measure_loss(self.data.val)
-            if not math.isfinite(loss):  # no later one would be less
-                raise Diverged(f"step {state.step}: the validation loss is not finite; start anew under another task_name "
-                               "with a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
+            if not math.isfinite(loss):  # no later loss would be lower
+                raise Diverged(f"step {state.step}: the validation loss is not finite; start again with another task_name "
+                               "and a lower ldm_lr, more warmup_steps, or mixed_precision bf16 or no")
         by_loss = self.config.train_params.selection_metric == "ema_validation_loss"
         if not by_loss or state.best_loss is None or (loss is not None and loss < state.best_loss):
             state.best_loss, state.best_step = loss, state.step
@@ -92,14 +98,18 @@ class Validator:
             "latent_statistics": vars(self.data.codec.statistics), "class_counts": self.class_counts,
             "autoencoder_sha256": self.autoencoder_sha256, TRAINED_KEY: self.trained_images,
         }
+        if self.start is not None:
+            values[START_KEY] = self.start
+        if self.base_sha256 is not None:
+            values[BASE_KEY] = self.base_sha256
         if self.config.dataset_params.params.conditions:
             values["condition_levels"] = condition_levels(self.config.dataset_params.params)
             values["condition_counts"] = self.condition_prior.to_values()
-        checkpoints.write_checkpoint(self.run.weights(self.config), state.ema.state_dict(), values)
+        checkpoints.write_checkpoint(self.run.weights(self.config.train_params), state.ema.state_dict(), values)
 
     def _write_preview(self, state: TrainState, tracker: Tracker) -> Path | str:
         train, sample = self.config.train_params, self.config.sample_params
-        if sample.guide_checkpoint is not None:  # a guide belongs to the finished model
+        if sample.guide_checkpoint is not None:  # guides are for the finished model
             sample = replace(sample, guide_checkpoint=None, guidance_scale=1.0)
         counts = generation.count_per_class(train.num_samples, [1] * self.config.num_classes)
         denoising = generation.Denoising(
@@ -130,7 +140,7 @@ class Validator:
 
 
 class NullValidator(Validator):
-    """Measures and writes nothing, for the processes that leave that to the first."""
+    """Measures and writes nothing, for all processes except the first."""
 
     def __init__(self) -> None:
         """Nothing is needed."""
@@ -140,17 +150,9 @@ class NullValidator(Validator):
         return ""
 
 
-def open_validator(config: Config, project: Project, run: RunDirectory, data: TrainingData, averaged: torch.nn.Module,
-                   *, loss_of: DiffusionLoss, device: torch.device) -> Validator:
-    """The validator of a run, or one that does nothing where this process does not write."""
-    if not run.writes:
-        return NullValidator()
-    return Validator(config, project, run, data, averaged, loss_of=loss_of, device=device)
-
-
 def _tell(batches: Iterator[tuple[Batch, torch.Tensor, torch.Tensor]], bar: Progress) -> Iterator[
         tuple[Batch, torch.Tensor, torch.Tensor]]:
-    """The same batches; the bar is told once each is done with."""
+    """The same batches; the bar is updated after each."""
     done = 0
     for batch, noise, timesteps in batches:
         yield batch, noise, timesteps

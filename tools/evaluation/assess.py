@@ -11,6 +11,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from config.errors import UserError
+from config.load import config_to_dict
 from config.schema import Config, EvaluationParams, TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import write_png
@@ -85,7 +86,8 @@ def assess(
     _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
     if reject_copies:
         _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
-    mirror = WandbMirror(config, folder=output, name=f"{Path(config.train_params.task_name).name}-evaluation")
+    mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=output,
+                         name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
     mirror.finish()
     print(report.format_table(evaluation))
@@ -152,7 +154,7 @@ def _read_sets(
     """
     opened = {"synthetic": synthetic_images, params.real_split: project.images(params.real_split),
               "train": project.images("train")}
-    refuse_real_images(synthetic_images.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(synthetic_images.records, project.every_image.records, hash_image=project.hash_image)
     codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
     made, real, train = as_gray_if_all([read_set(name, images, quiet, ranks, hash_image=project.hash_image)
                                         for name, images in opened.items()])

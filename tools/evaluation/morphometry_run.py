@@ -48,7 +48,7 @@ def run_morphometry(
     split = config.evaluation_params.real_split
     listed = {"real": project.images(split), "train": project.images("train")}
     made = open_synthetic(project.data, synthetic)
-    refuse_real_images(made.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(made.records, project.every_image.records, hash_image=project.hash_image)
     by_hand = None
     if manual is not None:
         known = [record.image_id for images in listed.values() for record in images.records]
@@ -56,7 +56,7 @@ def run_morphometry(
     pixels = {"synthetic": read_set("synthetic", made, quiet, hash_image=project.hash_image),
               **{name: read_set(name, images, quiet, hash_image=project.hash_image) for name, images in listed.items()}}
     if num_flips > 0:
-        weights = checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config)
+        weights = checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config.train_params)
         model = load_trained_model(config, project, weights, device)
         pixels["class_flips"] = draw_flips(model, table, config.sample_params, num_flips, progress_bar=not quiet)
     measured = {name: measure_set(images, quiet) for name, images in pixels.items()}

@@ -1,10 +1,10 @@
-"""Propose a config from a table and a folder of images, and list what a person must decide. Asks and guesses nothing.
+"""Propose a config from a table and a folder of images, and list what you must decide. It asks and guesses nothing.
 
     python -m tools.init TABLE IMAGES --output config/my.yaml [--label-column NAME] [--gpu-memory-gb N] [--vae VAE]
 
-TABLE is one table, a folder with one table for each split, or several tables; without one, IMAGES holds a folder for
-each class. The set-up is for this machine, or for a GPU of N GB. VAE is a pretrained autoencoder, a diffusers folder or a
-hub id, which is fetched.
+TABLE is one table, a folder with one table per split, or several tables; without one, IMAGES holds a folder per class.
+The set-up is for this machine, or for a GPU of N GB. VAE is a pretrained autoencoder: a diffusers folder, or a hub id,
+which is downloaded.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="table, tables, or a folder with one per split")
     parser.add_argument("images", type=as_path, metavar="IMAGES", help="folder of the images")
     parser.add_argument("--output", type=as_path, required=True, metavar="YAML", help="the config to write")
-    parser.add_argument("--label-column", metavar="NAME", help="which column has the labels, where that is not clear")
-    parser.add_argument("--gpu-memory-gb", type=float, metavar="N", help="propose for a GPU of this memory; 0 for a CPU")
+    parser.add_argument("--label-column", metavar="NAME", help="column of the labels, if it is not clear")
+    parser.add_argument("--gpu-memory-gb", type=float, metavar="N", help="set up for a GPU with N GB of memory; 0 for a CPU")
     parser.add_argument("--vae", type=expand_path, metavar="VAE", help="pretrained autoencoder: diffusers folder or hub id")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
     if output.exists() and not arguments.force:
-        raise UserError(f"{output}: exists already; give another --output, or --force to write over it")
+        raise UserError(f"{output}: exists already; give another --output, or --force to overwrite it")
     vae = None if arguments.vae is None else _read_vae(arguments.vae)
     proposal = propose(arguments.table, arguments.images, label_column=arguments.label_column)
     memory = find_gpu_memory_gb() if arguments.gpu_memory_gb is None else arguments.gpu_memory_gb or None
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = choose_setup(side_px=max(proposal.images.width, proposal.images.height), num_train=num_train, num_test=num_test,
                          gpu_memory_gb=memory, name=output.stem, vae=vae)
     draft = yaml.safe_load(draft_config(proposal, setup, name=output.stem))
-    config = build_config(draft, source=str(output))  # a config that cannot be loaded is a bug of ours
+    config = build_config(draft, source=str(output))  # a config that cannot be loaded is a bug
     proposal = add_symmetries(proposal, measure_sound_rows(
         config.dataset_params, progress_bar=config.logging_params.progress_bar))
-    # Whose images these are comes before the VAE, all else after it.
+    # The decision about patients comes before the VAE, all others after it.
     first = sum(decision.startswith("group_column") for decision in proposal.decisions[:1])
     decisions = (*proposal.decisions[:first], *setup.decisions, *proposal.decisions[first:])
     proposal = dataclasses.replace(proposal, decisions=decisions)
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _read_vae(pretrained: str) -> PretrainedVae:
-    """What the VAE's own config says; a hub id is fetched.
+    """The VAE as its config describes it; a hub id is downloaded.
 
     Raises:
-        UserError: it cannot be had, or its config does not say what shape its latents have.
+        UserError: it is not available, or its config does not give the shape of its latents.
     """
     try:
         folder = resolve_autoencoder(pretrained)

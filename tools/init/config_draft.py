@@ -1,4 +1,4 @@
-"""A proposal and a set-up as commented YAML that `load_config` accepts. Guesses nothing itself."""
+"""Write a proposal and a set-up as commented YAML that `load_config` accepts."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def draft_config(proposal: Proposal, setup: Setup, *, name: str) -> str:
     if proposal.val_from_train:
         lines += _key("val_from_train", proposal.val_from_train, 4, "the table has no validation rows")
     if table.covariate_columns:
-        lines += _key("covariate_columns", list(table.covariate_columns), 4, "kept for checks, no input of the network")
+        lines += _key("covariate_columns", list(table.covariate_columns), 4, "kept for checks, not used by the network")
     lines += _comment_out_conditions(table.conditions)
     lines += _key("condition_types", list(setup.condition_types), 2)
     lines += _key("z_channels", setup.z_channels, 2)
@@ -77,7 +77,7 @@ _COMMENTS = {
 
 
 def _comment_out_missing_labels(missing_labels: Mapping[str, Sequence[int]]) -> list[str]:
-    """The line that leaves rows without a label out, for a person to switch on."""
+    """The commented line that leaves out rows without a label; the user switches it on."""
     if not missing_labels:
         return []
     words: dict[str, str] = {}
@@ -89,18 +89,18 @@ def _comment_out_missing_labels(missing_labels: Mapping[str, Sequence[int]]) -> 
 
 
 def _comment_out_conditions(conditions: Mapping[str, Sequence[str]]) -> list[str]:
-    """The block that makes columns inputs of the network, for a person to switch on."""
+    """The commented block that makes columns inputs of the network; the user switches it on."""
     if not conditions:
         return []
     lines = [line for name, levels in conditions.items()
              for line in _key(yaml.safe_dump(name, allow_unicode=True, width=float("inf")).splitlines()[0],
                               {"levels": list(levels), "kind": "ordinal"}, 2)]
-    return ["    # Inputs of the network beside the class, if you take the # and the space after it away:",
+    return ["    # More inputs of the network; to use them, remove the # and the space after it:",
             "    # conditions:", *(f"    # {line}" for line in lines)]
 
 
 def prepared_um_per_px(images: Images, image_size: int) -> float | None:
-    """Micrometres a pixel spans once an image is padded to a square of `image_size`."""
+    """Micrometres per pixel after an image is padded to a square of `image_size`."""
     if images.um_per_px is None or images.num_sizes > 1:
         return None
     return float(f"{images.um_per_px * max(images.width, images.height) / image_size:.6g}")

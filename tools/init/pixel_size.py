@@ -1,6 +1,6 @@
-"""Micrometres per pixel where a file says so: TIFF tags, ImageJ and OME descriptions, resolutions of PNG and JPEG.
+"""Micrometres per pixel from a file: TIFF tags, ImageJ and OME descriptions, resolutions of PNG and JPEG.
 
-A value that no microscope has (72, 96 or 300 dots an inch, which programs write unasked) counts as unknown.
+A value that no microscope has (72, 96 or 300 dots per inch, which programs write by default) counts as unknown.
 """
 
 import re
@@ -16,13 +16,13 @@ _OME_SIZE = re.compile(r'PhysicalSize([XY])(Unit)?="([^"]*)"')
 
 
 def read_um_per_px(path: Path) -> float | None:
-    """What the file says, where it is plausible and the same in both directions; None otherwise, also for damaged files."""
+    """The file's value if it is plausible and equal in both directions; None otherwise, also for damaged files."""
     try:
         with Image.open(path) as image:
             found = _from_tiff(image) if image.format == "TIFF" else None
             if found is None and "dpi" in image.info:
                 found = tuple(25_400.0 / float(dpi) for dpi in image.info["dpi"])
-    except Exception:  # a file that says nothing; what is wrong with it is for the check to tell
+    except Exception:  # no value; check_dataset reports damaged files
         return None
     if found is None or abs(found[0] - found[1]) > 0.01 * found[0] or not PLAUSIBLE_UM[0] <= found[0] <= PLAUSIBLE_UM[1]:
         return None

@@ -1,6 +1,6 @@
-"""From a sheet and a folder to what a config needs to know of them, and to the list of what a person must decide.
+"""From a sheet and a folder to the data section of a config, and to the list of decisions for the user.
 
-Proposes only what columns, names and pixels show. Which set-up trains it is setup.py's, the YAML config_draft.py's.
+Proposes only what columns, names and pixels show. setup.py chooses the set-up, config_draft.py writes the YAML.
 """
 
 from collections import Counter
@@ -24,15 +24,15 @@ from tools.inspection.image_statistics import ImageStatistics, measure_image
 from tools.inspection.symmetries import SymmetryMeasurement
 
 _MOST_IMAGES = 200  # opened, spread evenly over the rows
-_MIN_GROUPS = 8  # values of a column from which on they may be patients
+_MIN_GROUPS = 8  # a column with at least so many values may name patients
 _BARE_HEADERS = ("label", "labels", "class", "outcome", "target", "y")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What names, labels, groups and splits are, and their values by row; splits are "" where they are to be drawn.
+    """The columns of names, labels, groups and splits, and their values by row; splits are "" if they will be random.
 
-    `conditions` has the levels of columns that could be inputs of the network, which is for a person to decide.
+    `conditions` has the levels of columns that could be inputs of the network; the user decides.
     """
 
     csv_file: str | dict[str, str] | None
@@ -52,7 +52,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Images:
-    """What the opened images have in common: usual size, channels to read, bits, and micrometres per stored pixel."""
+    """Properties of the opened images: usual size, channels to read, bits, and micrometres per stored pixel."""
 
     width: int
     height: int
@@ -67,7 +67,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The table's part of a config, with its reasons; `decisions` is what a person must look at, most important first."""
+    """The table's part of a config, with its reasons; `decisions` is what the user must look at, most important first."""
 
     root_dir: str
     columns: Columns
@@ -84,7 +84,7 @@ def propose(tables: Sequence[Path], root: Path, *, label_column: str | None) -> 
     """Read the tables (none for a folder of classes) and the folder.
 
     Raises:
-        UserError: they cannot be read, or which column has the names or the labels is not clear.
+        UserError: they cannot be read, or the column of names or labels is not clear.
     """
     folder = ImageFolder.scan(root)
     if not folder.files:
@@ -129,11 +129,11 @@ def _read_columns(sheet: Sheet, folder: ImageFolder, label_column: str | None) -
     values = sheets.list_labels(sheet.columns[name])
     if len(values) < 2:
         raise UserError(f"column {name!r}: expected two labels or more, found {', '.join(values) or 'none'}; choose another "
-                        "by --label-column")
+                        "with --label-column")
     in_range = sheets.is_label_range(values)
     if not in_range and all(value.lstrip("+-").isdigit() for value in values):
-        raise UserError(f"column {name!r}: expected labels 0, 1, ... or names, found {', '.join(values)}; write them from 0 "
-                        "on, or the names of the classes")
+        raise UserError(f"column {name!r}: expected labels 0, 1, ... or names, found {', '.join(values)}; number them "
+                        "from 0 or write the names of the classes")
     class_names = _name_classes(name, values) if in_range else tuple(values)
     labels = {value: label for label, value in enumerate(values)}
     rows = range(sheet.num_rows)
@@ -162,7 +162,7 @@ def _choose_label(
     if label_column is not None:
         if label_column not in sheet.columns:
             near = nearest_name(label_column, sheet.columns)
-            meant = f"did you mean {near!r}?" if near else "give the column that holds the classes"
+            meant = f"did you mean {near!r}?" if near else "give the column of the classes"
             columns = ", ".join(map(repr, sheet.columns))
             raise UserError(f"--label-column: expected one of {columns}, found {label_column!r}; {meant}")
         return label_column
@@ -173,13 +173,13 @@ def _choose_label(
         also = f" (also possible: {name_some(more)})" if more else ""
         if not likely and passed_over:
             numbered = name_some([f"{name!r} ({', '.join(values[:4])})" for name, values in passed_over.items()], 8)
-            also = f"; passed over for numbers that do not run from 0: {numbered}, write such labels from 0 on or as names"
-        raise UserError(f"expected one column of labels, found {found}{also}; choose one by --label-column NAME")
+            also = f"; skipped because their numbers do not start at 0: {numbered}; number such labels from 0, or use names"
+        raise UserError(f"expected one column of labels, found {found}{also}; choose one with --label-column NAME")
     return likely[0]
 
 
 def _name_classes(column: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Names for the labels 0, 1, ...: `no_X` and `X` for two of them, unless X says only that it is a label."""
+    """Names for the labels 0, 1, ...: `no_X` and `X` for two of them, unless X only means that it is a label."""
     name = column.strip()
     if name.lower() in _BARE_HEADERS:
         name = "class"
@@ -202,7 +202,7 @@ def _read_layout(folder: ImageFolder) -> Columns:
     rows = list_layout(folder, class_names, {})
     if len(class_names) < 2:
         raise UserError(f"{folder.root}: expected folders of two classes or more, found {', '.join(class_names)}; sort the "
-                        "images into folders named like their classes, or name a table")
+                        "images into folders named like their classes, or give a table")
     files = tuple(folder.root / row.cells["image_column"] for row in rows)
     return Columns(
         csv_file=None, image_column=None, label_column=None, group_column=None, split_column=None, class_names=class_names,
@@ -224,7 +224,7 @@ def _look_at_images(columns: Columns) -> Images:
         except ImageError:
             continue  # named by check_dataset, with all others of its kind
     if not opened:
-        raise UserError(f"{files[0]}: expected images that can be read, found none among {len(files):,}; open one by hand")
+        raise UserError(f"{files[0]}: expected images that can be read, found none among {len(files):,}; try opening one")
     values = [statistics for _, statistics in opened]
     (width, height), _ = Counter((value.width, value.height) for value in values).most_common(1)[0]
     found = [read_um_per_px(path) for path, _ in opened]
@@ -240,13 +240,13 @@ def _look_at_images(columns: Columns) -> Images:
 
 
 def _read_pixel_size(sheet: Sheet, images: Images) -> tuple[Images, list[str]]:
-    """The pixel size that a column names, which counts more than the files' own."""
+    """The pixel size in a column, which has priority over that in the files."""
     found = sheets.find_pixel_size(sheet)
     if found is None:
         return images, []
     name, value = found
     if value is None:
-        return images, [f"um_per_px: column {_plain(name)} holds several values, or impossible ones. One um_per_px needs "
+        return images, [f"um_per_px: column {_plain(name)} holds several values, or impossible ones. um_per_px needs "
                         "images of one scale, which also train best"]
     return replace(images, um_per_px=value), []
 
@@ -282,9 +282,9 @@ def _decide_group(columns: Columns, sheet: Sheet | None) -> list[str]:
             f"{_plain(name)} ({len(set(sheet.columns[name])):,} values in {sheet.num_rows:,} rows)"
             for name in columns.covariate_columns if _MIN_GROUPS <= len(set(sheet.columns[name])) <= sheet.num_rows / 2]
         instead = f"If one of {name_some(possible)} names patients, set group_column to it; else add" if possible else "Add"
-        return ["group_column: NO COLUMN'S HEADER NAMES PATIENTS OR EMBRYOS. Images of one patient can land on both sides "
+        return ["group_column: NO COLUMN'S HEADER NAMES PATIENTS OR EMBRYOS. Images of one patient can be on both sides "
                 f"of the split, and every number is then too good. {instead} a column such as PATIENT_ID and name it; null "
-                "is right only where each image shows a patient of its own"]
+                "is right only if each image shows a different patient"]
     if "patient" in columns.group_column.lower():
         return []
     return [f"group_column: {_plain(columns.group_column)} was chosen by its header. If several of its groups can come "
@@ -326,7 +326,7 @@ def _decide_columns(sheet: Sheet, columns: Columns) -> list[str]:
 
 
 def _decide_missing_labels(sheet: Sheet, columns: Columns) -> list[str]:
-    """What to do about rows without a label: nothing is left out before a person says so."""
+    """What to do about rows without a label: none is left out before the user says so."""
     decisions = []
     if columns.missing_labels:
         named = [f"{_plain(word) if word else 'blank'} ({len(rows):,}: "
@@ -341,8 +341,8 @@ def _decide_missing_labels(sheet: Sheet, columns: Columns) -> list[str]:
                 for word, number in sheets.find_doubtful_labels(sheet.columns[columns.label_column]).items()
                 if word in columns.class_names]
     if doubtful:
-        decisions.append(f"class_names: {name_some(doubtful)} became a class. If it says that nobody knows the class, take "
-                         "it out of class_names and write it into missing_labels")
+        decisions.append(f"class_names: {name_some(doubtful)} became a class. If it means that nobody knows the class, move "
+                         "it from class_names to missing_labels")
     return decisions
 
 
@@ -351,7 +351,7 @@ def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
     if columns.conditions:
         named = [f"{_plain(name)} ({len(levels)} levels, {_plain(levels[0])} to {_plain(levels[-1])})"
                  for name, levels in columns.conditions.items()]
-        decisions.append(f"conditions: {name_some(named)} can be inputs of the network beside the class, so that you can "
+        decisions.append(f"conditions: {name_some(named)} can be inputs of the network besides the class, so that you can "
                          "sample images of a chosen level. The lines are commented out under dataset_params.params: check "
                          "the order of the levels before you use them. Without them the network cannot distinguish the "
                          "levels")
@@ -367,11 +367,11 @@ def _decide_conditions(sheet: Sheet, columns: Columns) -> list[str]:
 
 def _decide_weights() -> list[str]:
     return ["evaluation: features of networks that were never trained are always computed and need no file. The classifier "
-            "that train_encoder makes of your own images speaks of the class alone. FID, KID and LPIPS need "
-            "published weights (96 MB). With allow_download: auto the first evaluation fetches them once into "
-            "torch's cache. Without a network it goes on after a few seconds, and these rows say that they were not "
+            "that train_encoder trains on your images sees only the class. FID, KID and LPIPS need "
+            "published weights (96 MB). With allow_download: auto the first evaluation downloads them once into "
+            "torch's cache. Without a network it continues after a few seconds, and these rows say that they were not "
             f"computed. To give the files yourself, set evaluation_params.inception_path ({INCEPTION_FILE}) and "
-            "dataset_params.lpips_path; allow_download: false fetches nothing"]
+            "dataset_params.lpips_path; allow_download: false downloads nothing"]
 
 
 def _decide_images(images: Images) -> list[str]:
@@ -389,5 +389,5 @@ def _decide_images(images: Images) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A name from a table for a line of text: quoted where it would break the line."""
+    """A name from a table for a line of text: quoted if it would break the line."""
     return text if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""Which network and batch fit a machine: the CPU's defaults, or the paper's UNet brought to a GPU's memory."""
+"""The network and batch that fit a machine: defaults for a CPU, or the paper's UNet fitted to a GPU's memory."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,10 +10,10 @@ from config.errors import UserError
 from config.load import build_config
 from tools.diffusion.estimate import estimate_memory
 
-_SHARE_FOR_TRAINING = 0.8  # of a GPU's memory; the rest is for its context, the VAE's decoder and fragments
+_SHARE_FOR_TRAINING = 0.8  # of a GPU's memory; the rest is for its context, the VAE's decoder and fragmentation
 _GIBIBYTE = 1 << 30
 _GPU_STEPS, _CPU_STEPS = 12_000, 2_000
-_MANY_EPOCHS = 10_000  # so that max_steps alone says how long the training is
+_MANY_EPOCHS = 10_000  # so that only max_steps decides the length of the training
 _BATCH = 24  # the paper's
 _FLOW = {"schedule": "rectified_flow", "prediction_type": "velocity", "timestep_sampling": "logit_normal"}
 
@@ -27,7 +27,7 @@ _SMALL_PRETRAINED = ("madebyollin/taesd3", "madebyollin/taesd")
 
 @dataclass(frozen=True)
 class PretrainedVae:
-    """A given VAE: what the config names, its class, the channels of its latents and what it divides a side by."""
+    """A given VAE: its value in the config, its class, the channels of its latents and the factor that divides a side."""
 
     pretrained: str
     kind: str
@@ -37,9 +37,9 @@ class PretrainedVae:
 
 @dataclass(frozen=True)
 class Setup:
-    """The parts of a config that depend on the machine; `sections` are its keys by section, `why` says what it is for.
+    """The parts of a config that depend on the machine; `sections` are its keys by section, `why` names its purpose.
 
-    `decisions` is what it leaves to a person.
+    `decisions` is what the user must decide.
     """
 
     image_size: int
@@ -52,14 +52,14 @@ class Setup:
 
 
 def find_gpu_memory_gb() -> float | None:
-    """Memory of this machine's first GPU; None where there is none."""
+    """Memory of this machine's first GPU; None if there is none."""
     return torch.cuda.get_device_properties(0).total_memory / _GIBIBYTE if torch.cuda.is_available() else None
 
 
 def choose_setup(
     *, side_px: int, num_train: int, num_test: int, gpu_memory_gb: float | None, name: str, vae: PretrainedVae | None = None
 ) -> Setup:
-    """A set-up for square images of `side_px`, on a GPU of this memory or on the CPU (None); `vae` is one that is given.
+    """A set-up for square images of `side_px`, on a GPU of this memory or on the CPU (None); `vae` is a given one.
 
     Raises:
         UserError: the VAE's latents are too small for the network.
@@ -73,7 +73,7 @@ def choose_setup(
 
 
 def _with_vae(setup: Setup, vae: PretrainedVae, name: str) -> Setup:
-    """The set-up with this VAE, and with settings by which train_vae fine-tunes it into another folder."""
+    """The set-up with this VAE, and with settings with which train_vae fine-tunes it into another folder."""
     side, most = setup.image_size // vae.downsampling, 2 ** (len(setup.sections["unet_params"]["channels"]) - 1)
     shape = f"{vae.latent_channels} x {side} x {side}"
     if side < most or side % most or setup.image_size % vae.downsampling:
@@ -88,7 +88,7 @@ def _with_vae(setup: Setup, vae: PretrainedVae, name: str) -> Setup:
         setup, z_channels=vae.latent_channels, latent_size=side,
         sections={**setup.sections, "autoencoder_params": {**own, "pretrained": vae.pretrained, "training": training}},
         decisions=(f"autoencoder_params.pretrained: {vae.pretrained} ({vae.kind}, latents {shape}), as given by --vae. "
-                   "check_vae measures what it keeps of your images; where that is not enough, train_vae fine-tunes it into "
+                   "check_vae measures what it keeps of your images; if that is not enough, train_vae fine-tunes it into "
                    f"{tuned}: then set pretrained to that folder",))
 
 
@@ -97,8 +97,8 @@ def _propose_pretrained(setup: Setup) -> str:
     minutes = setup.sections["autoencoder_params"]["training"]["max_minutes"]
     return (f"autoencoder_params.pretrained: first, try a small pretrained VAE such as {first} or {' or '.join(others)} "
             "(ids on the Hugging Face hub, 10 MB each). With a network, run this command again with "
-            f"--vae {first} --force: it fetches the VAE and writes the keys that go with it. Without one, give the path of "
-            "a copy by --vae FOLDER. Second, as this config has it, train_vae trains a VAE from nothing on your images in "
+            f"--vae {first} --force: it downloads the VAE and sets the matching keys. Without one, give the path of "
+            "a copy with --vae FOLDER. Second, as in this config, train_vae trains a VAE from scratch on your images in "
             f"{minutes} minutes, without a network. check_vae with --vae ONE --vae OTHER compares them")
 
 
@@ -107,7 +107,7 @@ def _choose_by_machine(side_px: int, num_train: int, num_test: int, gpu_memory_g
         for image_size in (512, 256) if side_px >= 384 else (256,):
             fixed_gb, per_image_gb = _measure_memory(image_size)
             if fixed_gb > _SHARE_FOR_TRAINING * gpu_memory_gb:
-                break  # the weights alone, whatever the size
+                break  # only the weights, for any size
             for accumulation in (pieces for pieces in range(1, _BATCH + 1) if _BATCH % pieces == 0):
                 needed = fixed_gb + per_image_gb * _BATCH / accumulation
                 if needed <= _SHARE_FOR_TRAINING * gpu_memory_gb:
@@ -136,7 +136,7 @@ def _gpu_setup(
 
 
 def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: str) -> Setup:
-    """The network, the recipe and a VAE of one's own as in config/mhsma64.yaml."""
+    """The network, the recipe and a self-trained VAE as in config/mhsma64.yaml."""
     image_size = 32 if side_px <= 40 else 64 if side_px <= 96 else 128
     vae = {32: [16, 32, 64], 64: [16, 32, 64], 128: [16, 32, 64, 64]}[image_size]
     steps = _CPU_STEPS if num_train >= 300 else 800
@@ -156,7 +156,7 @@ def _small_setup(side_px: int, num_train: int, num_test: int, name: str, where: 
 
 @cache
 def _measure_memory(image_size: int) -> tuple[float, float]:
-    """GB that the paper's network takes by itself, and for each image of a micro-step: what it keeps is linear in them."""
+    """GB for the paper's network itself, and GB per image of a micro-step; activations grow linearly with the images."""
     one, two = (_estimate_gb(_gpu_setup(image_size, accumulation, 1, 1, 1.0)) for accumulation in (_BATCH, _BATCH // 2))
     return 2 * one - two, two - one
 

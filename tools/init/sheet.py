@@ -1,6 +1,6 @@
-"""A clinician's table as columns, and which column is what: the image, the label, the group, the split.
+"""A clinician's table as columns, and the meaning of each: the image, the label, the group, the split.
 
-Only headers and cells speak: a column is a group only where its header says so, and nothing is asked.
+Only headers and cells decide: a column is a group only if its header says so. The user is not asked.
 """
 
 import re
@@ -18,12 +18,12 @@ from tools.init.pixel_size import PLAUSIBLE_UM
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 _MOST_CLASSES = 20
-_RARE_SHARE = 0.005  # values of a label rarer than this are taken for typing errors where there are 50 rows or more
+_RARE_SHARE = 0.005  # rarer label values count as typing errors if there are 50 rows or more
 # Coarser first: embryos of one patient belong together.
 _GROUPS = ("patient", "couple", "woman", "subject", "participant", "person", "donor", "animal", "case", "cycle", "embryo",
            "zygote", "oocyte")
 _GROUP_HEADER = re.compile(rf"(?:id)?({'|'.join(_GROUPS)})s?(?:id|no|nr|num|number|code|name|key)?")
-# Words for a missing label beside those of programs, and words that can be a class as well.
+# Words for a missing label besides those of programs, and words that can also be a class.
 _NO_LABEL = ("nd", "n.d.", "n.d", "n/d", "n.a.", "n.a", "-", "--", "---", "\u2013", "\u2014", "?", "??", "???", ".")
 _DOUBTFUL_LABELS = ("none", "unknown", "unk", "unclear", "missing", "not known", "not determined", "not graded", "ungraded",
                     "not available", "not assessed", "tbd", "nil")
@@ -38,10 +38,10 @@ _PIXEL_SIZE_HEADER = re.compile(r"(?:um|µm|microns?|micromet(?:er|re)s?)per(?:p
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table, or one for each split put together; `split_of_row` is empty for a single table.
+    """One table, or one per split put together; `split_of_row` is empty for a single table.
 
-    `shown` has the columns as the formats of their numbers show them (0017 for 17), `places` where the user finds each row,
-    `notes` what was left out or read in another way.
+    `shown` has the columns as their number formats show them (0017 for 17), `places` the place of each row for messages,
+    `notes` what was left out or read differently.
     """
 
     tables: Mapping[str, Path]
@@ -53,7 +53,7 @@ class Sheet:
     notes: Sequence[str] = ()
 
     def as_shown(self, name: str) -> Sequence[str]:
-        """A column as names of files and patients are read."""
+        """A column in the form used for names of files and patients."""
         return self.shown.get(name, self.columns[name])
 
     @property
@@ -79,7 +79,7 @@ def find_tables(paths: Sequence[Path]) -> dict[str, Path]:
         splits = {SPLIT_ALIASES[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLIT_ALIASES}
         if len(splits) != 1 or splits & named.keys():
             names = name_some([str(other) for other in paths])
-            raise UserError(f"expected one table, or one named for each of train, val and test; found {names}; name one "
+            raise UserError(f"expected one table, or one named for each of train, val and test; found {names}; give one "
                             "table, or those of the splits")
         named[splits.pop()] = path
     if "train" not in named:
@@ -96,7 +96,7 @@ def read_sheet(tables: Mapping[str, Path]) -> Sheet:
         hidden = [name for place, name in enumerate(body.header) if place in body.grid.hidden_columns and name.strip()]
         if hidden:
             notes.append(f"{tables[split]}: hidden columns are left out: {name_some(list(map(repr, hidden)))}; unhide those "
-                         "that should be looked at")
+                         "that should be read")
         found = dict.fromkeys(name for name in body.header if name.strip() and name not in hidden)
         lost = [repr(name) for name in {**names, **found} if (name in names) != (name in found)] if names else []
         if lost:
@@ -119,7 +119,7 @@ def read_sheet(tables: Mapping[str, Path]) -> Sheet:
 
 
 def check_columns(sheet: Sheet, settings: Mapping[str, str | None]) -> None:
-    """Refuse cells that training would refuse because the sheet shows them otherwise, in the columns of these settings."""
+    """Refuse cells that training would refuse because the sheet shows other text, in the columns of these settings."""
     for split, body in sheet.bodies.items():
         check_cells(sheet.tables[split], body, {setting: body.header.index(name) for setting, name in settings.items()
                                                 if name is not None})
@@ -153,7 +153,7 @@ def find_group_column(sheet: Sheet) -> str | None:
 
 
 def find_split_column(sheet: Sheet) -> str | None:
-    """The column that says train, val or test in nearly every row."""
+    """The column with train, val or test in nearly every row."""
     for name, cells in sheet.columns.items():
         values = [SPLIT_ALIASES.get(cell.strip().lower()) for cell in cells]
         if sum(value is not None for value in values) >= 0.95 * len(values) and "train" in values:
@@ -198,7 +198,7 @@ def find_joined_grades(sheet: Sheet, others: Sequence[str | None]) -> list[str]:
 
 
 def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
-    """The column of micrometres per pixel and its value, None where rows differ."""
+    """The column of micrometres per pixel and its value, None if rows differ."""
     for name, cells in sheet.columns.items():
         values = {_to_float(cell) for cell in cells if _is_number(cell)}
         if _PIXEL_SIZE_HEADER.fullmatch(_squeeze(name)) and values:
@@ -208,8 +208,7 @@ def find_pixel_size(sheet: Sheet) -> tuple[str, float | None] | None:
 
 
 def list_labels(cells: Sequence[str]) -> list[str]:
-    """The values that occur, without missing ones such as NA and rare ones taken for typing errors; numbers by size, then
-    text."""
+    """The values that occur, without missing ones such as NA and rare typing errors; numbers by size, then text."""
     missing = find_missing_labels(cells)
     counts = Counter(cell.strip() for cell in cells if cell.strip() not in missing)
     rare = max(1, _RARE_SHARE * len(cells)) if len(cells) >= 50 else 0
@@ -218,9 +217,9 @@ def list_labels(cells: Sequence[str]) -> list[str]:
 
 
 def find_missing_labels(cells: Sequence[str]) -> dict[str, list[int]]:
-    """The cells of a column of labels that say that there is no label, "" for blank ones, and their rows from 0.
+    """The cells of a label column that mean no label, "" for blank ones, and their rows from 0.
 
-    A minus sign says so unless there is a plus sign.
+    A minus sign means no label unless there is a plus sign.
     """
     found: dict[str, list[int]] = {}
     signs = any(cell.strip() == "+" for cell in cells)
@@ -232,7 +231,7 @@ def find_missing_labels(cells: Sequence[str]) -> dict[str, list[int]]:
 
 
 def find_doubtful_labels(cells: Sequence[str]) -> dict[str, int]:
-    """Cells that can be a class or say that nobody knows it, and in how many rows."""
+    """Cells that can be a class or mean that nobody knows it, and in how many rows."""
     return dict(Counter(cell.strip() for cell in cells if cell.strip().lower() in _DOUBTFUL_LABELS))
 
 
@@ -260,7 +259,7 @@ def find_label_columns(sheet: Sheet, others: Sequence[str | None]) -> tuple[list
 
 
 def find_other_numbering(sheet: Sheet, others: Sequence[str | None]) -> dict[str, list[str]]:
-    """Columns that would be labels but for their numbers, which do not run from 0, and these numbers."""
+    """Columns that would be labels if their numbers started at 0, and these numbers."""
     found = {name: list_labels(cells) for name, cells in sheet.columns.items() if name not in others}
     return {name: values for name, values in found.items()
             if 2 <= len(values) <= min(_MOST_CLASSES, sheet.num_rows // 2) and all(map(_is_whole, values))
@@ -268,7 +267,7 @@ def find_other_numbering(sheet: Sheet, others: Sequence[str | None]) -> dict[str
 
 
 def find_covariates(sheet: Sheet, others: Sequence[str | None]) -> tuple[str, ...]:
-    """Columns that are not `others` and whose cells tell rows apart without being a name of each."""
+    """Columns that are not `others` and whose cells distinguish rows, but are not different in every row."""
     return tuple(name for name, cells in sheet.columns.items()
                  if name not in others and 1 < len(set(map(str.strip, cells))) < len(cells))
 
@@ -282,7 +281,7 @@ def _says_grade(header: str) -> bool:
 
 
 def _as_level(cell: str) -> str:
-    """A cell as the level that it names: 2.0 is 2, as dataset.annotations reads it."""
+    """The level that a cell names: 2.0 is 2, as dataset.annotations reads it."""
     return str(int(_to_float(cell))) if _is_whole(cell) else cell.strip()
 
 

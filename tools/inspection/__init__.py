@@ -1,1 +1,1 @@
-"""What two or more checks before training share."""
+"""Code that two or more checks before training share."""

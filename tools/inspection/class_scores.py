@@ -1,4 +1,4 @@
-"""What the config's own networks see of the class: features of whole images, and the judge's verdicts on held-out ones."""
+"""What the config's networks read of the class: features of whole images, and the judge's scores on held-out ones."""
 
 import numpy as np
 import torch

@@ -1,6 +1,6 @@
-"""What a file shows in a few numbers: size, depth, gray or colour, contrast, focus, and the hash of its pixels.
+"""An image file in a few numbers: size, depth, gray or colour, contrast, focus, and the hash of its pixels.
 
-Opens each file once. Outliers are found against the set itself; what follows from them is decided in problems.py.
+Opens each file once. Outliers are relative to the set itself; problems.py decides what follows from them.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from dataset.images import is_gray
 from tools.evaluation.image_measures import laplacian_ratio
 from tools.inspection.perceptual_hash import make_thumbnail
 
-_FOCUS_SIDE_PX = 256  # focus is measured at this size at most: at a camera's full size it is the noise of its pixels
+_FOCUS_SIDE_PX = 256  # focus is measured at this size at most: at full camera size it would measure pixel noise
 _NUM_DEVIATIONS = 6.0  # robust standard deviations from the median that make an outlier
 _LEAST_RATIO = 2.0  # and at least this many times more or less than the median
 
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """One file's numbers. `contrast` is the standard deviation of its gray values as a share of the range of its type,
+    """One file's numbers. `contrast` is the standard deviation of its gray values as a fraction of the range of its type,
     `focus` the variance of its Laplacian over the variance of its gray values, `peak` its largest stored value."""
 
     width: int
@@ -59,7 +59,7 @@ def measure_image(path: Path) -> tuple[ImageStatistics, np.ndarray]:
 
 
 def find_outliers(values: np.ndarray, *, low_only: bool) -> np.ndarray:
-    """Positions of values (N,), positive, that lie far from the others on a logarithmic scale; none below 20 values.
+    """Positions of values (N,), positive, that are far from the others on a logarithmic scale; none below 20 values.
 
     Far is six robust standard deviations (1.4826 times the median absolute deviation) and a factor of two.
     """

@@ -1,6 +1,6 @@
-"""Pictures that show nearly the same: a hash in bands finds candidates, a small picture of each decides. Linear in images.
+"""Find nearly identical images: a hash in bands finds candidates, thumbnails decide. Time is linear in the images.
 
-Knows pixels only; what a pair means (a leak, a focal plane) is decided in problems.py.
+problems.py decides what a pair means (a leak, a focal plane).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ THUMBNAIL_PX = 32
 SAME_PICTURE = 0.985
 _HASH_SIDE = 8
 _BAND_BITS, _NUM_BANDS = 16, 4
-_NEIGHBOURS = 32  # of each image in a band that it is compared with, so that crowded bands stay linear
-_MOST_PAIRS = 16  # that an image opens, so that a set of frames all alike keeps its pairs in memory
+_NEIGHBOURS = 32  # compared with each image in a band, so that crowded bands stay linear
+_MOST_PAIRS = 16  # per image, so that the pairs of a set of similar frames fit in memory
 
 
 def make_thumbnail(gray: np.ndarray) -> np.ndarray:
-    """(H, W) float32 -> uint8 (32, 32), stretched to its own range, so that brightness and contrast do not matter."""
+    """(H, W) float32 -> uint8 (32, 32), stretched to the full range, so that brightness and contrast do not matter."""
     small = cv2.resize(gray, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     low, high = float(small.min()), float(small.max())
     if high <= low:
@@ -45,10 +45,10 @@ def hash_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
 def find_same_pictures(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs (i, j), i < j, of thumbnails uint8 (N, 32, 32) that correlate to at least `SAME_PICTURE`, each once.
 
-    Candidates agree in one of four bands of 16 bits of the hash, so that pairs whose hashes differ in up to three bits
-    are all seen. In a band each is compared with the 32 that follow it in the order of the whole hash, until it has opened
-    16 pairs: time and memory are linear in N, but for sorting. In a larger crowd of pictures alike, some pairs are seen
-    only through others between them. Flat pictures resemble nothing.
+    Candidates agree in one of four bands of 16 bits of the hash, so that all pairs whose hashes differ in up to three bits
+    are found. In a band each is compared with the next 32 in the order of the whole hash, until it has 16 pairs: apart from
+    sorting, time and memory are linear in N. In a larger crowd of similar images, some pairs are linked only through
+    others between them. Flat images resemble nothing.
     """
     hashes = hash_thumbnails(thumbnails)
     varied = np.flatnonzero(thumbnails.max(axis=(1, 2)) > 0)
@@ -70,7 +70,7 @@ def find_same_pictures(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def join_pairs(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The sets that chains of pairs make, each sorted, in the order of their first members."""
+    """The sets connected by pairs, each sorted, in the order of their first members."""
     parent: dict[int, int] = {}
 
     def root(member: int) -> int:

@@ -1,4 +1,4 @@
-"""A data set's prepared pixels in memory, for measurements that see all images at once. Owns no measurement."""
+"""A data set's prepared pixels in memory, for measurements that need all images at once."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """How well labels can be read from feature vectors: grouped cross-validation and intervals by group bootstrap.
 
-Arrays in, numbers out; what the features are is for the caller. An AUC of 0.5 is chance.
+Arrays in, numbers out. An AUC of 0.5 is chance.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from tools.evaluation.accuracy import count_wins
 from tools.evaluation.checks import as_features, as_groups
 
 FOLDS = 5
-_ROUNDS = 3  # of different folds: one split of a few hundred images is a matter of luck
+_ROUNDS = 3  # of different folds: a single split of a few hundred images depends on luck
 _RESAMPLES = 1000
-_PENALTY = 0.1  # of squared weights, for features of unit mean variance: fixed, since so few images can tune nothing
+_PENALTY = 0.1  # of squared weights, for features of unit mean variance; fixed, because so few images cannot tune it
 _FLOOR = 1e-9  # of a feature's spread: below, it is constant
 
 
@@ -41,7 +41,7 @@ class GroupedLabels:
     """Labels and groups of N images, with folds and bootstrap weights that every feature set of them shares.
 
     Raises:
-        UserError: fewer than two classes, or a class that lies in one group only, which cannot be held out.
+        UserError: fewer than two classes, or a class in only one group, which cannot be held out.
     """
 
     def __init__(self, labels: np.ndarray, groups: Sequence[str], *, seed: int) -> None:
@@ -66,7 +66,7 @@ class GroupedLabels:
         """Held-out log-probabilities float64 (rounds, N, classes) of a ridge logistic regression.
 
         No group is in the training and the held-out part of a fold. Classes weigh the same. Scores of different folds
-        come from different fits and are not to be compared.
+        come from different fits and cannot be compared.
         """
         features = as_features(features, name=name)
         scores = np.zeros((len(self._folds), len(features), len(self.classes)))

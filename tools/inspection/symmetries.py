@@ -1,4 +1,4 @@
-"""Test which flips and turns a set of images obeys: its distribution must be the same before and after."""
+"""Test which flips and turns a set of images obeys: its distribution must not change under them."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from dataset.symmetries import apply_symmetry
 from tools.evaluation.checks import as_groups
 
 LEVEL = 0.01
-MIN_EFFECT = 0.25  # of a standard deviation; Cohen 1988 calls 0.2 small: what thousands of images find below is trivia
+MIN_EFFECT = 0.25  # of a standard deviation; Cohen 1988 calls 0.2 small: smaller effects do not matter, however certain
 MIN_GROUPS = 8  # with fewer, the smallest p value of an exact test of signs, 2 / 2^groups, does not reach the level
-LARGE_EFFECT = 0.8  # Cohen 1988; a test that finds only larger ones says little where it finds nothing
+LARGE_EFFECT = 0.8  # Cohen 1988; a test that finds only larger ones says little if it finds nothing
 RULE = (
     f"a symmetry is broken if p < {LEVEL} and the effect is above {MIN_EFFECT}. The config gets the largest complete set of "
     "the others: any two of a complete set, one after the other, give one of the set. Of equally large sets it gets the one "
@@ -50,7 +50,7 @@ class SymmetryTest:
 class SymmetryMeasurement:
     """`recommended` names the augmentation, identity first; `tests` has the seven others of SYMMETRIES.
 
-    `decided` is False where there are too few groups for any test; `note` says that, or how little a test could find.
+    `decided` is False if there are too few groups for any test; `note` says that, or how small an effect a test could find.
     """
 
     recommended: tuple[str, ...]
@@ -111,7 +111,7 @@ def measure_symmetries(
 
 
 def format_measurement(measurement: SymmetryMeasurement) -> str:
-    """The table and the line of the config that follows from it."""
+    """The table and the resulting line of the config."""
     lines = [f"{measurement.num_images} images of {measurement.num_groups} groups",
              f"{'symmetry':<16}{'effect':>8}{'p':>8}{'found from':>12}  {'verdict':<15}  what shifts most"]
     for test in measurement.tests:
@@ -196,7 +196,7 @@ def _describe_block(x: torch.Tensor) -> torch.Tensor:
     parts = [F.adaptive_avg_pool2d(x, _CELLS).flatten(1), torch.stack(slopes, dim=1)]
     for scale in (1, 4):
         coarse = F.adaptive_avg_pool2d(x, x.shape[-1] // scale)
-        # Differences of neighbours, averaged to the middle of each four, so that every flip finds the same places.
+        # Differences of neighbours, averaged to the middle of each four, so that every flip hits the same positions.
         right = coarse[..., :, 1:] - coarse[..., :, :-1]  # (B, 1, h, h - 1)
         up = coarse[..., :-1, :] - coarse[..., 1:, :]  # (B, 1, h - 1, h)
         right, up = (right[..., 1:, :] + right[..., :-1, :]) / 2, (up[..., :, 1:] + up[..., :, :-1]) / 2

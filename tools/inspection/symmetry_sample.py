@@ -1,4 +1,4 @@
-"""Which symmetries a config's training images obey. Every command asks here, so that all give the same answer."""
+"""Which symmetries a config's training images obey. Every command uses this, so that all give the same answer."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def measure_training_symmetries(data: DatasetParams, *, progress_bar: bool) -> S
 
 
 def measure_sound_rows(data: DatasetParams, *, progress_bar: bool) -> SymmetryMeasurement | None:
-    """The same for a table that may have faults, which check_dataset names: rows and images at fault are left out.
+    """The same for a table that may have faults, which check_dataset names: faulty rows and images are left out.
 
     None if no training image is left.
     """

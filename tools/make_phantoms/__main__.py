@@ -1,6 +1,6 @@
 """Write a set of phantom oocyte images with its table of labels, patients, splits and true parameters.
 
-Owns the files and the splits; what a phantom is and how it looks is settled in tools.make_phantoms.phantoms.
+This module writes the files and makes the splits; tools.make_phantoms.phantoms draws the phantoms.
 """
 
 import argparse
@@ -26,15 +26,15 @@ SIZES_PX = (16, 2048)
 MAX_FOCAL_PLANES = 9
 
 _TABLE, _SUMMARY, _UNFINISHED = "annotations.csv", "phantoms.json", "phantoms.unfinished.json"
-_SPLIT_PURPOSE = 101  # address of the generator that orders patients for the split, apart from those of the phantoms
+_SPLIT_PURPOSE = 101  # address of the generator that orders patients for the split; different from those of the phantoms
 
 
 @dataclass(frozen=True)
 class PhantomRequest:
-    """What a set is made from; equal requests give equal files.
+    """The settings of a set; equal requests give equal files.
 
     With several `focal_planes` each of the `num_images` oocytes is taken once at every plane. `tint_microscope` is how
-    firmly the microscope, and with it the exposure, is tied to the class: 0 not at all, 1 wholly, None one microscope.
+    strongly the microscope, and with it the exposure, depends on the class: 0 not at all, 1 fully, None one microscope.
     """
 
     num_images: int = 2000
@@ -47,7 +47,7 @@ class PhantomRequest:
     isotropic_light: bool = False
 
     def check(self) -> None:
-        """Raise a UserError for the first value that cannot be served."""
+        """Raise a UserError for the first invalid value."""
         low, high = SIZES_PX
         if self.num_images < MIN_IMAGES:
             raise UserError(
@@ -70,11 +70,11 @@ class PhantomRequest:
         if not 1 <= self.focal_planes <= MAX_FOCAL_PLANES:
             raise UserError(f"--focal-planes: expected 1 to {MAX_FOCAL_PLANES}, found {self.focal_planes}; choose another")
         if self.tint_microscope is not None and not 0 <= self.tint_microscope <= 1:
-            raise UserError(f"--tint-microscope: expected a share from 0 to 1, found {self.tint_microscope}; 0 is "
+            raise UserError(f"--tint-microscope: expected a fraction from 0 to 1, found {self.tint_microscope}; 0 is "
                             "independent of the class")
 
     def content(self) -> dict[str, Any]:
-        """The values that decide the files' content; those of later options only where they are in use."""
+        """The values that decide the files' content; those of newer options only if they are used."""
         later = ("focal_planes", "tint_microscope", "isotropic_light")
         return {field.name: getattr(self, field.name) for field in fields(self)
                 if field.name not in later or getattr(self, field.name) != field.default}
@@ -86,7 +86,7 @@ class PhantomRequest:
 
 @dataclass(frozen=True)
 class _Picture:
-    """One image of a set: what it shows, and what the table says about how it was taken."""
+    """One image of a set: its oocyte, and what the table says about how it was taken."""
 
     parameters: phantoms.PhantomParameters
     plane: int
@@ -96,11 +96,11 @@ class _Picture:
 def write_phantoms(output: Path, request: PhantomRequest) -> tuple[dict[str, Any], bool]:
     """Write images/, then annotations.csv, then phantoms.json under `output`: the summary, and whether it was made now.
 
-    A folder that already holds exactly this set is left alone (False); one that a killed run of the same request left
-    behind is written again.
+    A folder that already holds exactly this set is left alone (False). A folder left by a killed run of the same request is
+    written again.
 
     Raises:
-        UserError: the request cannot be served, or the folder holds something else.
+        UserError: the request is invalid, or the folder holds something else.
     """
     request.check()
     output = Path(output)
@@ -142,7 +142,7 @@ def write_phantoms(output: Path, request: PhantomRequest) -> tuple[dict[str, Any
 def split_patients(*, labels: Sequence[int], patients: Sequence[int], seed: int) -> list[str]:
     """Give each image the split of its patient, every class near 70/15/15, no patient in two splits.
 
-    Patients go, in an order drawn from the seed, each to the split where it lessens the distance to the wanted counts
+    In a random order from the seed, each patient goes to the split where it reduces the distance to the wanted counts
     most; the first three go to three different splits, so that none stays empty.
 
     Raises:
@@ -184,12 +184,12 @@ def format_summary(summary: dict[str, Any]) -> str:
     )
     if summary.get("tint_microscope") is not None:
         agreement = (1 + summary["tint_microscope"]) / 2
-        lines.append(f"the microscope agrees with the class in {agreement:.0%} of all phantoms, which adds to that rate")
+        lines.append(f"the microscope agrees with the class in {agreement:.0%} of all phantoms, which raises that rate")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the arguments, write the set, print what it holds."""
+    """Read the arguments, write the set, print its counts."""
     defaults = PhantomRequest()
     parser = argparse.ArgumentParser(
         prog="python -m tools.make_phantoms",
@@ -208,8 +208,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--focal-planes", type=int, default=defaults.focal_planes, metavar="N",
                         help="take every oocyte at N focal planes (column FOCAL_PLANE); default %(default)s")
     parser.add_argument("--tint-microscope", type=float, metavar="SHARE",
-                        help="two microscopes of different exposure (column MICROSCOPE), tied to the class: 0 not at all, "
-                             "1 wholly; default one microscope")
+                        help="two microscopes of different exposure (column MICROSCOPE); they depend on the class: 0 not at "
+                             "all, 1 fully; default one microscope")
     parser.add_argument("--isotropic-light", action="store_true", help="no relief contrast: all turns and flips look alike")
     values = vars(parser.parse_args(argv))
     output = values.pop("output")
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _find_finished(output: Path, request: PhantomRequest) -> dict[str, Any] | None:
-    """The summary of a complete set of this request; None where it may be written, a UserError where it may not."""
+    """The summary of a complete set of this request; None if the set may be written, a UserError if it may not."""
     if not output.exists():
         return None
     if not output.is_dir():
@@ -247,7 +247,7 @@ def _find_finished(output: Path, request: PhantomRequest) -> dict[str, Any] | No
 
 
 def _is_complete(output: Path, request: PhantomRequest, summary: dict[str, Any]) -> bool:
-    """Whether the table is the one that was written and every image is there (their bytes are not read)."""
+    """Whether the table is unchanged and every image exists (their bytes are not read)."""
     table = output / _TABLE
     if not table.is_file() or storage.hash_file(table) != summary.get("table_sha256"):
         return False
@@ -256,7 +256,7 @@ def _is_complete(output: Path, request: PhantomRequest, summary: dict[str, Any])
 
 
 def _take(drawn: phantoms.PhantomParameters, plane: int, request: PhantomRequest) -> _Picture:
-    """A drawn oocyte under the request's light and microscope, at one of its focal planes."""
+    """An oocyte under the request's light and microscope, at one of its focal planes."""
     microscope = 0
     if request.isotropic_light:
         drawn = phantoms.under_isotropic_light(drawn)
@@ -277,7 +277,7 @@ def _image_path(output: Path, request: PhantomRequest, index: int, plane: int) -
 
 
 def _format_table(pictures: list[list[_Picture]], splits: list[str], request: PhantomRequest) -> str:
-    """The table as CSV text; floats keep every digit, so that reading them back gives the very parameters."""
+    """The table as CSV text; floats keep every digit, so that reading them back gives the same parameters."""
     taken = ["FOCAL_PLANE"] if request.focal_planes > 1 else []
     taken += ["MICROSCOPE"] if request.tint_microscope is not None else []
     lines: list[list[object]] = [

@@ -1,7 +1,7 @@
 """Procedural images of mature oocytes under relief-contrast light, with known anatomy, class and Bayes rate.
 
-Owns how a phantom's parameters are drawn, how they are rendered at any size and how well their class can be known at
-best. It writes no files: the command make_phantoms does. All lengths are micrometres, x to the right and y upwards.
+This module draws a phantom's parameters, renders them at any size and computes how well the class can be known at best.
+The command make_phantoms writes the files. All lengths are micrometres, x to the right and y upwards.
 """
 
 import math
@@ -17,12 +17,12 @@ BLASTOCYST_SHARE = 0.3
 FIELD_UM = 200.0  # width of the square field of view
 DIFFICULTIES = ("clear", "faint", "shuffled")
 
-# Patients come in blocks, so that a phantom's patient is known without walking through all those before it.
+# Patients come in blocks, so that a phantom's patient is known without computing all those before it.
 PATIENTS_PER_BLOCK = 4
 IMAGES_PER_BLOCK = 28
 PATIENT_SIZES = (4, 10)
 
-PATIENT_VARIANCE = 0.25  # the share of a morphology score's unit variance that a patient's oocytes have in common
+PATIENT_VARIANCE = 0.25  # the fraction of a morphology score's unit variance that a patient's oocytes have in common
 
 # Distance of the class means (blastocyst minus arrested) of each score, in standard deviations within a class. With
 # independent scores the optimal AUC is Phi(D / sqrt(2)), D the root of their summed squares: 0.9996 and 0.652.
@@ -38,9 +38,9 @@ _RANGES = {  # a score s becomes low + (high - low) * sigmoid(s): monotone, so t
 _SCORES = tuple(_RANGES)
 
 FOCAL_RANGE_UM = 20.0  # from the first focal plane of a stack to the last; an oocyte's own focus varies by 3 um
-_STACK_FOCUS_SHARE = 0.5  # of a single image's error of focus: who takes a stack looks for its first plane
+_STACK_FOCUS_SHARE = 0.5  # of a single image's focus error: people who take a stack search for its first plane
 MICROSCOPES = ("scope_a", "scope_b")
-_TINT_LEVELS, _TINT_VIGNETTE = 24.0, 0.22  # how much brighter, and darker towards the corners, scope_b shows things
+_TINT_LEVELS, _TINT_VIGNETTE = 24.0, 0.22  # how much brighter scope_b is, and how much darker in the corners
 
 # Second word of every generator's address (seed, purpose, index).
 _BLOCK, _PATIENT, _IMAGE, _LABEL, _SHAPE, _TEXTURE, _SENSOR, _MICROSCOPE = range(8)
@@ -92,14 +92,14 @@ class PhantomParameters:
 
 @dataclass(frozen=True)
 class BayesRate:
-    """The best that any classifier can reach: balanced accuracy and AUC of the true likelihood ratio."""
+    """The limit for any classifier: balanced accuracy and AUC of the true likelihood ratio."""
 
     balanced_accuracy: float
     auc: float
 
 
 def draw_parameters(*, seed: int, index: int, difficulty: str) -> PhantomParameters:
-    """Draw phantom `index` (from 0) of the endless set named by `seed`; it never depends on how many are drawn.
+    """Draw phantom `index` (from 0) of the endless set of `seed`; it never depends on how many are drawn.
 
     Raises:
         ValueError: the difficulty is unknown, or the seed or the index is negative.
@@ -161,16 +161,16 @@ def draw_parameters(*, seed: int, index: int, difficulty: str) -> PhantomParamet
 def at_focal_plane(parameters: PhantomParameters, *, plane: int, num_planes: int) -> PhantomParameters:
     """The same oocyte seen at plane 0 (near its focus) to num_planes - 1 (FOCAL_RANGE_UM away) of a stack.
 
-    The stack goes one way: the two sides of the focus differ in the sign of faint rims only, which a small VAE loses.
+    The stack goes one way: the two sides of the focus differ only in the sign of faint rims, which a small VAE loses.
     """
     height = FOCAL_RANGE_UM * plane / (num_planes - 1)
     return replace(parameters, focus_um=_STACK_FOCUS_SHARE * parameters.focus_um + height)
 
 
 def choose_microscope(parameters: PhantomParameters, *, share: float) -> int:
-    """Which of MICROSCOPES took a phantom: the class and the microscope agree in (1 + share) / 2 of all phantoms.
+    """The one of MICROSCOPES that took a phantom: class and microscope agree in (1 + share) / 2 of all phantoms.
 
-    `share` 0 makes the microscope independent of the class, 1 gives each class a microscope of its own.
+    `share` 0 makes the microscope independent of the class, 1 gives each class a separate microscope.
     """
     agrees = _address(parameters.seed, _MICROSCOPE, parameters.index).random() < (1 + share) / 2
     return parameters.label if agrees else 1 - parameters.label
@@ -183,12 +183,12 @@ def under_microscope(parameters: PhantomParameters, microscope: int) -> PhantomP
 
 
 def under_isotropic_light(parameters: PhantomParameters) -> PhantomParameters:
-    """The same oocyte without relief contrast: no view of it is less likely than any of the seven turns and flips."""
+    """The same oocyte without relief contrast: all its turns and flips are equally likely."""
     return replace(parameters, light_strength=0.0)
 
 
 def find_patient(*, seed: int, index: int) -> int:
-    """The patient of image `index`: neighbours in groups of 4 to 10, four groups to a block of 28 images."""
+    """The patient of image `index`: consecutive images in groups of 4 to 10, four groups in a block of 28 images."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must be 0 or more, found seed {seed} and index {index}")
     block, place = divmod(index, IMAGES_PER_BLOCK)
@@ -237,10 +237,10 @@ def render_phantom(
 ) -> np.ndarray:
     """Render one phantom as (size_px, size_px) uint8 grey levels; every size shows the same anatomy.
 
-    The picture is made from an optical path (what bends light: relief, halos) and an absorbance (what takes light
-    away), both on a finer grid, then blurred by focus, averaged to pixels and exposed. `noise=False` leaves out the
-    camera's shot and read noise, which belong to the pixels and so differ from size to size and, for one oocyte, from
-    one `exposure` to the next.
+    The image is computed from an optical path (which bends light: relief, halos) and an absorbance (which removes
+    light), both on a finer grid, then blurred by focus, averaged to pixels and exposed. `noise=False` leaves out the
+    camera's shot and read noise, which belong to the pixels: they differ between sizes and between exposures of one
+    oocyte (`exposure`).
     """
     if size_px < 16:
         raise ValueError(f"size_px must be 16 or more, found {size_px}")
@@ -254,7 +254,7 @@ def render_phantom(
 
 
 def _render_levels(p: PhantomParameters, size_px: int) -> np.ndarray:
-    """The noise-free picture in grey levels, (size_px, size_px) float64."""
+    """The noise-free image in grey levels, (size_px, size_px) float64."""
     factor = 2 if size_px <= 256 else 1
     grid = size_px * factor
     while grid < 128:  # below this the zona's edges are no longer sampled
@@ -300,7 +300,7 @@ def _draw_oocyte(
     angle = np.arctan2(v, u)
 
     inner_um = p.outer_radius_um - p.zona_um
-    # Irregular outlines, which leave the centre alone: a radius that changes with the angle would crease it.
+    # Irregular outlines that do not affect the centre: a radius that changes with the angle would crease it.
     depth = np.minimum(radius / inner_um, 1.0) ** 3
     outer = p.outer_radius_um * (1 + _wobble(angle, rng, 0.006))
     inner = inner_um * (1 + depth * _wobble(angle, rng, 0.005))
@@ -353,7 +353,7 @@ def _add_polar_body(
     absorbance: np.ndarray,
     fine: np.ndarray,
 ) -> None:
-    """Add the first polar body at angle 0; with rising fragmentation it gives its volume to five pieces beside it."""
+    """Add the first polar body at angle 0; with more fragmentation its volume moves to five pieces beside it."""
     spread = p.fragmentation
     sizes = [p.polar_body_um * (1 - 0.4 * spread)]
     angles = [0.0]
@@ -416,9 +416,9 @@ def _draw_background(p: PhantomParameters, x: np.ndarray, y: np.ndarray, texture
 
 
 class _Texture:
-    """Band-limited random fields of one phantom: lattices of fixed numbers of cells, drawn alike for every grid size.
+    """Band-limited random fields of one phantom: lattices of fixed numbers of cells, equal for every grid size.
 
-    Lattices finer than the grid are drawn only where they are needed; they come last, so the coarse ones never change.
+    Lattices finer than the grid are drawn only if needed; they come last, so the coarse ones never change.
     """
 
     def __init__(self, rng: np.random.Generator, grid: int) -> None:
@@ -450,12 +450,12 @@ def _address(seed: int, purpose: int, *index: int) -> np.random.Generator:
 
 
 def _bounded_normal(rng: np.random.Generator) -> float:
-    """A standard normal deviate, drawn in at 2.5 so that no picture is freakish."""
+    """A standard normal deviate, limited to 2.5 so that no image is extreme."""
     return float(np.clip(rng.standard_normal(), -2.5, 2.5))
 
 
 def _window(p: PhantomParameters, u: float, v: float, reach_um: float, grid: int) -> tuple[slice, slice]:
-    """The part of the grid within `reach_um` of a point of the oocyte's own frame (turned, slightly elliptic)."""
+    """The part of the grid within `reach_um` of a point of the oocyte's frame (turned, slightly elliptic)."""
     turn = math.radians(p.rotation_deg)
     along, across = u * (1 + p.ellipticity), v / (1 + p.ellipticity)
     x = p.centre_x_um + along * math.cos(turn) - across * math.sin(turn)
@@ -464,7 +464,7 @@ def _window(p: PhantomParameters, u: float, v: float, reach_um: float, grid: int
 
 
 def _slices(p: PhantomParameters, x: float, y: float, reach_um: float, grid: int) -> tuple[slice, slice]:
-    """Rows and columns within `reach_um` of a point of the image; empty where it lies outside."""
+    """Rows and columns within `reach_um` of a point of the image; empty if the point is outside."""
     per_um = grid / p.field_um
 
     def span(centre_um: float) -> slice:
@@ -500,7 +500,7 @@ def _wobble(angle: np.ndarray, rng: np.random.Generator, amplitude: float) -> np
 
 
 def _step(distance: np.ndarray, width_um: float) -> np.ndarray:
-    """0 outside, 1 inside, crossing over `width_um` to either side of distance 0."""
+    """0 outside, 1 inside, with a transition of `width_um` to either side of distance 0."""
     return 0.5 + 0.5 * np.tanh(distance / np.float32(width_um))
 
 

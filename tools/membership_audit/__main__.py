@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.checkpoint is not None:
             raise UserError("--checkpoint names weights that exist; --plant-canaries trains its own: give one of the two")
         config = plant_canaries(config, output / "canaries", count=arguments.plant_canaries, repeats=arguments.repeats)
-        train(config, output / "canaries" / "config.yaml")
+        path = output / "canaries" / "config.yaml"
+        write_text(path, config_to_yaml(config))
+        run_stages([Stage("training with canaries", our_command("train_ddpm_cond.py", "--config", str(path)))])
         audits = audit(config, None)
     name = "membership.json" if arguments.plant_canaries is None else "membership_canaries.json"
-    checkpoint = arguments.checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config)
+    checkpoint = arguments.checkpoint or RunDirectory(Path(config.train_params.task_name)).weights(config.train_params)
     write_json(output / name, {"checkpoint_sha256": hash_file(checkpoint), "real_split": config.evaluation_params.real_split,
                                **{who: found.to_dict() for who, found in audits.items()}})
     for who, found in audits.items():
@@ -51,19 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {output / name}")
 
 
-def train(config: Config, path: Path) -> None:
-    """Train the run with canaries in a separate process; the same command again resumes it."""
-    write_text(path, config_to_yaml(config))
-    run_stages([Stage("training with canaries", our_command("train_ddpm_cond.py", "--config", str(path)))])
-
-
 def audit(config: Config, checkpoint: Path | None) -> dict[str, MembershipAudit]:
     """Members and, where some are planted, canaries, each against the held-out groups."""
     device, project = choose_device(), Project.open(config)
     run = RunDirectory(Path(config.train_params.task_name))
-    model = load_trained_model(config, project, checkpoint or run.weights(config), device)
-    trained = denoising_losses(config, project, model, "train", device)
-    held_out = denoising_losses(config, project, model, config.evaluation_params.real_split, device)
+    model = load_trained_model(config, project, checkpoint or run.weights(config.train_params), device)
+    trained, held_out = (
+        denoising_losses(project, config.diffusion_params, model, split, device, seed=config.train_params.seed)
+        for split in ("train", config.evaluation_params.real_split))
     others = (held_out.values, [record.group for record in held_out.records])
     canary = np.array([is_canary(record) for record in trained.records])
     audits = {"members": audit_membership(*trained.select(~canary), *others)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, DiffusionParams
 from dataset.annotations import ImageRecord
 from dataset.delimited import format_csv
 from dataset.order import StepDraws, generator, normal
@@ -43,7 +43,9 @@ class ImageLosses:
 
 
 @torch.inference_mode()
-def denoising_losses(config: Config, project: Project, model: TrainedModel, split: str, device: torch.device) -> ImageLosses:
+def denoising_losses(
+    project: Project, diffusion: DiffusionParams, model: TrainedModel, split: str, device: torch.device, *, seed: int
+) -> ImageLosses:
     """Unweighted losses of the averaged weights at fixed timesteps, with noise that the name of the image decides.
 
     Latents are posterior means of the image as it is, from the cache where training used one. A canary is measured once,
@@ -53,26 +55,26 @@ def denoising_losses(config: Config, project: Project, model: TrainedModel, spli
         UserError: images or latents that cannot be read.
     """
     source: LatentSource
-    if config.dataset_params.load_latents:
+    if project.data.load_latents:
         source = project.prepare_latents(split, device=device)
     else:
         source = EncodedLatents(project, split, project.open_codec(device=device))
     records = [(position, record) for position, record in enumerate(project.images(split).records)
                if (canary := _CANARY.fullmatch(record.path.stem)) is None or int(canary.group(1)) == 0]
-    loss_of = DiffusionLoss(config.diffusion_params, null_label=config.num_classes, device=device,
+    loss_of = DiffusionLoss(diffusion, null_label=model.denoising.null_label, device=device,
                             statistics=model.codec.statistics)
-    steps = (np.arange(NUM_TIMESTEPS) + 0.5) / NUM_TIMESTEPS * config.diffusion_params.num_timesteps
-    timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(config.dataset_params)
+    steps = (np.arange(NUM_TIMESTEPS) + 0.5) / NUM_TIMESTEPS * diffusion.num_timesteps
+    timesteps, shape = torch.from_numpy(steps.astype(np.int64)), latent_shape(project.data)
     values = np.empty(len(records))
     for number, (position, record) in enumerate(records):
         address = int(hash_bytes(record.image_id.encode())[:15], 16)
-        noise = normal(generator(config.train_params.seed, "membership", address), (NUM_TIMESTEPS, *shape))
+        noise = normal(generator(seed, "membership", address), (NUM_TIMESTEPS, *shape))
         draws = StepDraws(
             positions=torch.full((NUM_TIMESTEPS,), position), views=torch.zeros(NUM_TIMESTEPS, dtype=torch.int64),
             posterior_noise=torch.zeros_like(noise), noise=noise, timesteps=timesteps,
             drop_uniforms=torch.ones(NUM_TIMESTEPS), condition_uniforms=torch.ones(NUM_TIMESTEPS, 0),
         )
-        batch = read_batch(source, model.codec, draws, device, sees_view=config.dataset_params.symmetry_conditioning)
+        batch = read_batch(source, model.codec, draws, device, sees_view=project.data.symmetry_conditioning)
         losses = loss_of.per_image(model.denoising.network, batch, noise=noise.to(device), timesteps=timesteps.to(device))
         values[number] = float(losses.double().mean())
     return ImageLosses(values, [record for _, record in records])

@@ -1,1 +1,1 @@
-"""At which strength of a fault each kind of features finds it."""
+"""Measures the strength from which each kind of features finds a fault."""

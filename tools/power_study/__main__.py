@@ -1,10 +1,10 @@
-"""Measure at which strength of a fault each candidate for untrained features finds it, beside published features.
+"""Measure the strength from which each candidate for untrained features, and published features, find a fault.
 
     python -m tools.power_study --config config/mhsma64.yaml --name mhsma64 --output runs/power/mhsma64 \\
         [--early STEPS=SAMPLES ...] [--table docs/studies/power.json]
 
-Real images of the training and validation splits are compared with others of them in which a fault is planted, and with
-samples of a generator that was stopped early. A fault is found where the permutation test of the kernel distance has
+It compares real images of the training and validation splits with other ones in which a fault is planted, and with
+samples of a generator that was stopped early. A fault is found if the permutation test of the kernel distance has
 p < 0.05 in 8 of 10 splits. Features are cached in --output, so that the command resumes.
 """
 
@@ -39,7 +39,7 @@ from tools.runtime.command import add_config, run_command
 from tools.runtime.machine import choose_device
 
 NUMBERS = (100, 150, 300)  # images a side
-MOST_REAL, MOST_FAULTY = 900, 150  # images that are encoded: real ones, and those in which faults are planted
+MOST_REAL, MOST_FAULTY = 900, 150  # encoded images: real ones, and those with planted faults
 CANDIDATES = {
     **DEFINITIONS,
     "untrained_wide": UntrainedDefinition((32, 64, 128, 256), convolutions=2),
@@ -51,10 +51,10 @@ CANDIDATES = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.power_study", description=__doc__.splitlines()[0])
     add_config(parser, "YAML config: the real images and the VAE")
-    parser.add_argument("--name", required=True, help="what the table calls this data set")
-    parser.add_argument("--output", type=as_path, required=True, metavar="DIR", help="where features are cached")
+    parser.add_argument("--name", required=True, help="name of this data set in the table")
+    parser.add_argument("--output", type=as_path, required=True, metavar="DIR", help="folder for cached features")
     parser.add_argument("--table", type=as_path, metavar="FILE",
-                        help="JSON that gets this data set's numbers beside others'; default DIR/power.json")
+                        help="JSON file to add this data set's numbers to; default DIR/power.json")
     parser.add_argument("--early", action="append", default=[], metavar="STEPS=SAMPLES",
                         help="samples of a generator stopped after so many steps; repeat for others")
     parser.add_argument("--vae", action="append", default=[], metavar="NAME=FOLDER",
@@ -94,7 +94,7 @@ def study(
         faults: dict[str, PlantedFault] = {}
         for fault, unit, strength, images in variants:
             if encoder.name == "classifier" and images.pixels.shape[3] != real.pixels.shape[3]:
-                continue  # it takes images like those of its training alone
+                continue  # it only accepts images like those of its training
             features = _encode(project, encoder, images, f"{fault}_{strength}".replace(" ", "_"), output)
             faults.setdefault(fault, PlantedFault(unit)).sets.append((strength, features, images.groups))
         power = measure_power(pool, faults, numbers, settings)
@@ -110,7 +110,7 @@ def study(
 
 
 def _read_images(project: Project, early: Mapping[int, Path]) -> tuple[ImageSet, dict[int, ImageSet]]:
-    """Real images of the training and validation splits, at most so many, and the generators' by steps, most first."""
+    """Real images of the training and validation splits, up to a limit, and the generators' by steps, most first."""
     splits = [read_set(split, project.images(split), True, hash_image=project.hash_image)
               for split in ("train", "val") if project.has_split(split)]
     steps = sorted(early, reverse=True)
@@ -127,7 +127,7 @@ def _join(sets: Sequence[ImageSet]) -> ImageSet:
 
 
 def _choose_faulty(real: ImageSet) -> np.ndarray:
-    """Rows of the images in which faults are planted: whole groups, all where images are few."""
+    """Rows of the images in which faults are planted: whole groups, or all if there are few images."""
     return cap_by_group(real.groups, limit=MOST_FAULTY, seed=1)
 
 
@@ -146,7 +146,7 @@ def _plant_faults(
 
 
 def _round_trip(project: Project, images: ImageSet, folder: Path, output: Path) -> np.ndarray:
-    """The images through a VAE, from `output` where they are there."""
+    """The images through a VAE, from `output` if they are cached there."""
     path = output / f"round_trip_{hash_json([hash_autoencoder(folder), images.sha256])[:16]}.npy"
     if not path.is_file():
         codec = load_codec(folder, im_channels=project.table.im_channels).to("cpu")
@@ -169,7 +169,7 @@ def _encode(project: Project, encoder: Encoder, images: ImageSet, name: str, out
 
 
 def _order_layouts(images: ImageSet) -> np.ndarray:
-    """Where each image lies on the first principal axis of images of 8 x 8 px, float64 (N,)."""
+    """The position of each image on the first principal axis of images of 8 x 8 px, float64 (N,)."""
     small = np.stack([cv2.resize(image.mean(axis=-1), (8, 8), interpolation=cv2.INTER_AREA).ravel()
                       for image in images.in_memory()])
     centred = small - small.mean(axis=0)
@@ -178,7 +178,7 @@ def _order_layouts(images: ImageSet) -> np.ndarray:
 
 
 def _time(encoder: Encoder, images: ImageSet) -> float:
-    """Seconds of processor time for 1000 images, of a batch."""
+    """Seconds of processor time for 1000 images, measured on a batch."""
     pixels = images.pixels[:32]
     started = time.process_time()
     encoder.encode(pixels)
@@ -186,13 +186,13 @@ def _time(encoder: Encoder, images: ImageSet) -> float:
 
 
 def _open_references(params: EvaluationParams, project: Project, device: torch.device) -> dict[str, Encoder]:
-    """The published and the in-domain features whose weights the config names and that are there."""
+    """The published and the in-domain features whose weights the config names and that exist."""
     found = {}
     for name, path in (("squeezenet1_1", params.squeezenet_path), ("classifier", params.classifier_path)):
         if path is not None and Path(path).exists():
             found[name] = open_encoder(params, name, vae_folder=project.vae_folder, device=device)
         else:
-            print(f"{name}: left out, there are no weights of it in {path}")
+            print(f"{name}: left out, because {path} has no weights of it")
     return found
 
 

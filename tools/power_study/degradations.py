@@ -1,4 +1,4 @@
-"""Faults of graded strength, planted in real images to measure which features find them. Pixels in, pixels out."""
+"""Faults of graded strength to plant in real images, to measure which features find them. Pixels in, pixels out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,8 +20,8 @@ Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray] | None
 
 @dataclass(frozen=True)
 class PowerSettings:
-    """A fault is found where at least `power` of `splits` pairs of a real and a faulty set have p < `level`. The level is
-    held to `halvings` pairs of real sets."""
+    """A fault is found if at least a fraction `power` of `splits` pairs of a real and a faulty set has p < `level`. The
+    level is checked on `halvings` pairs of real sets."""
 
     splits: int = 10
     halvings: int = 200
@@ -51,8 +51,8 @@ class PlantedFault:
 
 @dataclass(frozen=True)
 class Power:
-    """`shares`: by fault and n, the share of splits with p < level at each strength, None where images are too few.
-    `false_alarms`: by n, that share among pairs of real sets. `strengths`: (unit, strengths) by fault."""
+    """`shares`: by fault and n, the fraction of splits with p < level at each strength, None if there are too few images.
+    `false_alarms`: by n, that fraction among pairs of real sets. `strengths`: (unit, strengths) by fault."""
 
     shares: dict[str, dict[int, list[float | None]]]
     false_alarms: dict[int, float]
@@ -85,7 +85,7 @@ def measure_power(
 
 
 def smallest_found(shares: Sequence[float | None], power: float) -> int | None:
-    """Index of the smallest strength that is found, as are all greater ones that could be tested; None: none is."""
+    """Index of the smallest strength that is found together with all greater ones that could be tested; None: none."""
     smallest = None
     for index in reversed(range(len(shares))):
         share = shares[index]
@@ -98,7 +98,7 @@ def smallest_found(shares: Sequence[float | None], power: float) -> int | None:
 
 
 def format_table(entry: Mapping[str, Any]) -> str:
-    """One data set's numbers, as the study stores them: in Markdown, the smallest strength found at each n."""
+    """One data set's numbers, as the study stores them, as Markdown: the smallest strength found at each n."""
     encoders, numbers = entry["encoders"], entry["numbers"]
     titles = [f"fault (strengths), n = {', '.join(map(str, numbers))}", *(f"`{name}`" for name in encoders)]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
@@ -108,13 +108,13 @@ def format_table(entry: Mapping[str, Any]) -> str:
                                            entry["settings"]["power"]) for n in numbers) for encoder in encoders.values()]
         lines.append(f"| {fault}: {of['unit']} ({', '.join(strengths)}) | " + " | ".join(cells) + " |")
     alarms = [" / ".join(f"{encoder['false_alarms'][str(n)]:.3f}" for n in numbers) for encoder in encoders.values()]
-    lines.append("| share of real halves with p < 0.05 | " + " | ".join(alarms) + " |")
+    lines.append("| fraction of real halves with p < 0.05 | " + " | ".join(alarms) + " |")
     seconds = [f"{encoder['seconds_per_1000']:.0f}" for encoder in encoders.values()]
     return "\n".join([*lines, "| seconds for 1,000 images | " + " | ".join(seconds) + " |"])
 
 
 def _name_smallest(shares: Sequence[float | None], strengths: Sequence[str], power: float) -> str:
-    """The smallest strength found; "none", or "·" where nothing could be tested."""
+    """The smallest strength found; "none", or "·" if nothing could be tested."""
     if all(share is None for share in shares):
         return "·"
     smallest = smallest_found(shares, power)
@@ -165,12 +165,12 @@ class _KernelTable:
         return self._draw_from(rng, n, lambda rest: rest)
 
     def draw_modes(self, share: float) -> Draw:
-        """Of the second set, layouts beyond a quantile are missing."""
+        """The second set lacks layouts beyond a quantile."""
         limit = np.quantile(self._layout, 1 - share)
         return lambda rng, n: self._draw_from(rng, n, lambda rest: rest[self._layout[rest] <= limit])
 
     def draw_classes(self, share: float) -> Draw:
-        """Of the second set, a share of the rarest class is missing."""
+        """The second set lacks a fraction of the rarest class."""
         rarest = np.bincount(self._labels).argmin()
 
         def keep(rest: np.ndarray) -> np.ndarray:  # in random order, so that the first ones are any

@@ -1,4 +1,4 @@
-"""A blinded study with human readers: make the pack, score the answers, plan how many readers and images it takes."""
+"""A blinded study with human readers: make the pack, score the answers, plan the number of readers and images."""
 
 import argparse
 import secrets
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from config.errors import UserError
 from config.load import load_config
 from config.paths import as_path
+from tools.diffusion.project import Project
 from tools.evaluation.reader_size import (
     CORRELATION,
     MOST_CASES,
@@ -27,9 +28,9 @@ from tools.runtime.machine import choose_device
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.reader_study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_pack(commands.add_parser("pack", help="write the readers' page, and the key apart from it"))
-    _add_score(commands.add_parser("score", help="from the key and the readers' answers to numbers"))
-    _add_size(commands.add_parser("size", help="how many readers and images it takes"))
+    _add_pack(commands.add_parser("pack", help="write the readers' page, and the key in another folder"))
+    _add_score(commands.add_parser("score", help="compute numbers from the key and the readers' answers"))
+    _add_size(commands.add_parser("size", help="how many readers and images are needed"))
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 
@@ -39,21 +40,21 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--synthetic", required=True, type=as_path, metavar="DIR",
                         help="a folder with manifest.csv and images/, or one folder per class named like the class")
     parser.add_argument("--output", required=True, type=as_path, metavar="DIR",
-                        help="where the page goes; all of this folder is for readers")
-    parser.add_argument("--key", type=as_path, metavar="DIR", help="where the key goes; default OUTPUT_key beside it")
+                        help="folder for the page; readers may see all of it")
+    parser.add_argument("--key", type=as_path, metavar="DIR", help="folder for the key; default OUTPUT_key beside it")
     parser.add_argument("--num-real", required=True, type=int, metavar="N", help="held-out real images")
     parser.add_argument("--num-synthetic", required=True, type=int, metavar="N", help="synthetic images")
     parser.add_argument("--num-round-trip", type=int, default=0, metavar="N",
                         help="other real images, through the VAE and back")
     parser.add_argument("--repeats", type=float, default=PackRequest.repeats, metavar="SHARE",
-                        help="share of the images that come twice; default %(default)s")
+                        help="fraction of the images that are shown twice; default %(default)s")
     parser.add_argument("--seed", type=int,
-                        help="default: drawn anew and kept in the key; whoever knows it can make the key again")
+                        help="default: random, stored in the key; anyone who knows it can reproduce the key")
     parser.add_argument("--task", default=PackRequest.task, help="realism, outcome or both; default %(default)s")
     parser.add_argument("--readers", nargs="+", default=list(PackRequest.readers), metavar="NAME",
                         help="who may answer, best as codes; default R1 R2 R3")
     parser.add_argument("--defect", action="append", metavar="TEXT",
-                        help="an entry of the checklist, instead of the usual ones")
+                        help="an entry of the checklist, replacing the default ones")
     parser.set_defaults(run=_pack)
 
 
@@ -66,7 +67,8 @@ def _pack(arguments: argparse.Namespace) -> None:
         task=arguments.task, readers=tuple(arguments.readers), defects=tuple(arguments.defect or PackRequest.defects),
     )
     device = choose_device()
-    pack, key_sha256 = write_pack(config, arguments.synthetic, arguments.output, key_folder, request, device=device)
+    pack, key_sha256 = write_pack(Project.open(config), config.evaluation_params.real_split, arguments.synthetic,
+                                  arguments.output, key_folder, request, device=device)
     page = arguments.output / PAGE_NAME
     again = sum(item["showing"] == 2 for item in pack.key["items"])
     print(f"{page}: {len(pack.key['items'])} showings, {again} of them repeats; {page.stat().st_size / 1e6:.1f} MB")
@@ -75,15 +77,15 @@ def _pack(arguments: argparse.Namespace) -> None:
         print(f"opening {pack.opening} of this test set")
     for note in pack.notes:
         print(f"note: {note}")
-    print(f"key: {key_folder / KEY_NAME}; keep it from readers, and write its sha256 into the study's protocol:")
+    print(f"key: {key_folder / KEY_NAME}; do not show it to readers, and write its sha256 into the study's protocol:")
     print(key_sha256)
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", required=True, type=as_path, metavar="FILE", help="the key.json that pack wrote")
-    parser.add_argument("--answers", required=True, nargs="+", type=as_path, metavar="FILE", help="one file a reader")
-    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="where the numbers go")
-    parser.add_argument("--commitment", metavar="SHA256", help="what pack printed: a key that differs is refused")
+    parser.add_argument("--answers", required=True, nargs="+", type=as_path, metavar="FILE", help="one file per reader")
+    parser.add_argument("--output", required=True, type=as_path, metavar="DIR", help="folder for the numbers")
+    parser.add_argument("--commitment", metavar="SHA256", help="the value that pack printed: another key is refused")
     parser.add_argument("--bootstrap-repeats", type=int, default=2000, metavar="N", help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="seed of the intervals; default %(default)s")
     parser.set_defaults(run=_score)
@@ -102,12 +104,12 @@ def _score(arguments: argparse.Namespace) -> None:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auc", type=float, default=0.7,
-                        help="the AUC that is expected, or that is to be found; default %(default)s")
-    parser.add_argument("--width", type=float, help="full width of its 95%% interval that is wanted, such as 0.2")
-    parser.add_argument("--power", type=float, help="power that is wanted to tell that AUC from 0.5, such as 0.8")
+                        help="the expected AUC, or the AUC to detect; default %(default)s")
+    parser.add_argument("--width", type=float, help="wanted full width of its 95%% interval, such as 0.2")
+    parser.add_argument("--power", type=float, help="wanted power to distinguish that AUC from 0.5, such as 0.8")
     parser.add_argument("--readers", nargs="+", type=int, default=[1, 2, 3, 4, 5, 6, 8, 10], metavar="N",
                         help="numbers of readers to tabulate")
-    parser.add_argument("--reader-sd", type=float, default=READER_SD, help="of the AUC between readers; default %(default)s")
+    parser.add_argument("--reader-sd", type=float, default=READER_SD, help="SD of AUCs; default %(default)s")
     parser.add_argument("--correlation", type=float, default=CORRELATION,
                         help="of two readers' errors on the same images; default %(default)s")
     parser.set_defaults(run=_size)
@@ -117,7 +119,7 @@ def _size(arguments: argparse.Namespace) -> None:
     _check_size(arguments)
     design = StudyDesign(auc=arguments.auc, reader_sd=arguments.reader_sd, correlation=arguments.correlation)
     wanted = [f"a 95% interval of width {arguments.width:g} or less"] if arguments.width is not None else []
-    wanted += [f"power {arguments.power:g} to tell it from 0.5"] if arguments.power is not None else []
+    wanted += [f"power {arguments.power:g} to distinguish it from 0.5"] if arguments.power is not None else []
     print(f"AUC {design.auc:g}, {' and '.join(wanted)}; assumed: AUC of readers differs by a standard deviation of "
           f"{design.reader_sd:g}, errors correlate by {design.correlation:g}")
     print(f"{'readers':>7}{'images of each arm':>20}{'width':>8}{'power':>8}")
@@ -128,13 +130,13 @@ def _size(arguments: argparse.Namespace) -> None:
         else:
             print(f"{num_readers:>7}{cases:>20}{interval_width(design, num_readers, cases):>8.3f}"
                   f"{power(design, num_readers, cases):>8.3f}")
-    print("Images of different patients or embryos, as many real as synthetic; one reader speaks for himself alone. Model: "
-          "Obuchowski-Rockette with Hanley and McNeil's case variance; put a pilot study's values in place of the assumed.")
+    print("Images of different patients or embryos, as many real as synthetic; one reader represents only himself. Model: "
+          "Obuchowski-Rockette with Hanley and McNeil's case variance; replace the assumed values by a pilot study's.")
 
 
 def _check_size(arguments: argparse.Namespace) -> None:
     if arguments.width is None and arguments.power is None:
-        raise UserError("size: expected --width, --power or both, found neither; say what the study is to reach")
+        raise UserError("size: expected --width, --power or both, found neither; give the goal of the study")
     for name, value, low, high in (("auc", arguments.auc, 0.5, 1.0), ("width", arguments.width, 0.0, 1.0),
                                    ("power", arguments.power, 0.05, 1.0)):
         if value is not None and not low < value < high:

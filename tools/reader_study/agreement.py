@@ -1,4 +1,4 @@
-"""Agreement between readers, or of a reader with a label or with himself, beyond what chance gives. Owns no file format."""
+"""Agreement between readers, or of a reader with a label or with himself, beyond chance."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ def count_pairs(first: np.ndarray, second: np.ndarray, num_categories: int) -> n
 
 
 def kappa_of_counts(counts: np.ndarray, *, weighting: str = "none") -> np.ndarray:
-    """Cohen's kappa of tables (..., K, K) of counts or weights, float64 (...); NaN where chance leaves no disagreement.
+    """Cohen's kappa of tables (..., K, K) of counts or weights, float64 (...); NaN if chance leaves no disagreement.
 
-    `weighting` says how a disagreement grows with the distance of two ordered categories.
+    `weighting` is how a disagreement grows with the distance of two ordered categories.
     Source: Cohen 1968, Psychological Bulletin 70:213.
     """
     counts = np.asarray(counts, dtype=np.float64)
@@ -29,7 +29,7 @@ def kappa_of_counts(counts: np.ndarray, *, weighting: str = "none") -> np.ndarra
 
 
 def cohen_kappa(first: np.ndarray, second: np.ndarray, *, num_categories: int, weighting: str = "none") -> float:
-    """Cohen's kappa of two ratings (N,) in 0..K-1; NaN where both are one and the same category throughout."""
+    """Cohen's kappa of two ratings (N,) in 0..K-1; NaN if all ratings are one category."""
     return float(kappa_of_counts(count_pairs(first, second, num_categories), weighting=weighting))
 
 
@@ -64,7 +64,7 @@ def krippendorff_alpha(ratings: np.ndarray, *, num_categories: int, level: str) 
     elif level == "interval":
         difference = _distance(num_categories, "quadratic")
     else:
-        below = np.cumsum(totals) - totals / 2  # how many values lie under the middle of each category
+        below = np.cumsum(totals) - totals / 2  # how many values are below the middle of each category
         difference = np.square(below[:, None] - below[None, :])
     expected = (np.outer(totals, totals) * difference).sum()
     if not expected > 0:

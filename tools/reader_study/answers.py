@@ -1,4 +1,4 @@
-"""A reader study's key and the readers' answers: their formats, and that they belong together. Owns no statistic."""
+"""A reader study's key and the readers' answers: read both and check that they belong together."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ TASKS = ("realism", "outcome", "both")
 CONFIDENCE_SCALE = (
     "certainly real", "probably real", "possibly real", "possibly synthetic", "probably synthetic", "certainly synthetic",
 )
-FIRST_SYNTHETIC = 4  # from this place of the scale, counted from 1, a reader calls an image synthetic
+FIRST_SYNTHETIC = 4  # from this position of the scale on, counted from 1, a reader calls an image synthetic
 _KEY_FIELDS = ("schema", "seed", "task", "scale", "class_names", "defects", "readers", "pack_sha256", "provenance", "items")
 
 
 @dataclass(frozen=True)
 class KeyItem:
-    """What stands behind one image of the pack; `showing` is 2 where an image comes again."""
+    """The truth about one image of the pack; `showing` is 2 if an image is shown again."""
 
     item: str
     arm: str
@@ -35,7 +35,7 @@ class KeyItem:
 
 @dataclass(frozen=True)
 class StudyKey:
-    """The sealed key of a pack; `sha256` is that of its file, to which the pack was committed."""
+    """The sealed key of a pack; `sha256` is the hash of its file, to which the pack was committed."""
 
     sha256: str
     pack_sha256: str
@@ -59,7 +59,7 @@ class StudyKey:
 class Readings:
     """Answers of J readers to the N items in the key's order.
 
-    confidence: int64 (J, N) in 1..6, or 0 where it is not asked; grades: int64 (J, N), class or -1 where not asked;
+    confidence: int64 (J, N) in 1..6, or 0 if not asked; grades: int64 (J, N), class or -1 if not asked;
     defects: bool (J, N, D); seconds: float64 (J, N).
     """
 
@@ -71,7 +71,7 @@ class Readings:
 
 
 def read_key(path: Path, *, commitment: str | None = None) -> StudyKey:
-    """Read a sealed key; `commitment` is the sha256 that was printed when the pack was made, if it is at hand.
+    """Read a sealed key; `commitment` is the sha256 that was printed when the pack was made, if available.
 
     Raises:
         UserError: not a key of this format, or not the one that was committed to.
@@ -82,12 +82,12 @@ def read_key(path: Path, *, commitment: str | None = None) -> StudyKey:
                         "key.json that reader_study pack wrote")
     sha256 = hash_file(path)
     if commitment is not None and commitment.lower() != sha256:
-        raise UserError(f"{path}: expected the key with sha256 {commitment}, found {sha256}: it is not the key that was "
-                        "committed to; find the untouched one")
+        raise UserError(f"{path}: expected the key with sha256 {commitment}, found {sha256}: this is not the original key "
+                        "of the pack; find that one")
     try:
         items = tuple(KeyItem(**item) for item in value["items"])
     except TypeError as error:
-        raise UserError(f"{path}: an item of this key is not as pack writes it ({error}); find the untouched key") from error
+        raise UserError(f"{path}: an item of this key is not as pack writes it ({error}); find the original key") from error
     return StudyKey(
         sha256=sha256, pack_sha256=value["pack_sha256"], task=value["task"], class_names=tuple(value["class_names"]),
         defects=tuple(value["defects"]), readers=tuple(value["readers"]), items=items, provenance=value["provenance"],
@@ -95,7 +95,7 @@ def read_key(path: Path, *, commitment: str | None = None) -> StudyKey:
 
 
 def read_answers(paths: Sequence[Path], key: StudyKey) -> Readings:
-    """Read one file of answers a reader, in the order of the key's readers, each checked against the key.
+    """Read one file of answers per reader, in the order of the key's readers, and check each against the key.
 
     Raises:
         UserError: answers of another pack, a key that was changed after the pack was made, an unknown reader, two files
@@ -107,8 +107,8 @@ def read_answers(paths: Sequence[Path], key: StudyKey) -> Readings:
         _check_belonging(path, value, key)
         reader = value["reader"]
         if reader in found:
-            raise UserError(f"{path}: expected one file a reader, found answers of {reader!r} in {found[reader][0]} too; "
-                            "keep the one that counts")
+            raise UserError(f"{path}: expected one file per reader, found answers of {reader!r} in {found[reader][0]} too; "
+                            "keep one of them")
         found[reader] = (path, _check_items(path, value["answers"], key))
     readers = tuple(reader for reader in key.readers if reader in found)
     rows = [[_read_answer(found[reader][0], found[reader][1][item.item], key) for item in key.items] for reader in readers]
@@ -133,14 +133,14 @@ def _check_belonging(path: Path, value: Any, key: StudyKey) -> None:
                         f"{str(value['pack_sha256'])[:16]}; score each pack with its own key")
     if value["key_sha256"] != key.sha256:
         raise UserError(f"{path}: the pack was committed to a key with sha256 {str(value['key_sha256'])[:16]}, found a key "
-                        f"with {key.sha256[:16]}: the key was changed after the pack was made; use the untouched one")
+                        f"with {key.sha256[:16]}: the key was changed after the pack was made; use the original one")
     if value["reader"] not in key.readers:
         raise UserError(f"{path}: expected one of the readers {name_some(list(key.readers))}, found "
                         f"{value['reader']!r}; only readers named when the pack was made count")
 
 
 def _check_items(path: Path, answers: list[Any], key: StudyKey) -> dict[str, dict[str, Any]]:
-    """The answers by item, where each item of the key has exactly one."""
+    """The answers by item; each item of the key must have exactly one."""
     if not all(isinstance(answer, dict) and isinstance(answer.get("item"), str) for answer in answers):
         raise UserError(f"{path}: expected an item in every answer, found one without; download the answers again")
     names = [answer["item"] for answer in answers]

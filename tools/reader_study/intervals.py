@@ -1,7 +1,7 @@
-"""What readers' ratings say of two arms of images, with a bootstrap over readers and cases. Owns no file format.
+"""Statistics of readers' ratings of two arms of images, with a bootstrap over readers and cases.
 
-A statistic here is computed for each reader from weights of the cases, so that one set of drawn weights serves all of
-them: weights of one give the value itself.
+Each statistic is computed for each reader from weights of the cases, so that one set of bootstrap weights serves all of
+them; weights of one give the value itself.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ def draw_resamples(
 ) -> Resamples:
     """Draw readers, and groups of cases within each arm, with replacement.
 
-    A group is drawn whole. Groups that show images in the same arms form a stratum, so that no arm is ever left empty.
-    All readers see the same cases in a draw. Its variance covers readers, cases and their interplay, the last on the
-    careful side. Source: Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1:386.
+    A group is drawn whole. Groups that have images in the same arms form a stratum, so that no arm is ever empty.
+    All readers see the same cases in a draw. The variance covers readers, cases and their interaction, the last
+    conservatively. Source: Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1:386.
     """
     rng = generator(seed, "readers and cases")
     names, numbers = np.unique(np.asarray(groups), return_inverse=True)
@@ -61,7 +61,7 @@ def weighted_auc(ratings: np.ndarray, positive: np.ndarray, negative: np.ndarray
 
 
 def weighted_share(marks: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of the chosen cases (bool (N,)) that carry a mark (bool (J, N)), float64 (B, J)."""
+    """Fraction of the chosen cases (bool (N,)) that have a mark (bool (J, N)), float64 (B, J)."""
     kept = weights[:, chosen]
     return kept @ marks[:, chosen].T.astype(np.float64) / kept.sum(axis=1, keepdims=True)
 
@@ -76,7 +76,7 @@ def weighted_tables(
 
 
 def balanced_accuracy_of_tables(tables: np.ndarray) -> np.ndarray:
-    """Mean share of right grades over the labels that occur, float64 (...) of tables (..., K, K)."""
+    """Mean fraction of right grades over the labels that occur, float64 (...) of tables (..., K, K)."""
     sums = tables.sum(axis=-1)
     right = np.diagonal(tables, axis1=-2, axis2=-1)
     shares = np.divide(right, sums, out=np.zeros_like(sums), where=sums > 0)
@@ -84,7 +84,7 @@ def balanced_accuracy_of_tables(tables: np.ndarray) -> np.ndarray:
 
 
 def mean_over_readers(draws: np.ndarray, readers: np.ndarray) -> np.ndarray:
-    """Mean of per-reader draws (B, J) over the readers as they were drawn (B, J), float64 (B,); NaN counts for none."""
+    """Mean of per-reader draws (B, J) over the drawn readers (B, J), float64 (B,); NaN is ignored."""
     known = np.isfinite(draws)
     weight = (readers * known).sum(axis=1)
     total = (readers * np.where(known, draws, 0)).sum(axis=1)
@@ -92,7 +92,7 @@ def mean_over_readers(draws: np.ndarray, readers: np.ndarray) -> np.ndarray:
 
 
 def percentile_interval(draws: np.ndarray) -> tuple[float, float] | None:
-    """The central 95% of the finite draws (B,); None where they do not differ, for then they say nothing of chance."""
+    """The central 95% of the finite draws (B,); None if they do not differ, because then they show no variation."""
     finite = draws[np.isfinite(draws)]
     if len(finite) < 2 or np.ptp(finite) < 1e-12:
         return None

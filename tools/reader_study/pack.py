@@ -1,7 +1,6 @@
-"""A blinded pack for readers: which images, prepared alike, in which order, as one page with the key kept apart.
+"""A blinded pack for readers: choose, prepare and order images, and write them as one page with a separate key.
 
-Owns the choice of images and the files. What the page looks like is reader_page.html's, what answers mean is
-tools.reader_study.answers'.
+reader_page.html is the page, tools.reader_study.answers reads the answers.
 """
 
 import base64
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 
 from config.errors import UserError, name_some
-from config.schema import Config, TableParams
+from config.schema import TableParams
 from dataset.annotations import ImageRecord
 from dataset.images import from_uint8, is_gray, to_uint8
 from dataset.latents import LabelledImages
@@ -47,14 +46,14 @@ DEFAULT_DEFECTS = (
 _TEMPLATE = Path(__file__).with_name("reader_page.html")
 _PLACE = "__PACK__"
 _MAX_REPEATS = 0.5
-_FIRST_UNTIL, _AGAIN_FROM = 3 / 8, 5 / 8  # of the pack: between two showings lies a quarter of it or more
+_FIRST_UNTIL, _AGAIN_FROM = 3 / 8, 5 / 8  # of the pack: at least a quarter of it is between two showings
 _PATIENT_NOTE = "This folder shows patients' images: give it to the named readers only, and delete it by the same rules.\n"
 _KEY_NOTE = "The key tells what each image is and names patients' images: no reader may see it, and it must not change.\n"
 
 
 @dataclass(frozen=True)
 class PackRequest:
-    """What a pack is to hold."""
+    """The content of a pack."""
 
     num_real: int
     num_synthetic: int
@@ -66,19 +65,19 @@ class PackRequest:
     defects: tuple[str, ...] = DEFAULT_DEFECTS
 
     def check(self) -> None:
-        """Raise a UserError for the first value that cannot be served."""
+        """Raise a UserError for the first invalid value."""
         for name, value, least in (("real", self.num_real, 1), ("synthetic", self.num_synthetic, 1),
                                    ("round-trip", self.num_round_trip, 0)):
             if value < least:
                 raise UserError(f"--num-{name}: expected {least} or more, found {value}; ask for more images")
         if not 0 <= self.repeats <= _MAX_REPEATS:
-            raise UserError(f"--repeats: expected a share from 0 to {_MAX_REPEATS:g}, found {self.repeats:g}; try 0.1")
+            raise UserError(f"--repeats: expected a fraction from 0 to {_MAX_REPEATS:g}, found {self.repeats:g}; try 0.1")
         if self.task not in TASKS:
             raise UserError(f"--task: expected one of {', '.join(TASKS)}, found {self.task!r}; choose one of them")
         for name, texts in (("readers", self.readers), ("defect", self.defects)):
             bad = [repr(text) for text, count in Counter(texts).items() if count > 1 or text != text.strip() or not text]
             if bad:
-                raise UserError(f"--{name}: expected names that differ, without spaces around them; found {name_some(bad)}; "
+                raise UserError(f"--{name}: expected different names without spaces around them, found {name_some(bad)}; "
                                 "rename them")
         if not self.readers:
             raise UserError("--readers: expected a name for each reader, found none; codes such as R1 R2 will do")
@@ -86,8 +85,8 @@ class PackRequest:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack before it is written: what the page shows, the key, what whoever made it should know, and which opening of
-    the test set it is, if it shows that."""
+    """A pack before it is written: the page's content, the key, notes for its maker, and which opening of the test set it
+    is, if it shows that."""
 
     page: dict[str, Any]
     key: dict[str, Any]
@@ -95,16 +94,15 @@ class Pack:
     opening: int | None
 
 
-def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, request: PackRequest, *,
+def write_pack(project: Project, split: str, synthetic: Path, output: Path, key_folder: Path, request: PackRequest, *,
                device: torch.device) -> tuple[Pack, str]:
     """Write the page into `output` and the key into `key_folder`: the pack and the sha256 of the key's file.
 
     Raises:
-        UserError: a folder that is in use, or that would put the key into the pack; images that cannot be used or do not
-            suffice.
+        UserError: a folder is in use or would put the key into the pack; images cannot be used or are too few.
     """
     _check_folders(output, key_folder)
-    pack = build_pack(config, synthetic, request, device=device)
+    pack = build_pack(project, split, synthetic, request, device=device)
     write_json(key_folder / KEY_NAME, pack.key)
     write_text(key_folder / "KEEP_SEALED.txt", _KEY_NOTE)
     key_sha256 = hash_file(key_folder / KEY_NAME)
@@ -113,17 +111,16 @@ def write_pack(config: Config, synthetic: Path, output: Path, key_folder: Path, 
     return pack, key_sha256
 
 
-def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device: torch.device) -> Pack:
+def build_pack(project: Project, split: str, synthetic: Path, request: PackRequest, *, device: torch.device) -> Pack:
     """Choose, prepare and order the images of a pack.
 
-    Real images are of `evaluation_params.real_split`. All arms have its class prior, in which every group weighs the same,
-    so that the class does not tell the arm.
+    Real images are of the split. All arms have its class prior, in which every group weighs the same,
+    so that the class does not reveal the arm.
     """
     request.check()
     notes: list[str] = []
-    project, split = Project.open(config), config.evaluation_params.real_split
     real_images, made_images = project.images(split), open_synthetic(project.data, synthetic)
-    refuse_real_images(made_images.records, project.records, hash_image=project.hash_image)
+    refuse_real_images(made_images.records, project.every_image.records, hash_image=project.hash_image)
     arms = _choose_images(project.table, split, real_images.records, made_images.records, request, notes)
     codec = project.open_codec(device=device) if request.num_round_trip else None
     images = [_Image(arm, record, _prepare(source, position, codec if arm == ROUND_TRIP else None))
@@ -131,9 +128,9 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
                                              (SYNTHETIC, made_images, arms[SYNTHETIC]))
               for position in positions for record in [source.records[position]]]
     encoded = [_encode(pixels) for pixels in _alike(images)]
-    _note_resized(images, config.dataset_params.params.image_size, notes)
+    _note_resized(images, project.table.image_size, notes)
     _refuse_equal_pixels(images, encoded)
-    # Not part of the key, which its seed makes again wherever the images are.
+    # Not part of the key, which its seed reproduces wherever the images are.
     opening = open_test_set(Path(project.data.directory_inception_features), split,
                             real_sha256=project.hash_images(real_images), synthetic_sha256=project.hash_images(made_images))
     items, shown = [], []
@@ -143,7 +140,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
         items.append(KeyItem(code, image.arm, image.record.label, image.group, image.record.image_id, showing))
         shown.append({"item": code, "png": base64.b64encode(encoded[index]).decode("ascii")})
     public = {"schema": SCHEMA, "task": request.task, "scale": list(CONFIDENCE_SCALE),
-              "class_names": list(config.dataset_params.params.class_names), "defects": list(request.defects),
+              "class_names": list(project.table.class_names), "defects": list(request.defects),
               "readers": list(request.readers)}
     pack_sha256 = hash_json({**public, "items": [[one["item"], hash_bytes(one["png"].encode())] for one in shown]})
     provenance = {
@@ -160,7 +157,7 @@ def build_pack(config: Config, synthetic: Path, request: PackRequest, *, device:
 
 
 def class_prior(records: Sequence[ImageRecord], num_classes: int) -> list[int]:
-    """Weight of each class in millionths of a group: each group is shared out over the classes of its images."""
+    """Weight of each class in millionths of a group: each group is divided over the classes of its images."""
     sizes = Counter(record.group for record in records)
     weights = [0.0] * num_classes
     for record in records:
@@ -173,7 +170,7 @@ def choose_by_group(
 ) -> list[int]:
     """Positions of counts[c] images of each class c at random, from the least used groups first; counts up `used`.
 
-    Each class has at least as many images as asked for.
+    Each class must have at least as many images as requested.
     """
     rank = rng.permutation(len(records))
     chosen: list[int] = []
@@ -188,9 +185,9 @@ def choose_by_group(
 
 
 def order_showings(arms: Sequence[str], request: PackRequest) -> list[tuple[int, int]]:
-    """(image, showing) for every place of the pack: random, and a repeated image comes again a quarter of it later.
+    """(image, showing) for every position of the pack: random; a repeated image comes again at least a quarter later.
 
-    Each arm has its share of the repeats, so that a repeat does not tell the arm.
+    Each arm has its part of the repeats, so that a repeat does not reveal the arm.
     """
     rng = generator(request.seed, "reader order")
     names = sorted(set(arms))
@@ -202,7 +199,7 @@ def order_showings(arms: Sequence[str], request: PackRequest) -> list[tuple[int,
     start = int(np.ceil(_AGAIN_FROM * total))
     late = start + rng.permutation(total - start)[: len(again)]
     places: dict[int, tuple[int, int]] = {}
-    for first, second, image in zip(early, late, again, strict=True):  # with half the images repeated there is just room
+    for first, second, image in zip(early, late, again, strict=True):  # half the images repeated just fit
         places[int(first)], places[int(second)] = (int(image), 1), (int(image), 2)
     once = [image for image in range(len(arms)) if (image, 1) not in places.values()]
     free = [place for place in range(total) if place not in places]
@@ -229,7 +226,7 @@ class _Image:
 
     @property
     def group(self) -> str:
-        """A synthetic image is a group of its own."""
+        """A synthetic image is a separate group."""
         return f"synthetic {self.record.image_id}" if self.arm == SYNTHETIC else self.record.group
 
 
@@ -237,7 +234,7 @@ def _choose_images(
     table: TableParams, split: str, real: Sequence[ImageRecord], made: Sequence[ImageRecord], request: PackRequest,
     notes: list[str],
 ) -> dict[str, list[int]]:
-    """Positions of the images of each arm; round trips come from other images, and where they last other groups."""
+    """Positions of the images of each arm; round trips come from other images, and from other groups if there are enough."""
     names = table.class_names
     used: Counter[str] = Counter()
     prior = class_prior(real, len(names))
@@ -261,15 +258,15 @@ def _choose_images(
         left = [place for place in left if arm == SYNTHETIC or place not in chosen[arm]]
     again = sum(count > 1 for count in used.values())
     if again:
-        notes.append(f"{again} of {len(used)} groups give more than one image: the groups of the held-out split do not "
-                     "suffice for one image each")
+        notes.append(f"{again} of {len(used)} groups give more than one image: the held-out split has too few groups "
+                     "for one image each")
     if table.group_column is None:
         notes.append("no group_column is set, so several images may show one patient")
     return chosen
 
 
 def _prepare(images: LabelledImages, position: int, codec: LatentCodec | None) -> np.ndarray:
-    """One image as uint8 (H, W, C), prepared like every other; with a codec, through the VAE and back."""
+    """One image as uint8 (H, W, C), prepared like all others; with a codec, through the VAE and back."""
     pixels = to_uint8(images[position][0])
     if codec is not None:
         pixels = to_uint8(codec.round_trip(torch.from_numpy(from_uint8(pixels))[None])[0])
@@ -277,7 +274,7 @@ def _prepare(images: LabelledImages, position: int, codec: LatentCodec | None) -
 
 
 def _alike(images: Sequence[_Image]) -> list[np.ndarray]:
-    """One channel for all where no image has colour but what the VAE adds, three for all otherwise."""
+    """One channel for all if only the VAE adds colour to any image, otherwise three for all."""
     if all(is_gray(image.pixels) for image in images if image.arm != ROUND_TRIP):
         return [np.rint(image.pixels.mean(axis=2)).astype(np.uint8) for image in images]
     return [image.pixels for image in images]
@@ -291,7 +288,7 @@ def _encode(pixels: np.ndarray) -> bytes:
 
 
 def _note_resized(images: Sequence[_Image], size_px: int, notes: list[str]) -> None:
-    """Readers see interpolation: say where synthetic images, made at one size, are brought to another."""
+    """Readers see interpolation: note it if synthetic images are resized."""
     sizes = set()
     for image in images:
         if image.arm == SYNTHETIC:
@@ -308,17 +305,17 @@ def _refuse_equal_pixels(images: Sequence[_Image], encoded: Sequence[bytes]) -> 
     for image, data in zip(images, encoded, strict=True):
         other = first.setdefault(data, image)
         if other is not image:
-            raise UserError(f"expected images that differ, found equal pixels in {other.record.image_id} ({other.arm}) and "
+            raise UserError(f"expected different images, found equal pixels in {other.record.image_id} ({other.arm}) and "
                             f"{image.record.image_id} ({image.arm}); remove one of them")
 
 
 def _check_folders(output: Path, key_folder: Path) -> None:
     key, pack = (Path(str(folder.resolve()).casefold()) for folder in (key_folder, output))  # as some file systems see them
     if key.is_relative_to(pack):
-        raise UserError(f"--key {key_folder}: expected a folder apart from the pack, found one inside {output}; readers get "
+        raise UserError(f"--key {key_folder}: expected a folder outside the pack, found one inside {output}; readers get "
                         "the whole pack, so choose another folder")
     for option, folder in (("--output", output), ("--key", key_folder)):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{option} {folder}: expected a new or empty folder, found something there; a pack that is "
+            raise UserError(f"{option} {folder}: expected a new or empty folder, found files there; a pack that is "
                             "being read must not change, so choose another folder")
         warn_where_git_takes(folder)

@@ -1,4 +1,4 @@
-"""A scored reader study as JSON, CSV, a workbook and a table on the screen. The numbers are reader_scores.py's."""
+"""A scored reader study as JSON, CSV, a workbook and a table on the screen. scores.py computes the numbers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -49,7 +49,7 @@ def write(report: ReaderReport, key: StudyKey, readings: Readings, folder: Path)
 
 
 def format_table(report: ReaderReport) -> str:
-    """The numbers for the screen: a column each reader, then defects by arm, then warnings."""
+    """The numbers for the screen: a column per reader, then defects by arm, then warnings."""
     readers = [*report.provenance["readers"], ALL_READERS]
     names = list(dict.fromkeys((row.metric, row.comparison) for row in report.rows))
     defects = [name for name in names if name[0] == ANY_DEFECT or name[0].startswith(DEFECT)]
@@ -64,7 +64,7 @@ def format_table(report: ReaderReport) -> str:
             lines.append(f"{metric:<{width}}{comparison:<17}{cells}{_format_value(mean):>13}{interval}".rstrip())
     if defects:
         arms = list(dict.fromkeys(arm for _, arm in defects))
-        lines += ["", f"{'share of images with it, all readers':<{width}}" + "".join(f"{arm:>12}" for arm in arms)]
+        lines += ["", f"{'fraction of images with it, all readers':<{width}}" + "".join(f"{arm:>12}" for arm in arms)]
         for metric in dict.fromkeys(metric for metric, _ in defects):
             lines.append(f"{metric:<{width}}" + "".join(f"{_format_value(report.find(metric, arm)):>12}" for arm in arms))
     lines += ["", *[f"note: {warning}" for warning in report.warnings]] if report.warnings else []
@@ -84,7 +84,7 @@ def _as_plain(row: ReaderRow) -> dict[str, object]:
 
 
 def _list_answers(key: StudyKey, readings: Readings) -> Iterable[tuple[object, ...]]:
-    """A header, then every answer beside what the image was."""
+    """A header, then every answer with the truth about the image."""
     yield ("reader", "item", "arm", "label", "showing", "confidence", "grade", "seconds", *key.defects)
     for number, reader in enumerate(readings.readers):
         for place, item in enumerate(key.items):

@@ -1,6 +1,6 @@
 """From a key and readings to the numbers of a reader study: rows by reader and for all readers, warnings, provenance.
 
-Owns which numbers there are and between which arms. How they are written is reader_report.py's.
+page.py writes them.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from tools.reader_study.intervals import (
 
 ALL_READERS = "all readers"
 DEFECT, ANY_DEFECT = "defect: ", "any defect"
-# Which arm is told from which; the names are those of the other metrics.
+# The two arms that are distinguished; the names are those of the other metrics.
 COMPARISONS = {
     "total": (SYNTHETIC, REAL, "synthetic told from real"),
     "ceiling": (ROUND_TRIP, REAL, "VAE round trips of real told from real"),
@@ -59,7 +59,7 @@ class ReaderRow:
 
 @dataclass
 class ReaderReport:
-    """Everything that a reader study found."""
+    """All results of a reader study."""
 
     rows: list[ReaderRow]
     warnings: list[str]
@@ -101,7 +101,7 @@ class _Study:
 
 
 def score(key: StudyKey, readings: Readings, *, repeats: int, seed: int) -> ReaderReport:
-    """All numbers of a study. An image that came twice counts by its first showing; the second serves agreement alone."""
+    """All numbers of a study. Of an image shown twice the first showing counts; the second only serves agreement."""
     first = np.array([place for place, item in enumerate(key.items) if item.showing == 1])
     items = [key.items[place] for place in first]
     resamples = draw_resamples([item.group for item in items], [item.arm for item in items],
@@ -145,7 +145,7 @@ def _score_realism(study: _Study) -> None:
 
 
 def _score_defects(study: _Study) -> None:
-    """Share of the images of an arm on which a reader ticks a defect."""
+    """Fraction of the images of an arm on which a reader ticks a defect."""
     ticked = study.readings.defects[:, study.first]
     marks = {f"{DEFECT}{name}": ticked[:, :, place] for place, name in enumerate(study.key.defects)}
     if marks:
@@ -194,7 +194,7 @@ def _score_between_readers(study: _Study) -> None:
 
 
 def _score_within_readers(study: _Study) -> None:
-    """Agreement of each reader with himself on the images that came twice, and its mean over readers."""
+    """Agreement of each reader with himself on the images shown twice, and its mean over readers."""
     key, readings = study.key, study.readings
     showings: dict[tuple[str, str], dict[int, int]] = {}
     for place, item in enumerate(key.items):
@@ -242,7 +242,7 @@ def _warnings(study: _Study) -> list[str]:
         total = next(row for row in study.rows if (row.metric, row.comparison, row.reader)
                      == ("AUC of confidence", "total", ALL_READERS))
         if total.interval is None:
-            warnings.append(f"AUC {total.value:g} in every draw: its interval cannot be had by resampling")
+            warnings.append(f"AUC {total.value:g} in every draw: resampling gives no interval")
         elif total.interval[0] <= 0.5 <= total.interval[1]:
             warnings.append("the interval of the AUC holds 0.5: that synthetic images can be told was not shown; how well "
                             "they might be is the interval's upper end")

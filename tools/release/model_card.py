@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from config.schema import Config
+from config.schema import Config, DatasetParams, TrainParams, UNetParams
 from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
 from tools.evaluation.summary import summarise_report
 
@@ -65,7 +65,8 @@ def write_card(config: Config, facts: CardFacts, evaluation: EvaluationReport | 
         f"latent diffusion model: {counts}. `manifest.csv` holds their labels and seeds; each PNG is marked as synthetic in "
         "its metadata. No real image is part of this folder.\n",
         _describe_summary(evaluation),
-        _describe_training(config, facts, evaluation),
+        _describe_training(config.dataset_params, config.train_params, config.unet_params, facts, evaluation,
+                           prediction_type=config.diffusion_params.prediction_type),
         _describe_numbers(evaluation),
         _describe_copies(facts, evaluation),
         _USE, _LIMITS, _CITATION,
@@ -92,9 +93,10 @@ def _describe_summary(evaluation: EvaluationReport | None) -> str:
     return "\n".join(["## Summary\n", *lines]) + "\n"
 
 
-def _describe_training(config: Config, facts: CardFacts, evaluation: EvaluationReport | None) -> str:
-    train, unet, diffusion = config.train_params, config.unet_params, config.diffusion_params
-    data = config.dataset_params
+def _describe_training(
+    data: DatasetParams, train: TrainParams, unet: UNetParams, facts: CardFacts, evaluation: EvaluationReport | None, *,
+    prediction_type: str,
+) -> str:
     lines = ["## How it was made\n"]
     counts = {} if evaluation is None else evaluation.provenance.get("num_images", {})
     if counts.get("train"):
@@ -104,7 +106,7 @@ def _describe_training(config: Config, facts: CardFacts, evaluation: EvaluationR
     shape = f"{data.z_channels} x {data.latent_size} x {data.latent_size}"
     lines.append(f"* UNet of {' - '.join(map(str, unet.channels))} channels on latents of {shape}, trained{steps} at batch "
                  f"{train.ldm_batch_size}, learning rate {train.ldm_lr:g}, label dropout {train.label_dropout:g}, "
-                 f"prediction of {diffusion.prediction_type}, seed {train.seed}{best}.")
+                 f"prediction of {prediction_type}, seed {train.seed}{best}.")
     drawn = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in facts.sampling.items())
     lines.append(f"* Drawn with: {drawn}.")
     lines.append("* `config.yaml` holds every setting but paths, free text, and names of tables and of columns that are no "

@@ -25,7 +25,7 @@ from PIL import Image
 
 from config.errors import UserError, name_some
 from config.load import load_config
-from config.schema import SPLITS, Config
+from config.schema import SPLITS, Config, TableParams
 from dataset.decoding import decode_image, read_png_text
 from dataset.delimited import format_csv
 from dataset.images import write_png
@@ -74,11 +74,12 @@ def build_release(request: ReleaseRequest) -> dict[str, Any]:
     if not run.config.is_file():
         raise UserError(f"{request.run}: expected the folder of a run, found no config.yaml in it; give <task_name>")
     config = load_config(run.config)
-    samples = request.samples or run.samples(config)
+    samples = request.samples or run.samples(config.sample_params)
     _check_output(request)
-    images = _open_data(config, request)
-    rows = _read_rows(samples, config)
-    secrets = gather_secrets(config, [] if images is None else images.records, own_words=_own_words(config))
+    images = _open_data(Project.open(config), request)
+    rows = _read_rows(samples, config.dataset_params.params)
+    own_words = _own_words(config.dataset_params.params, clean_config(config))
+    secrets = gather_secrets(config, [] if images is None else images.records, own_words=own_words)
     make_folder(request.output.parent)
     draft = request.output.parent / f".{request.output.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -127,17 +128,17 @@ def _check_output(request: ReleaseRequest) -> None:
                         f"({name_some(foreign)}); choose another folder")
 
 
-def _open_data(config: Config, request: ReleaseRequest) -> LabelledImages | None:
+def _open_data(project: Project, request: ReleaseRequest) -> LabelledImages | None:
     if request.without_data:
         return None
     try:
-        return Project.open(config).all_images
+        return project.every_image
     except UserError as error:
         raise UserError(f"the data set of {request.run} cannot be read, so nothing can be compared with it ({error}); run "
                         "this where it can be read, or give --without-data, which the model card then says") from error
 
 
-def _read_rows(samples: Path, config: Config) -> list[dict[str, str]]:
+def _read_rows(samples: Path, table: TableParams) -> list[dict[str, str]]:
     """The rows of the table, with the columns that a release may have: the contract's and the config's conditions."""
     path = samples / MANIFEST_NAME
     if not path.is_file():
@@ -152,7 +153,7 @@ def _read_rows(samples: Path, config: Config) -> list[dict[str, str]]:
     if odd:
         raise UserError(f"{path}: expected names such as class0_000000.png, found {name_some(odd)}; only images that "
                         "sample_ddpm_class_cond.py drew can be released")
-    conditions = {name: condition.levels for name, condition in config.dataset_params.params.conditions.items()
+    conditions = {name: condition.levels for name, condition in table.conditions.items()
                   if name in rows[0]}
     for name, levels in conditions.items():
         unknown = sorted({row[name] for row in rows} - set(levels))
@@ -247,12 +248,11 @@ def _read_last_log_row(path: Path) -> dict[str, Any]:
     return last
 
 
-def _own_words(config: Config) -> set[str]:
+def _own_words(table: TableParams, cleaned: Mapping[str, Any]) -> set[str]:
     """Words that a release holds whoever trained the model: a patient of that name cannot be told from them."""
-    table = config.dataset_params.params
     levels = [text for name, condition in table.conditions.items() for text in (name, *condition.levels)]
     texts = [*MANIFEST_COLUMNS, *levels, *COMPARISONS, *COMPARISONS.values(), *SPLITS, *table.class_names,
-             *model_card.FIXED_TEXT, yaml.safe_dump(clean_config(config)), "image images class grid real manifest"]
+             *model_card.FIXED_TEXT, yaml.safe_dump(dict(cleaned)), "image images class grid real manifest"]
     return {word for text in texts for word in (text, *re.findall(r"\w+", text))}
 
 

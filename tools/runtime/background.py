@@ -1,18 +1,18 @@
-"""Work done in order on one thread beside the caller's: decoding and writing images while the next ones are drawn."""
+"""Run calls in order on a second thread: decode and write images while the next ones are generated."""
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-_MOST_WAITING = 2  # pieces of work that may wait, which bounds the memory that they hold
+_MOST_WAITING = 2  # calls that may wait, which bounds their memory
 
 
 class InOrder:
     """A queue of calls that one thread makes in the order given; leaving the block waits for all of them.
 
-    A call's exception is raised at the next `add`, or on leaving. Where the block itself raises, calls that have not
-    begun are dropped; the one under way is finished, so that nothing runs on behind the caller's back.
+    A call's exception is raised at the next `add`, or on leaving. If the block itself raises, calls that have not begun
+    are dropped and the running one is finished, so that nothing is still running afterwards.
     """
 
     def __init__(self) -> None:

@@ -16,14 +16,14 @@ from dataset.storage import write_bytes
 
 FORMAT = 1
 _NOTE = "derived from patients' images: store, share and delete it by the same rules as those images"
-_REMEDY = "restore it from a copy, or train anew in another folder"
+_REMEDY = "restore it from a copy, or train again in another folder"
 _RESUME_NAME = re.compile(r"resume-(\d{8})\.safetensors")
 
 
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
     """Write tensors, plain values and a note of where they derive from, atomically; equal content gives equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    values = json.loads(json.dumps({"format": FORMAT, "note": _NOTE, **values}))  # as they will be read: keys are text
+    values = json.loads(json.dumps({"format": FORMAT, "note": _NOTE, **values}))  # as they will be read back: keys are text
     body = {"values": values, "sha256": _digest(tensors, values)}
     # One metadata entry only: safetensors does not keep the order of several.
     write_bytes(path, format_safetensors(tensors, {"blastdiffusion": json.dumps(body, sort_keys=True)}))
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: checkpoint cannot be read ({error.strerror}); train first, or name another") from error
+        raise UserError(f"{path}: checkpoint cannot be read ({error.strerror}); train first, or give another one") from error
     try:
         tensors = parse_safetensors(data)
         header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
@@ -46,16 +46,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         values = body["values"]
         intact = body["sha256"] == _digest(tensors, values)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole checkpoint of this software; {_REMEDY}") from error
+        raise UserError(f"{path}: not a complete checkpoint of this software; {_REMEDY}") from error
     if not intact:
-        raise UserError(f"{path}: does not match its own checksum, it is damaged; {_REMEDY}")
+        raise UserError(f"{path}: does not match its checksum, so it is damaged; {_REMEDY}")
     if values.get("format") != FORMAT:
-        raise UserError(f"{path}: checkpoint format {values.get('format')}, expected {FORMAT}; train anew")
+        raise UserError(f"{path}: checkpoint format {values.get('format')}, expected {FORMAT}; train again")
     return tensors, values
 
 
 def resume_path(folder: Path, step: int) -> Path:
-    """Where the resume state after `step` optimizer steps lies."""
+    """The path of the resume state after `step` optimizer steps."""
     return folder / f"resume-{step:08d}.safetensors"
 
 
@@ -72,9 +72,9 @@ def prune_resume_checkpoints(folder: Path, keep: int) -> None:
 
 
 def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]] | None:
-    """The newest resume checkpoint that is intact, and one warning for each damaged one passed over.
+    """The newest intact resume checkpoint, and one warning for each damaged one that was skipped.
 
-    Returns None where there is no resume checkpoint at all.
+    Returns None if there is no resume checkpoint.
 
     Raises:
         UserError: there are some and none is intact.
@@ -88,7 +88,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[
             continue
         return tensors, values, [f"{reason}; resuming from the one before" for reason in reasons]
     if reasons:
-        raise UserError(f"{folder}: no intact resume checkpoint is left ({reasons[0]}); remove the folder to start anew")
+        raise UserError(f"{folder}: no intact resume checkpoint is left ({reasons[0]}); remove the folder to start again")
     return None
 
 
@@ -102,8 +102,8 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `pack_optimizer` made; hyperparameters stay those of `optimizer`.
 
-    Files hold tensors in row-major order. What is kept per value of a parameter gets the parameter's own memory order
-    again: fused kernels walk all of them by address, and would pair the values of one with those of another.
+    Files hold tensors in row-major order. State with one value per value of a parameter is put back in the parameter's
+    memory order: fused kernels walk both by address, and would otherwise pair the wrong values.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}

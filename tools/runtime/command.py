@@ -1,4 +1,4 @@
-"""How a command begins and ends: its first line, exit codes and one-line errors, the same for every script."""
+"""How every command begins and ends: its first line, exit codes and one-line errors."""
 
 import argparse
 import ctypes
@@ -31,13 +31,13 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 
 
 class Diverged(UserError):
-    """A training whose numbers are no longer finite: the same command would end the same way again."""
+    """The training's numbers are no longer finite; the same command would fail again."""
 
 
 class Interrupted(BaseException):
-    """The process was asked to stop by a signal and did so at a safe place; `hint` says how to go on.
+    """A signal asked the process to stop, and it stopped at a safe place; `hint` says how to resume.
 
-    As with KeyboardInterrupt, whoever takes any Exception for a failed import or a damaged file must not take this for one.
+    Not an Exception, like KeyboardInterrupt: code that catches any Exception of an import or a file must not catch this.
     """
 
     def __init__(self, signal_number: int, hint: str = "") -> None:
@@ -46,13 +46,13 @@ class Interrupted(BaseException):
 
 
 class _FirstLine:
-    """Whether the command's first line is wanted yet, and is still to be said."""
+    """Whether the command's first line is wanted and has not been printed."""
 
     wanted = False
 
 
 def announce(place: str) -> None:
-    """Say once, on the first process of a command, where it computes and with which versions."""
+    """Print once, on the first process of a command, where it computes and with which versions."""
     if _FirstLine.wanted and os.environ.get("RANK", "0") == "0":
         print(", ".join([f"BlastDiffusion {project_version()}", f"torch {importlib.metadata.version('torch')}",
                          *filter(None, [place])]), file=sys.stderr, flush=True)
@@ -72,10 +72,10 @@ def add_config(parser: argparse.ArgumentParser, meaning: str = "YAML config") ->
 
 
 def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True, on_device: bool = True) -> NoReturn:
-    """Run `main`, then exit: 0 done, 2 a user's or the machine's mistake in one line, 3 one that diverged, 128 + n stopped
-    by signal n; a bug keeps its traceback.
+    """Run `main`, then exit: 0 done, 2 a mistake of the user or the machine in one line, 3 the training diverged, 128 + n
+    stopped by signal n; a bug keeps its traceback.
 
-    A command that opens a device says so in its first line; one that does not (`on_device` False) says its versions.
+    The first line of a command names its device; without one (`on_device` False) it names only the versions.
     """
     previous = {number: signal.signal(number, _raise_interrupted) for number in _heard_signals() if number != signal.SIGINT}
     _FirstLine.wanted = True
@@ -90,7 +90,7 @@ def run_command(main: Callable[[], None], *, keep_freed_memory: bool = True, on_
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_DIVERGED if isinstance(error, Diverged) else EXIT_USER_ERROR)
     except OSError as error:
-        # Files that libraries read and write do not go through dataset.storage; these are never a bug.
+        # Libraries read and write files without dataset.storage; these errors are never bugs.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             line = describe_disk_error(error, Path(error.filename or "a file"))
         elif error.errno in UNREADABLE and isinstance(error.filename, str):
@@ -130,9 +130,9 @@ class StopRequest:
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """Within the block STOP_SIGNALS only set the yielded request; a second one acts at once.
+    """Within the block STOP_SIGNALS only set the yielded request; a second signal acts at once.
 
-    Under a launcher of several processes a second one does not: Ctrl-C and schedulers signal the launcher too, which
+    Under a launcher of several processes a second signal is ignored: Ctrl-C and schedulers signal the launcher too, which
     passes the signal on, and ends what is left after 30 s.
     """
     request, launched = StopRequest(), "TORCHELASTIC_RUN_ID" in os.environ
@@ -155,15 +155,15 @@ def deferred_signals() -> Iterator[StopRequest]:
 
 
 def _heard_signals() -> list[signal.Signals]:
-    """STOP_SIGNALS but for those that whoever started this process had it ignore, as nohup does with SIGHUP."""
+    """STOP_SIGNALS without those that this process was started to ignore, as nohup does with SIGHUP."""
     return [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def keep_freed_buffers() -> None:
-    """Let glibc keep large freed buffers instead of giving each back to the system and faulting it in anew.
+    """Let glibc keep large freed buffers instead of returning each to the system and requesting it again.
 
-    Training on a CPU frees and asks for the same buffers every step: on two cores this is worth a quarter of the speed of
-    a small autoencoder's training step (54 to 69 images/s). Elsewhere than on glibc it does nothing.
+    Training on a CPU frees and allocates the same buffers every step. On two cores this speeds up the training step of
+    a small autoencoder by a quarter (54 to 69 images/s). Without glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,4 +1,4 @@
-"""What a device or a compiler could not do, in one line with the keys to change. Imports no slow library."""
+"""Errors of devices and compilers as one line with the keys to change. Imports no slow library."""
 
 import sys
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _LIBRARY_ERRORS = ("RuntimeError", "MemoryError")  # and what is derived from th
 
 
 def explain_fault(error: BaseException) -> str | None:
-    """One line with the next step; None where the error is none of a device, and so a bug."""
+    """One line with the next step; None if the error does not come from a device, and so is a bug."""
     words = [f"{type(link).__name__}: {link}" for link in _chain(error)
              if any(kind.__name__ in _LIBRARY_ERRORS for kind in type(link).__mro__)]
 
@@ -39,7 +39,7 @@ def explain_fault(error: BaseException) -> str | None:
 
     if found := says(_NO_COMPILER):
         return (f"train_params.compile_mode needs a working C++ compiler, and on a GPU triton ({found}); install one, such "
-                "as g++ with the headers of Python, or set CXX to it, or set train_params.compile_mode: off")
+                "as g++ with the headers of Python, set CXX to it, or set train_params.compile_mode: off")
     if found := says(_NO_KERNEL):
         return (f"this torch has no kernels for this GPU ({found}); install a build of torch for it, or compute on the CPU "
                 "with CUDA_VISIBLE_DEVICES= (empty)")
@@ -50,8 +50,8 @@ def explain_fault(error: BaseException) -> str | None:
     if found := says(_HOST_MEMORY):
         return f"this machine has too little memory ({found}); {_memory_keys()}, or end other programs"
     if found := says(_PEER_GONE):
-        return (f"another process of this run has ended ({found}); its own message, or the launcher's, says why; the same "
-                "command goes on from the last checkpoint")
+        return (f"another process of this run has ended ({found}); its message, or the launcher's, says why; the same "
+                "command resumes from the last checkpoint")
     return None
 
 
@@ -60,7 +60,7 @@ OLD_DRIVER_STEP = ("update the driver, or install a build of torch for an older 
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it came from, which a compiler wraps several times."""
+    """The error and its causes; compilers wrap errors several times."""
     while error is not None:
         yield error
         error = error.__cause__ or getattr(error, "inner_exception", None) or error.__context__

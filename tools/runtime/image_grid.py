@@ -1,4 +1,4 @@
-"""Grids of images with their names written beside them, and text on white."""
+"""Grids of images with their names beside them, and text on white."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,13 +11,13 @@ from dataset.images import tile_images
 _SMALLEST_TILE_PX = 128  # smaller images are enlarged by a whole factor, so that their pixels stay visible as they are
 MARGIN_PX, HEADER_PX = 14, 34
 _TEXT_PX = 17  # height of letters
-_LONGEST_NAME = 60  # letters of a name that are written
+_LONGEST_NAME = 60  # letters; longer names are shortened
 
 
 def label_grid(rows: Sequence[tuple[str, np.ndarray]], *, num_columns: int, title: str = "") -> np.ndarray:
-    """uint8 (H, W, C): images (n, h, w, C) below a title, each set in lines of its own behind its name.
+    """uint8 (H, W, C): images (n, h, w, C) below a title, each set on separate lines after its name.
 
-    Small images are enlarged by a whole factor. Sets without an image are left out.
+    Small images are enlarged by a whole factor. Empty sets are left out.
     """
     rows = [(name, enlarge(images)) for name, images in rows if len(images)]
     channels = rows[0][1].shape[3]
@@ -64,7 +64,7 @@ def _shorten(text: str) -> str:
 
 @cache
 def _open_font() -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: it has letters of most alphabets, OpenCV's only those of English."""
+    """The font that comes with matplotlib: it has letters of most alphabets; OpenCV's font has only English ones."""
     from matplotlib import get_data_path  # half a second that only pictures need
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _TEXT_PX)

@@ -1,10 +1,10 @@
-"""The loop of every training: signals, progress, pace, saving, and what a loss that is not finite means.
+"""The loop of every training: signals, progress, pace, saving, and steps that are not finite.
 
     with Loop(state, num_steps, title="training", ...) as loop:
         for step in loop.steps():
             ...                         # one optimizer step
             loop.end_step("loss 0.5")
-            ...                         # what comes after some of them: a row of the log, a validation
+            ...                         # after some steps: a row of the log, a validation
 
 A signal ends the loop after the step, saved. Ten steps in a row that are not finite end it as `Diverged`, exit code 3.
 """
@@ -35,9 +35,9 @@ class Loop:
 
     remedy: what to change after a divergence, in words.
     saving: None keeps nothing on a stop.
-    timing: where the pace is written at the end.
-    ranks: of several processes that take each step together, the first alone saves and shows.
-    stop_interval: steps between the questions whether any of these processes was asked to stop, which have GPUs wait.
+    timing: path for the pace at the end.
+    ranks: several processes take each step together; only the first saves and shows progress.
+    stop_interval: steps between checks whether any process was asked to stop; each check makes GPUs wait.
     """
 
     def __init__(self, state: ResumeState, num_steps: int, *, title: str, images_per_step: int, remedy: str,
@@ -75,14 +75,14 @@ class Loop:
 
     @property
     def fraction(self) -> float:
-        """How much of the training has passed, by steps or by time."""
+        """The fraction of the training that is done, by steps or by time."""
         return max(self.state.step / self.num_steps, self.elapsed / self._limit)
 
     def steps(self) -> Iterator[int]:
-        """The steps' addresses, from 0. After each body the loop saves where it is time, and stops where it was asked to.
+        """The steps' addresses, from 0. After each body the loop saves if it is time to, and stops if asked to.
 
         Raises:
-            Interrupted: a signal asked for a stop; the state is saved, where it is at all.
+            Interrupted: a signal asked for a stop; the state is saved if there is a `saving`.
         """
         while not self.is_last:
             step = self.state.step
@@ -91,7 +91,7 @@ class Loop:
             self._save_or_stop()
 
     def end_step(self, note: str | None) -> None:
-        """Count the optimizer's step and show it with a short note; None where it was skipped as not finite.
+        """Count the optimizer's step and show it with a short note; None if it was skipped as not finite.
 
         Raises:
             Diverged: too many in a row were skipped.
@@ -117,7 +117,7 @@ class Loop:
                            f"{kept}the same steps would diverge again: {self._remedy}")
 
     def is_due(self, interval: int) -> bool:
-        """Whether what comes every `interval` steps comes after this one; it does after the last."""
+        """Whether work that is due every `interval` steps is due now; it is always due after the last step."""
         return self.state.step % interval == 0 or self.is_last
 
     def _save_or_stop(self) -> None:
@@ -129,7 +129,7 @@ class Loop:
             self.state.save(self._saving)
             self._last_saved = time.monotonic()
         if stopping and not self.is_last:
-            self._ranks.agree(True)  # a process that ends has its launcher end the one that saves
+            self._ranks.agree(True)  # wait: when one process ends, the launcher ends the others, also the one that saves
             done = "stopped" if self._saving is None else f"saved at step {self.state.step}"
             raise Interrupted(self._stop.signal_number or 15, f"{done}; run the same command to resume")
 
@@ -145,7 +145,7 @@ class Loop:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float | None = None) -> bool:
-    """One step down the gradient of the loss, a scalar; False, and nothing moves, where loss or gradient is not finite."""
+    """One step down the gradient of the loss, a scalar; False, and no change, if loss or gradient is not finite."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

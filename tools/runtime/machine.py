@@ -12,12 +12,12 @@ from tools.runtime.faults import OLD_DRIVER_STEP
 
 
 def choose_device(*, precision: str | None = None) -> torch.device:
-    """The GPU, where there is one that torch can use, or the CPU; the command's first line says which.
+    """The GPU if torch can use one, otherwise the CPU; the command's first line says which.
 
-    precision: that of a training; None where nothing is trained.
+    precision: the precision of a training; None if nothing is trained.
 
     Raises:
-        UserError: a GPU that this torch has no kernels for, or whose driver is too old.
+        UserError: this torch has no kernels for the GPU, or its driver is too old.
     """
     device = torch.device("cuda" if cuda_is_usable() else "cpu")
     announce_device(device, precision=precision)
@@ -25,7 +25,7 @@ def choose_device(*, precision: str | None = None) -> torch.device:
 
 
 def cuda_is_usable() -> bool:
-    """Whether there is a GPU by CUDA that is wanted and that torch can use.
+    """Whether there is a CUDA GPU that is wanted and that torch can use.
 
     Raises:
         UserError: there is one that torch cannot use.
@@ -47,11 +47,11 @@ def cuda_is_usable() -> bool:
 
 
 def _require_kernels() -> None:
-    if torch.version.cuda is None:  # AMD's GPUs are numbered otherwise
+    if torch.version.cuda is None:  # AMD GPUs have other version numbers
         return
     index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what is refused here
+        warnings.simplefilter("ignore")  # torch warns about what is refused here
         capability, name = torch.cuda.get_device_capability(index), torch.cuda.get_device_name(index)
     built_for = torch.cuda.get_arch_list()
     if built_for and not has_kernels(capability, built_for):
@@ -63,7 +63,7 @@ def _require_kernels() -> None:
 def has_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
     """Whether code for one of these architectures runs on a GPU of this compute capability.
 
-    Machine code (sm_80) runs on the same major version from its minor version on; sm_90a on that one alone; intermediate
+    Machine code (sm_80) runs on the same major version from its minor version on; sm_90a only on that one; intermediate
     code (compute_80) is translated for all later ones. Source: CUDA C++ Programming Guide, binary and PTX compatibility.
     """
     for architecture in built_for:
@@ -78,7 +78,7 @@ def has_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
 
 
 def announce_device(device: torch.device, *, precision: str | None = None, num_processes: int = 1) -> None:
-    """Say once where this command computes."""
+    """Print once where this command computes."""
     if device.type == "cuda":
         place = f"GPU {torch.cuda.get_device_name(device)}"
     elif device.type == "cpu":

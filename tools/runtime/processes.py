@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` started together: how they find and watch one another, and how they divide work."""
+"""Processes that `accelerate launch` started together: how they find and watch each other, and how they divide work."""
 
 import atexit
 import os
@@ -20,22 +20,23 @@ from tools.runtime.machine import announce_device, cuda_is_usable
 from tools.runtime.rendezvous import MeetingPoint, init_method
 from tools.runtime.watch import Watch
 
-# Processes may wait long for the slowest one's images and for the first one's validation: the watch tells work from
-# hanging (launch_params.collective_minutes), and torch's own limit, which cannot, is out of its way.
+# Processes may wait long for the slowest one's images and for the first one's validation. The watch distinguishes work from
+# hanging (launch_params.collective_minutes). torch's limit cannot, so it is set very high.
 _PATIENCE = timedelta(hours=12)
-_JOINED_BYTES = 1 << 26  # sent at once, which bounds the memory that it takes on a GPU
+_JOINED_BYTES = 1 << 26  # sent at once; bounds the GPU memory
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | None = None) -> Accelerator:
-    """The accelerator of this process, which leaves the others in order when the process ends.
+    """The accelerator of this process, which disconnects cleanly when the process ends.
 
-    Without that the threads behind the connections are torn down by the end of the interpreter, which aborts now and then.
-    The config alone decides on precision, micro-steps and compilation; what the environment says of them is told.
+    Otherwise the interpreter would end the connection threads on exit, which sometimes aborts.
+    The config alone decides on precision, micro-steps and compilation; the user is told about other settings in the
+    environment.
 
     Raises:
-        UserError: a setting of the environment, a device or a kind of launch that cannot be used, or processes that do not
-            come.
+        UserError: an environment setting, a device or a kind of launch that cannot be used, or processes that do not
+            arrive.
     """
     is_first = os.environ.get("RANK", "0") == "0"
     for line in settle(os.environ, train):
@@ -48,7 +49,7 @@ def open_accelerator(limits: LaunchParams, *handlers: Any, train: TrainParams | 
     together = InitProcessGroupKwargs(init_method=meeting, timeout=_PATIENCE)
     accelerator = Accelerator(
         mixed_precision=mixed_precision, cpu=many and on_cpu, dynamo_backend="no", kwargs_handlers=[together, *handlers],
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # a training step divides by its micro-steps
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # the step divides by its micro-steps
     if accelerator.distributed_type not in _KINDS:
         raise UserError(f"this launch is of the kind {accelerator.distributed_type.value}; expected one process, or several "
                         "on CPUs or on NVIDIA's or AMD's GPUs that share each batch (accelerate launch --multi_gpu)")
@@ -65,12 +66,12 @@ _PRECISIONS = {"no": "float32", "fp16": "float16 mixed", "bf16": "bfloat16 mixed
 
 
 def unwrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """The network itself, without what wraps it for several processes or for compilation: its names are those of files."""
+    """The network without wrappers for several processes or compilation: its parameter names are those in files."""
     return accelerator.unwrap_model(model, keep_torch_compile=False)
 
 
 def open_ranks(limits: LaunchParams) -> tuple[Ranks, torch.device]:
-    """This process's part of the work of a command that trains nothing, and where it computes: its GPU or the CPU."""
+    """This process's part of the work of a command that trains nothing, and its device: its GPU or the CPU."""
     accelerator = open_accelerator(limits)
     device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
     return ranks_of(accelerator), device
@@ -88,7 +89,7 @@ def ranks_of(accelerator: Accelerator) -> Ranks:
         if accelerator.num_processes == 1:
             return values
         joined = np.array(values, order="C")
-        # Sums of bytes, of which all but one are zero, keep every bit; sums of floats would lose the sign of a zero.
+        # All but one of the summed bytes are zero, so every bit is kept; sums of floats would lose the sign of a zero.
         for block in torch.from_numpy(joined.reshape(-1).view(np.uint8)).split(_JOINED_BYTES):
             block.copy_(total(block))
         return joined

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, and a quiet line now and then where there is none."""
+"""Progress bars on a terminal; elsewhere a line now and then."""
 
 import sys
 import time
@@ -15,8 +15,8 @@ _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 2.0, 10.0  # in a log file or a
 
 
 class Pace:
-    """How fast a training loop goes, in images a second; written to `path`, if one is given, when the loop is done or has
-    diverged. Other ends, such as a full disk, have their own say."""
+    """The speed of a training loop in images per second; written to `path`, if given, when the loop is done or has
+    diverged."""
 
     def __init__(self, images_per_step: int, path: Path | None) -> None:
         self._images_per_step, self._path, self._times = images_per_step, path, [time.monotonic()]
@@ -47,8 +47,7 @@ class Pace:
         return (time.monotonic() - self._times[0]) / 60
 
     def _describe(self) -> dict[str, float]:
-        """The rate, that of the later half of the steps, before which networks are compiled and devices warm up, and the
-        number of steps."""
+        """The rate, the rate of the later half of the steps (after compilation and warm-up), and the number of steps."""
         steps = len(self._times) - 1
         return {"images_per_second": self.rate, "settled_images_per_second": self._rate(steps // 2), "steps": steps}
 
@@ -59,7 +58,7 @@ class Pace:
 
 @dataclass
 class Place:
-    """How far this process is: what the last lasting bar counts, and how often any bar has moved."""
+    """The progress of this process: the count of the last lasting bar, and how often any bar has moved."""
 
     title: str | None = None
     done: int = 0
@@ -71,14 +70,14 @@ _PLACE = Place()
 
 
 def latest() -> Place:
-    """Where this process is, for whoever waits for it."""
+    """The progress of this process, for processes that wait for it."""
     return _PLACE
 
 
 class Progress:
     """A bar from 0 to `total`; in a pipe a line after two seconds, then one every ten. Use as a context manager.
 
-    A `passing` bar stands below another one and goes when it is done.
+    A `passing` bar is shown below another one and disappears when it is done.
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "images", initial: int = 0, enabled: bool = True,
@@ -108,7 +107,7 @@ class Progress:
         self._done = done
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar or in the log; nothing where progress is not to be shown."""
+        """Print a lasting line, above the bar or in the log; nothing if progress is not shown."""
         if self._enabled and self._terminal:
             tqdm.write(text, file=sys.stderr)
         elif self._enabled:

@@ -1,7 +1,7 @@
-"""How processes that were started together find one another: with a word about whom they wait for, and a limit.
+"""How processes that were started together find each other: they say whom they wait for, and give up at a limit.
 
-torch waits inside its library, where no signal is heard and nothing is printed. Here the waiting is done in Python; the
-store that comes out is torch's own.
+torch waits inside its library, where no signal is handled and nothing is printed. Here Python does the waiting; the
+resulting store is torch's.
 """
 
 import os
@@ -26,7 +26,7 @@ _STORE_SECONDS = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class MeetingPoint:
-    """Where `size` processes meet, of which this is number `rank`."""
+    """The address where `size` processes meet; this one has number `rank`."""
 
     address: str
     port: int
@@ -34,17 +34,17 @@ class MeetingPoint:
     size: int
 
     def open_store(self, *, host: bool) -> torch.distributed.TCPStore:
-        """A connection to the store there, which waits for nobody; `host` opens the store itself."""
+        """A connection to the store there, without waiting; `host` opens the store itself."""
         return torch.distributed.TCPStore(
             self.address, self.port, self.size, is_master=host, timeout=_STORE_SECONDS, wait_for_workers=False,
             multi_tenant=True, use_libuv=os.environ.get("USE_LIBUV", "1") == "1" and sys.platform != "win32")
 
 
 def read_meeting_point(rank: int | None = None, size: int | None = None) -> MeetingPoint:
-    """The one that the launcher gives in the environment.
+    """The rendezvous that the launcher gives in the environment.
 
     Raises:
-        UserError: a variable is missing or no number.
+        UserError: a variable is missing or not a number.
     """
     def number(name: str, default: str | None = None) -> int:
         text = os.environ.get(name) or default
@@ -83,7 +83,7 @@ def meet(here: MeetingPoint, *, minutes: float) -> torch.distributed.Store:
     """The common store, once all processes are there.
 
     Raises:
-        UserError: who did not come within the limit, or the port is taken.
+        UserError: a process did not arrive within the limit, or the port is taken.
     """
     words = _Words(here, minutes)
     by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -114,7 +114,7 @@ def _connect(here: MeetingPoint, words: "_Words", host: str) -> torch.distribute
 
 
 class _Words:
-    """Says now and then whom this process waits for, and ends the wait at its limit."""
+    """Prints now and then whom this process waits for, and ends the wait at the limit."""
 
     def __init__(self, here: MeetingPoint, minutes: float) -> None:
         self._here, self._minutes = here, minutes
@@ -130,7 +130,7 @@ class _Words:
         here, waited = self._here, time.monotonic() - self._started
         if waited > 60 * self._minutes:
             raise UserError(f"rank {here.rank} of {here.size} waited {self._minutes:g} min at {here.address}:{here.port} "
-                            f"for {whom}: start all processes with the same MASTER_ADDR and MASTER_PORT, see that no "
+                            f"for {whom}: start all processes with the same MASTER_ADDR and MASTER_PORT, check that no "
                             "firewall is between them, or raise launch_params.rendezvous_minutes")
         if waited > self._next_word:
             self._next_word += _SECONDS_BETWEEN_WORDS

@@ -1,4 +1,4 @@
-"""The one state that every training resumes from, and where it is saved.
+"""The state that every training resumes from, and where it is saved.
 
 Random draws are addressed by (seed, step, purpose), so no generator's state is kept.
 """
@@ -17,18 +17,18 @@ from config.errors import UserError
 from models.ema import ExponentialMovingAverage
 from tools.runtime import checkpoints
 
-STATE_FOLDER = "training_state"  # in the folder of a training that has no other place for it
-# How states of version 0.2 named two values; their optimizers' tensors were NAME.optimizer.0.exp_avg, now NAME.0.exp_avg.
+STATE_FOLDER = "training_state"  # in the training's folder, unless it has another place
+# Old names of two values in states of version 0.2; optimizer tensors were NAME.optimizer.0.exp_avg, now NAME.0.exp_avg.
 _OLD_VALUES = {"data_identity": "identity", "ema_updates": "num_updates"}
 _OLD_OPTIMIZER = re.compile(r"^(\w+)\.optimizer\.(\d+\.)")
 
 
 class OtherTraining(UserError):
-    """The saved state is of a training on other data or with other settings."""
+    """The saved state belongs to a training on other data or with other settings."""
 
 
 class HasTensors(Protocol):
-    """A network, or whatever else is saved by name as tensors."""
+    """A network, or anything else that is saved as named tensors."""
 
     def state_dict(self) -> dict[str, torch.Tensor]: ...
 
@@ -39,9 +39,9 @@ class HasTensors(Protocol):
 class Saving:
     """Where and how often a training saves its state.
 
-    identity: hash of what the steps depend on; `depends_on` says it in words.
-    key: the config key that names the folder, for the advice to name another.
-    at_end: whether the last step's state is saved too; False where it is removed once the result is written.
+    identity: hash of what the steps depend on; `depends_on` describes it.
+    key: the config key that names the folder, for error messages.
+    at_end: whether the last step's state is saved too; False if it is removed once the result is written.
     """
 
     folder: Path
@@ -56,10 +56,10 @@ class Saving:
 
 @dataclass
 class ResumeState:
-    """All that changes during a training. A training with further plain values derives a class that lists them in PLAIN.
+    """Everything that changes during a training. A subclass lists further plain values in PLAIN.
 
-    step: optimizer steps done, skipped ones among them.
-    seconds: spent on them in all parts; None where no clock counts, so that equal runs save equal bytes.
+    step: optimizer steps done, including skipped ones.
+    seconds: time spent on them in all parts; None if the clock does not matter, so that equal runs save equal bytes.
     """
 
     networks: Mapping[str, HasTensors]
@@ -92,7 +92,7 @@ class ResumeState:
         return tensors, values
 
     def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Put back what `to_checkpoint` gave, or what a version 0.2 saved."""
+        """Put back what `to_checkpoint` gave, or a state of version 0.2."""
         tensors = {_OLD_OPTIMIZER.sub(r"\1.\2", name): tensor for name, tensor in tensors.items()}
         for name, network in self.networks.items():
             network.load_state_dict(checkpoints.select_tensors(tensors, name))
@@ -113,10 +113,10 @@ class ResumeState:
         checkpoints.prune_resume_checkpoints(saving.folder, saving.keep)
 
     def resume(self, saving: Saving, *, tell: bool = True) -> None:
-        """Put back the newest intact state, where there is one; `tell` prints the step and what was passed over.
+        """Put back the newest intact state, if any; `tell` prints the step and the damaged states that were skipped.
 
         Raises:
-            OtherTraining: the state is of a training with another identity.
+            OtherTraining: the state belongs to a training with another identity.
             UserError: there are states and none is intact.
         """
         found = checkpoints.read_newest_checkpoint(saving.folder)
@@ -125,7 +125,7 @@ class ResumeState:
         tensors, values, warnings = found
         if _with_new_names(values)["identity"] != saving.identity:
             raise OtherTraining(f"{saving.folder} belongs to a training with other {saving.depends_on}; restore them to "
-                                f"resume, or name another {saving.key} to start anew")
+                                f"resume, or set another {saving.key} to start again")
         if tell:
             for warning in warnings:
                 print(f"warning: {warning}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Processes that train together watch one another: one that hangs is named, and the others end.
+"""Processes that train together watch each other: one that hangs is named, and the others end.
 
 A process that dies breaks its connections. One that is stopped, swapped out or waits for a dead disk keeps them, and the
-others would wait inside torch, where Python runs no signal handler. So each process tells the common store once a
-second that it is alive and how far it is; a second thread reads what the others tell and ends the process at the limit.
+others would wait inside torch, where Python runs no signal handler. So each process reports to the common store once a
+second that it is alive and how far it is. A second thread reads the reports of the others and ends the process at the limit.
 """
 
 import json
@@ -21,22 +21,22 @@ from tools.runtime.command import EXIT_SIGNAL_BASE, EXIT_USER_ERROR, STOP_SIGNAL
 from tools.runtime.rendezvous import MeetingPoint
 
 _BEAT_SECONDS = 1.0
-_LONGEST_TICK = 3.0  # time that this process itself was stopped for is no waiting
+_LONGEST_TICK = 3.0  # time in which this process itself was stopped does not count as waiting
 _SECONDS_TO_FIRST_WORD = 15.0
-_SILENT_SECONDS = 10.0  # without a beat: said while waiting; after a signal it ends the wait
+_SILENT_SECONDS = 10.0  # without a report: the wait message says so; after a signal the wait ends
 _WAITING_PLACES = ("torch/distributed/", "torch/autograd/", "torch/nn/parallel/")
 
 
 @dataclass
 class Peer:
-    """Another process as this one sees it: what it told last, and for how many seconds it has told nothing new."""
+    """Another process as this one sees it: its last report, and the seconds since it reported anything new."""
 
     told: dict[str, Any]
     since_beat: float = 0.0
     since_tick: float = 0.0
 
     def hear(self, told: dict[str, Any]) -> None:
-        """Take what it tells now."""
+        """Take its current report."""
         if told["beat"] != self.told["beat"]:
             self.since_beat = 0.0
         if told["ticks"] != self.told["ticks"]:
@@ -45,16 +45,16 @@ class Peer:
 
 
 class Judge:
-    """Decides from what all processes tell whether this one waits in vain. Knows neither clock nor store."""
+    """Decides from the reports of all processes whether this one waits in vain. It reads neither clock nor store."""
 
     def __init__(self, peers: dict[int, Peer], *, limit_seconds: float) -> None:
         self.peers, self._limit = peers, limit_seconds
-        self.idle = self.store_silent = 0.0  # seconds since this process moved on, and since the store answered
+        self.idle = self.store_silent = 0.0  # seconds since this process made progress, and since the store answered
         self._signal: tuple[int, float] | None = None  # and the seconds since
         self._next_word = _SECONDS_TO_FIRST_WORD
 
     def pass_time(self, seconds: float, *, moved: bool) -> None:
-        """So many seconds went by; whether this process moved on in them."""
+        """Add the seconds that passed; `moved` if this process made progress in them."""
         for peer in self.peers.values():
             peer.since_beat += seconds
             peer.since_tick += seconds
@@ -70,7 +70,7 @@ class Judge:
         self._signal = self._signal or (number, 0.0)
 
     def blame(self, seconds: float, mine: dict[str, Any]) -> dict[int, str]:
-        """The processes that keep this one waiting for at least so long, and how that shows."""
+        """The processes that have kept this one waiting for at least so long, each with the reason."""
         found = {}
         for rank, peer in self.peers.items():
             if peer.told["ended"]:
@@ -81,24 +81,24 @@ class Judge:
             if peer.since_beat >= seconds:
                 found[rank] = "its process gives no sign of life: it is stopped, or its machine is"
             elif behind and peer.since_tick >= seconds:
-                found[rank] = "its process is alive but does not move on: a disk or a device may not answer"
+                found[rank] = "its process is alive but makes no progress: a disk or a device may not answer"
         if not found and self.store_silent >= seconds:
             found[0] = "the common store, which it holds, does not answer: it is stopped, or its machine is"
         return found
 
     def decide(self, mine: dict[str, Any]) -> tuple[str, int | None]:
-        """What to say, if anything, and the exit code where this process is to end."""
+        """The line to print, if any, and the exit code if this process has to end."""
         if self._signal is not None and min(self._signal[1], self.idle) >= _SILENT_SECONDS:
             silent = [rank for rank, peer in self.peers.items()
                       if peer.since_beat >= _SILENT_SECONDS and not peer.told["ended"]]
             if silent or self.store_silent >= _SILENT_SECONDS:
                 number = self._signal[0]
                 return (f"{signal.Signals(number).name}: stopped while waiting for rank {(silent or [0])[0]}, which gives "
-                        "no sign of life; the last checkpoint is whole", EXIT_SIGNAL_BASE + number)
+                        "no sign of life; the last checkpoint is complete", EXIT_SIGNAL_BASE + number)
         if self.idle >= self._limit and (found := self.blame(self._limit, mine)):
             rank, reason = next(iter(found.items()))
             return (f"error: {self._name(rank)} did not reach {_next_place(mine)} within {self._limit / 60:g} minutes: "
-                    f"{reason}. Look at that process, end what is left of it and run the same command again, which goes on "
+                    f"{reason}. Check that process, end what is left of it and run the same command again, which resumes "
                     "from the last checkpoint; launch_params.collective_minutes is the limit", EXIT_USER_ERROR)
         if self.idle >= self._next_word and (found := self.blame(_SILENT_SECONDS, mine)):
             self._next_word = 2 * self.idle
@@ -119,7 +119,7 @@ def _next_place(mine: dict[str, Any]) -> str:
 
 
 class Watch:
-    """The two threads of this process, one that tells and listens, one that judges."""
+    """The two threads of this process: one reports and reads reports, one decides."""
 
     def __init__(self, here: MeetingPoint, *, minutes: float) -> None:
         self._here, self._main = here, threading.main_thread().ident
@@ -139,13 +139,13 @@ class Watch:
         threading.Thread(target=self._decide, name="watch: decide", daemon=True).start()
 
     def end(self) -> None:
-        """Tell the others that nobody need wait for this process any more."""
+        """Report that nobody has to wait for this process any more."""
         self._over.set()
         self._teller.join(2 * _BEAT_SECONDS)
         signal.set_wakeup_fd(-1)
 
     def _tell(self) -> None:
-        """Once a second: how far this process is to the store, and how far the others are from it."""
+        """Once a second: report this process's progress to the store, and read that of the others."""
         try:
             store, beat = self._here.open_store(host=False), 0
             while True:
@@ -163,7 +163,7 @@ class Watch:
             self._over.set()
 
     def _decide(self) -> None:
-        """Once a second: whether this process waits in vain, and then its end."""
+        """Once a second: decide whether this process waits in vain; if so, end it."""
         before, ticks = time.monotonic(), -1
         while not self._over.wait(_BEAT_SECONDS):
             now, mine = time.monotonic(), self._describe()

@@ -61,7 +61,7 @@ def run_study(study: Study, runs: StudyRuns, wanted: Collection[str]) -> None:
         require_first_published(config.evaluation_params, Project.open(config))
         require_judge(config.evaluation_params.judge_path, config.dataset_params.params)
         if arm.generator == "gan":
-            network_widths(config)
+            network_widths(config.dataset_params.params, config.gan_params)
     print(studying.RULE)
     if runs.config_of(study.arms[0]).evaluation_params.judge_path is None:
         print(f"warning: {WITHOUT_JUDGE}", file=sys.stderr)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError
-from config.load import config_to_dict, load_config
+from config.load import config_to_identity, load_config
 from config.schema import Config, effect_of
 from dataset.storage import hash_file, hash_json, read_json, write_json
 from tools.diffusion.gan_training import METHOD as GAN_METHOD
 from tools.diffusion.project import Project
+from tools.diffusion.warm_start import find_weights
 from tools.evaluation.assess import METHOD
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.runtime.run_directory import RunDirectory, keys_of_results
@@ -149,23 +150,26 @@ class StudyRuns:
         config = self.config_of(run.arm, self._own(run))
         guide = config.sample_params.guide_checkpoint
         weights = [] if guide is None else [hash_file(Path(guide))]
-        return hash_json([self._training(run).name, config_to_dict(config.sample_params), *weights])
+        return hash_json([self._training(run).name, config_to_identity(config.sample_params), *weights])
 
     def _key(self, run: ArmRun, split: str) -> str:
         """Hash of all that an evaluation of the run depends on."""
         config = self.config_of(run.arm, [f"evaluation_params.real_split={split}"])
-        return hash_json([METHOD, self._images_key(run), config_to_dict(config.evaluation_params),
+        return hash_json([METHOD, self._images_key(run), config_to_identity(config.evaluation_params),
                           hash_evaluation_weights(config)])
 
     def _hash_inputs(self, config: Config) -> str:
-        """Hash of the images, labels and VAE that a training reads, computed once."""
-        named = hash_json([config_to_dict(section) for section in (config.dataset_params, config.autoencoder_params)])
+        """Hash of the images, labels, VAE and weights to start from that a training reads, computed once."""
+        start = config.train_params.start_from
+        sections = [config_to_identity(section) for section in (config.dataset_params, config.autoencoder_params)]
+        named = hash_json([*sections, *([] if start is None else [start])])
         if named not in self._inputs:
             project = Project.open(config)
             self._inputs[named] = hash_json({
+                **({} if start is None else {"start": hash_file(find_weights(start))}),
                 "vae": project.vae_sha256,
                 "images": [[digest, record.label, record.split, record.group, list(record.conditions)] for record, digest
-                           in zip(project.records, project.hash_images(project.all_images), strict=True)],
+                           in zip(project.every_image.records, project.hash_images(project.every_image), strict=True)],
             })
         return self._inputs[named]
 
@@ -175,7 +179,7 @@ class StudyRuns:
     def _training(self, run: ArmRun) -> Path:
         """The folder of the training, which arms that differ only in how they draw have in common."""
         config = self.config_of(run.arm, [f"train_params.seed={run.seed}"])
-        kept = {name: value for name, value in config_to_dict(config).items()
+        kept = {name: value for name, value in config_to_identity(config).items()
                 if effect_of(name) == "result" or (name == "gan_params" and run.arm.generator == "gan")}
         name = hash_json([_name_method(run.arm.generator), kept, self._hash_inputs(config)])[:12]
         return Path(self._study.output) / "trainings" / f"{name}_steps{run.steps}"
@@ -206,7 +210,7 @@ def _name_method(generator: str) -> str:
 
 def hash_cost(generator: str, config: Config) -> str:
     """Of what a step's time depends on: arms that share it get equally many steps, whatever the clock said of each."""
-    sections = config_to_dict(config)
+    sections = config_to_identity(config)
     data, train, gan = (sections[name] for name in ("dataset_params", "train_params", "gan_params"))
     shape = [data["params"][key] for key in ("im_channels", "image_size")]
     if generator == "gan":

@@ -1,1 +1,1 @@
-"""Trains the classifiers of an evaluation: the one whose features are compared, and the judge."""
+"""Trains the two classifiers of an evaluation: one for features, and the judge."""

@@ -1,9 +1,9 @@
-"""Train a small in-domain classifier on the real training split: the encoder of distances, or the judge of classes.
+"""Train a small classifier on the real training images: the encoder for distances, or the judge of classes.
 
-It trains until the images of val are read no better and keeps the weights that read them best.
-The two roles are trained separately, from different seeds, so that the one that judges the class of synthetic images is
-not the one whose features measure their distance. With --condition the judge reads the levels of that further condition
-instead of the class; it lies beside the class's, in <evaluation_params.judge_path>_<condition>, where evaluations find it.
+It trains until the val images are read no better and keeps the weights that read them best.
+The two roles are trained separately, from different seeds: the classifier that judges the class of synthetic images is not
+the one whose features measure their distance. With --condition the judge reads the levels of that condition instead of the
+class. It is saved beside the class judge, in <evaluation_params.judge_path>_<condition>, where evaluations find it.
 
     python -m tools.train_encoder --config config/phantoms_two_conditions.yaml --role judge --condition FOCAL_PLANE
 """
@@ -12,8 +12,9 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +49,14 @@ from tools.train_encoder.learned_classifier import (
 from tools.train_encoder.plain_baseline import baseline_accuracy
 from tools.train_encoder.stopping_images import StoppingImages, choose_stopping_images
 
-_ROLES = {"encoder": ("classifier_path", 1), "judge": ("judge_path", 2)}  # config key, and what is added to the seed
+_ROLES = {"encoder": ("classifier_path", 1), "judge": ("judge_path", 2)}  # config key, and offset of the seed
 _SECONDS_BETWEEN_STATES = 30.0
-_METHOD = 2  # raised where the same images and options give other weights
+_METHOD = 2  # raised when the same images and options give other weights
 
 
 @dataclass(frozen=True)
 class _Bounds:
-    """What ends a training that has not settled before."""
+    """The limits of a training that does not settle earlier."""
 
     epochs: int
     max_minutes: float
@@ -63,7 +64,7 @@ class _Bounds:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a classifier is to tell apart: the classes or, by its name and column, the levels of a further condition."""
+    """What a classifier distinguishes: the classes or, by its name and column, the levels of a further condition."""
 
     names: tuple[str, ...]
     condition: str | None = None
@@ -78,7 +79,7 @@ class _Subject:
         return role if self.condition is None else f"{role} of {self.condition}"
 
     def record(self) -> dict[str, object]:
-        """What the record and the identity of a classifier say of it; nothing of the classes, as ever."""
+        """The entries of a classifier's record and identity; for the classes there are none, as in older versions."""
         return {} if self.condition is None else {"condition": self.condition, "levels": list(self.names)}
 
 
@@ -90,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--condition", metavar="NAME",
                         help="of dataset_params.params.conditions: the judge of its levels, written to <judge_path>_NAME")
     parser.add_argument("--epochs", type=int, default=400,
-                        help="most passes over the training split (default 400); it ends before, once val is read no better")
+                        help="most passes over the training split (default 400); it ends earlier when val is read no better")
     parser.add_argument("--max-minutes", type=float, default=5.0, metavar="MINUTES",
-                        help="most minutes (default 5); where they end the training, the result depends on the machine")
+                        help="most minutes (default 5); if they end the training, the result depends on the machine")
     arguments = parser.parse_args(argv)
     if arguments.epochs < 1:
         raise UserError(f"--epochs: expected 1 or more, found {arguments.epochs}")
@@ -105,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str | None = None) -> Path:
-    """Train, report on the validation split, write the folder; does nothing where it was made from the same data."""
+    """Train, report on the validation split, write the folder; nothing is done if it was made from the same data."""
     key, seed_offset = _ROLES[role]
     subject, path = _find_subject(config.dataset_params.params, condition), getattr(config.evaluation_params, key)
     if path is not None and condition is not None:
         path = find_condition_judge(config.evaluation_params.judge_path, condition)
     if path is None:
-        raise UserError(f"evaluation_params.{key}: give the folder that the {role} is written to")
+        raise UserError(f"evaluation_params.{key}: set the folder for the {role}")
     output, project = Path(path), Project.open(config)
     images = project.images("train")
     labels = subject.labels(images)
@@ -125,15 +126,18 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
         CHOSEN_KEY: parts.chosen_on, "held_out": _hash_images(project, parts.held_out_paths, parts.held_out.labels),
     })
     if _read_identity(output) == identity:
-        print(f"{output} holds the {subject.title(role)} of these images already")
+        print(f"{output} already holds the {subject.title(role)} of these images")
         return output
     with owned(output, "tools.train_encoder", key=f"evaluation_params.{key}"):
         saving = Saving(output / STATE_FOLDER, identity, key=f"evaluation_params.{key}",
                         every_seconds=_SECONDS_BETWEEN_STATES, at_end=False)
         learned = _fit(project, parts, saving, subject, seed=config.train_params.seed + seed_offset, bounds=bounds,
                        title=subject.title(role), progress_bar=config.logging_params.progress_bar)
-        _save(config, project, output, subject, learned, role=role, identity=identity, bounds=bounds,
-              chosen_on=parts.chosen_on)
+        read_plainly = partial(baseline_accuracy, project, subject.labels, seed=config.train_params.seed,
+                               batch_size=config.evaluation_params.batch_size,
+                               progress_bar=config.logging_params.progress_bar)
+        _save(project, output, subject, learned, role=role, identity=identity, bounds=bounds, chosen_on=parts.chosen_on,
+              read_plainly=read_plainly)
     return output
 
 
@@ -152,28 +156,26 @@ def _find_subject(table: TableParams, condition: str | None) -> _Subject:
 def _warn_of_absent_levels(subject: _Subject, labels: np.ndarray) -> None:
     absent = [name for level, name in enumerate(subject.names) if not (labels == level).any()]
     if absent:
-        print(f"warning: no training image has {subject.condition or 'class'} {', '.join(absent)}, which the judge will "
-              "never name", file=sys.stderr)
+        print(f"warning: no training image has {subject.condition or 'class'} {', '.join(absent)}: the judge will "
+              "never name it", file=sys.stderr)
 
 
 def _save(
-    config: Config, project: Project, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str,
-    identity: str, bounds: _Bounds, chosen_on: str,
+    project: Project, output: Path, subject: _Subject, learned: LearnedClassifier, *, role: str, identity: str,
+    bounds: _Bounds, chosen_on: str, read_plainly: Callable[[], float],
 ) -> None:
+    """Write the folder and print the scores; `read_plainly` gives the plain baseline's balanced accuracy on val."""
     files, images = learned.network.to_files(), project.images("train")
     scores = {split: _score(learned.network, project.images(split), subject) for split in ("train", "val")
               if project.has_split(split)}
     if "val" in scores:
-        plain = baseline_accuracy(
-            project, subject.labels, seed=config.train_params.seed, batch_size=config.evaluation_params.batch_size,
-            progress_bar=config.logging_params.progress_bar)
-        scores["val"]["baseline_balanced_accuracy"] = plain
+        scores["val"]["baseline_balanced_accuracy"] = read_plainly()
     write_patient_note(output, "The weights in this folder")
     for name, data in files.items():
         write_bytes(output / name, data)
     write_json(output / CLASSIFIER_RECORD, {
         "identity": identity, "role": role, **subject.record(), **asdict(bounds),
-        "class_names": list(config.dataset_params.params.class_names), "training_images": len(images),
+        "class_names": list(project.table.class_names), "training_images": len(images),
         CHOSEN_KEY: chosen_on, "steps": learned.steps, "chosen_step": learned.chosen_step,
         "ended_by": learned.ending.name.lower(), TRAINED_KEY: shorten_hashes(project.hash_images(images)), "scores": scores,
         "files_sha256": {name: hash_bytes(data) for name, data in files.items()},
@@ -185,9 +187,9 @@ def _save(
         beside = "" if plain is None else f"; a plain baseline on untrained features: balanced accuracy {plain:.3f}"
         print(f"{subject.title(role)} on {split}: balanced accuracy {score['balanced_accuracy']:.3f}, AUC {area}{beside}")
         if plain is not None and plain > score["balanced_accuracy"]:
-            print(f"warning: the {subject.title(role)} has not learned what a plain baseline reads; where evaluations find "
-                  "the same on their images, they make no claim that rests on it. More training images help, or more "
-                  "minutes where these ended the training", file=sys.stderr)
+            print(f"warning: the {subject.title(role)} has not learned what a plain baseline reads; if evaluations find "
+                  "the same on their images, they make no claim based on it. Use more training images, or more "
+                  "minutes if these ended the training", file=sys.stderr)
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     print(f"saved {output}")
 
@@ -206,8 +208,8 @@ def _fit(
           f"{learned.ending.value}; it has the weights of step {learned.chosen_step:,}, chosen on {parts.chosen_on} "
           f"({len(parts.held_out.labels)} images)")
     if learned.ending is Ending.MINUTES:
-        print(f"warning: --max-minutes {bounds.max_minutes:g} ended the training before it had settled: another machine "
-              "gives other weights; give more minutes", file=sys.stderr)
+        print(f"warning: --max-minutes {bounds.max_minutes:g} ended the training before it settled: another machine "
+              "gives other weights; allow more minutes", file=sys.stderr)
     return learned
 
 
@@ -220,14 +222,14 @@ def _score(network: Classifier, images: LabelledImages, subject: _Subject) -> di
     probabilities = class_probabilities(network, ImageBank(images).batch, len(images))
     correct = balanced_accuracy(labels, probabilities.argmax(axis=1))
     if len(np.unique(labels)) < probabilities.shape[1]:
-        return {"balanced_accuracy": correct, "auc": None}  # a label has no image here
+        return {"balanced_accuracy": correct, "auc": None}  # a label without an image here
     area = (roc_auc_score(labels, probabilities[:, 1]) if probabilities.shape[1] == 2
             else roc_auc_score(labels, probabilities, multi_class="ovr"))
     return {"balanced_accuracy": correct, "auc": float(area)}
 
 
 def _read_identity(output: Path) -> str | None:
-    """What a finished folder was trained from; None where it is not finished or not whole."""
+    """What a finished folder was trained from; None if it is unfinished or incomplete."""
     try:
         record = json.loads((output / CLASSIFIER_RECORD).read_text(encoding="utf-8"))
         whole = all(hash_file(output / name) == digest for name, digest in record["files_sha256"].items())

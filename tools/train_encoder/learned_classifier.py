@@ -1,5 +1,5 @@
-"""Training a classifier until it reads held-out images no better. Which images it sees is for the caller; no file is written
-here but the state of an unfinished training."""
+"""Train a classifier until it reads held-out images no better. The caller chooses the images; the only file written here is
+the state of an unfinished training."""
 
 import math
 import shutil
@@ -29,15 +29,15 @@ from tools.runtime.resume import OtherTraining, ResumeState, Saving
 BATCH_SIZE = 32
 _PEAK_LR, _WARMUP_STEPS, _FULL_LR_STEPS = 2e-3, 60, 400  # then it falls with the square root of the steps
 _WEIGHT_DECAY = 0.05
-_EMA_LENGTH = 0.1  # of the steps so far, so that the average fits a training whose end is not known
+_EMA_LENGTH = 0.1  # of the steps so far, because the end of the training is not known
 _LABEL_SMOOTHING = 0.1
-_STRONG_SHARE = 0.5  # of the images; the others are shown as the config's symmetries and small shifts have them
+_STRONG_SHARE = 0.5  # of the images; the others only get the config's symmetries and small shifts
 _LARGEST_SHIFT, _LARGEST_STRONG_SHIFT = 1 / 16, 1 / 10  # of the side: oocytes are never exactly in the middle
 _LARGEST_ZOOM = 0.2  # of the logarithm
 _BRIGHTNESS_STD, _CONTRAST_STD = 0.1, 0.15  # exposure differs between microscopes
 _FEWEST_STEPS_BETWEEN, _IMAGES_PER_STEP = 50, 32  # of evaluations; many held-out images are read less often
-_LEAST_GAIN = 0.003  # nats; a smaller gain is no reason to go on
-_PATIENCE_STEPS, _PATIENCE_SHARE = 600, 0.5  # steps without a gain, and as a share of the steps at the last gain
+_LEAST_GAIN = 0.003  # nats; a smaller gain does not prolong the training
+_PATIENCE_STEPS, _PATIENCE_SHARE = 600, 0.5  # steps without a gain, and as a fraction of the steps at the last gain
 _CALIBRATED_ON, _PREDICTED_AT_ONCE = 256, 256  # images
 _REMEDY = "look at the images with tools.check_dataset, or choose another train_params.seed"
 
@@ -52,7 +52,7 @@ class LabelledPixels:
 
 @dataclass(frozen=True)
 class LearningRecipe:
-    """What a training starts from and what bounds it. `symmetries` are the views that may stand for real images."""
+    """The start and the limits of a training. `symmetries` are the views that count as real images."""
 
     seed: int
     symmetries: tuple[str, ...]
@@ -70,7 +70,7 @@ class Ending(Enum):
 
 @dataclass
 class _Best:
-    """The best weights so far. `gain_loss` and `gain_step` are of the last gain that counted."""
+    """The best weights so far. `gain_loss` and `gain_step` belong to the last gain that counted."""
 
     weights: dict[str, torch.Tensor]
     loss: float = math.inf
@@ -97,7 +97,7 @@ class _Best:
 
 @dataclass
 class _State(ResumeState):
-    """What a resumed training needs, the best weights so far among it."""
+    """What a resumed training needs, including the best weights so far."""
 
     best: _Best = field(default_factory=lambda: _Best({}))
 
@@ -118,7 +118,7 @@ _BEST_VALUES = {"loss": float, "step": int, "gain_loss": float, "gain_step": int
 
 @dataclass(frozen=True)
 class LearnedClassifier:
-    """A classifier on the CPU in eval mode, the steps it took, and the step whose weights it has."""
+    """A classifier on the CPU in eval mode, its number of steps, and the step whose weights it has."""
 
     network: Classifier
     ending: Ending
@@ -133,8 +133,8 @@ def learn_classifier(
     """Train until the loss on held-out images, in which classes weigh the same, has stopped falling; the best weights.
 
     Classes come equally often. The weights are averages over the last steps. With `saving` the training is saved on the way
-    and resumes from the newest state of its identity, to equal weights. `max_minutes`, counted over all parts, is the one
-    bound that depends on the machine.
+    and resumes from the newest state of its identity, to equal weights. `max_minutes`, counted over all parts, is the only
+    limit that depends on the machine.
 
     Raises:
         Interrupted: a signal asked for a stop; without `saving` nothing is kept.
@@ -162,12 +162,12 @@ def learn_classifier(
 
 
 def _resume_or_discard(state: ResumeState, saving: Saving) -> None:
-    """Resume, or remove the state of a training on other images, whose later steps would pass for newer ones."""
+    """Resume, or remove the state of a training on other images: its later steps would look newer."""
     try:
         state.resume(saving)
     except OtherTraining:
         print(f"warning: {saving.folder} held the state of a training on other images or with other settings; it is "
-              "discarded and this one starts anew", file=sys.stderr)
+              "discarded and training starts again", file=sys.stderr)
         shutil.rmtree(saving.folder, ignore_errors=True)
 
 
@@ -200,7 +200,7 @@ class _Run:
                             best=best)
 
     def take_step(self, images: LabelledPixels, order: SampleOrder, step: int) -> str | None:
-        """Optimizer step `step`, from 0, whose random numbers depend on the seed and the step alone.
+        """Optimizer step `step`, from 0; its random numbers depend only on the seed and the step.
 
         Returns a note on the losses; None, and nothing moves, where loss or gradient is not finite.
         """
@@ -239,7 +239,7 @@ class _Run:
 
 @torch.no_grad()
 def calibrate(network: Classifier, read: ReadPixels, positions: np.ndarray, device: torch.device) -> None:
-    """Measure the statistics of batch normalisations on these images; averages of weights have none of their own.
+    """Measure the statistics of batch normalisations on these images; averaged weights have none.
 
     Source: Izmailov 2018, arXiv 1803.05407, section 3.2.
     """
@@ -266,11 +266,11 @@ def balanced_loss(network: Classifier, images: LabelledPixels, device: torch.dev
 
 
 def augment(pixels: torch.Tensor, *, seed: int, step: int, symmetries: Sequence[str]) -> torch.Tensor:
-    """Images of a batch (B, C, S, S) as they might also have been taken.
+    """Augment the images of a batch (B, C, S, S).
 
-    Half of them are shown as real ones may look: the given symmetries, small shifts, changes of exposure. The other half is
-    also flipped, turned by any angle and zoomed. Where the label depends on the direction, an image still has its own label
-    more often than another.
+    Half of them only get the given symmetries, small shifts and changes of exposure, as in real images. The other half is
+    also flipped, turned by any angle and zoomed. If the label depends on the direction, an image still has the right label
+    more often than a wrong one.
     """
     rng, count, size = generator(seed, "learning views", step), len(pixels), pixels.shape[-1]
     strong = rng.random(count) < _STRONG_SHARE

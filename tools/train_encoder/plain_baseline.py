@@ -1,4 +1,4 @@
-"""What a plain baseline on untrained features reads from val, beside which a classifier's own reading is shown."""
+"""The score of a plain baseline on untrained features on val, to compare a classifier's score with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from tools.runtime.progress import Progress
 def baseline_accuracy(
     project: Project, labels_of: Callable[[LabelledImages], np.ndarray], *, seed: int, batch_size: int, progress_bar: bool
 ) -> float | None:
-    """Balanced accuracy on val of `fit_baseline` on the train split; None where the training images have one label.
+    """Balanced accuracy on val of `fit_baseline` on the train split; None if the training images have only one label.
 
     The features go into the cache that evaluations read.
     """

@@ -1,4 +1,4 @@
-"""Which images a classifier learns from, and on which others its training is stopped: never those that it will judge."""
+"""The images that a classifier learns from, and the others that stop its training: never those that it will judge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from dataset.latents import LabelledImages
 from tools.diffusion.project import Project
 from tools.train_encoder.learned_classifier import LabelledPixels
 
-_MOST_FOLDS = 6  # a sixth of the training groups is held out where there is no val split to stop on
+_MOST_FOLDS = 6  # a sixth of the training groups is held out if there is no val split to stop on
 VAL, TRAINING_GROUPS = "val", "a sixth of the training groups"
 
 
 @dataclass(frozen=True)
 class StoppingImages:
-    """The images learned from and those stopped on, with the files of the latter; `chosen_on` says what these are."""
+    """The images to learn from and those to stop on, with the files of the latter; `chosen_on` describes these."""
 
     learned: LabelledPixels
     held_out: LabelledPixels
@@ -30,7 +30,7 @@ class StoppingImages:
 def choose_stopping_images(
     project: Project, labels_of: Callable[[LabelledImages], np.ndarray], *, real_split: str, seed: int
 ) -> StoppingImages:
-    """Stop on val where it has every label of the training images and evaluations do not read it; else on held-out groups.
+    """Stop on val if it has every label of the training images and evaluations do not read it; else on held-out groups.
 
     Evaluations read `real_split`.
 
@@ -53,12 +53,12 @@ def choose_stopping_images(
 
 
 def hold_out_groups(labels: np.ndarray, groups: Sequence[str], *, seed: int) -> np.ndarray:
-    """Positions of about a sixth of the images, in whole groups, with each label's share of them where that can be.
+    """Positions of about a sixth of the images, in whole groups, in proportion to the labels if possible.
 
-    A label that lies in one group stays in training.
+    A label that is in only one group stays in training.
 
     Raises:
-        UserError: every label lies in one group.
+        UserError: every label is in only one group.
     """
     names = np.asarray(groups)
     reach = {label: np.unique(names[labels == label]) for label in np.unique(labels)}

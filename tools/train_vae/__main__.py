@@ -1,8 +1,8 @@
 """Train a small AutoencoderKL, or fine-tune an AutoencoderKL or AutoencoderTiny, on the training images.
 
-Loss: L1 + KL + LPIPS (where weights are given) + a patch discriminator and its features, for texture. AutoencoderTiny has
-no posterior: no KL and no noise. A VAE of 3 channels sees gray images repeated, and its output is averaged. The settings are
-`autoencoder_params.training`; the result is a diffusers folder that `autoencoder_params.pretrained` then names.
+Loss: L1 + KL + LPIPS (if weights are given) + a patch discriminator and its features, for texture. AutoencoderTiny has
+no posterior: no KL and no noise. A VAE of 3 channels gets gray images repeated, and its output is averaged. The settings are
+`autoencoder_params.training`; the result is a diffusers folder for `autoencoder_params.pretrained`.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from tools.train_vae.psnr import compare_psnr, measure_psnr, measured_split
 from tools.train_vae.trainer import VaeTrainer, measure_grain
 
 _SECONDS_BETWEEN_STATES = 60.0
-_GRAIN_IMAGES = 256  # images at most that the grain's strength is measured on
+_GRAIN_IMAGES = 256  # images at most to measure the strength of the grain
 _OUTPUT_KEY = "autoencoder_params.training.output"
-_REMEDY = f"start anew under another {_OUTPUT_KEY} with a lower lr"
+_REMEDY = f"start again with another {_OUTPUT_KEY} and a lower lr"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,8 +54,8 @@ def train_vae(config: Config) -> Path:
     if (output / TRAINING_RECORD).exists():
         if read_json(output / TRAINING_RECORD).get("made_from") != _made_from(identity, project):
             raise UserError(f"{output} holds a finished VAE of other settings, limits, images or LPIPS weights; remove it "
-                            f"or name another {_OUTPUT_KEY}")
-        print(f"{output} holds a finished VAE; name another {_OUTPUT_KEY} to train again")
+                            f"or set another {_OUTPUT_KEY}")
+        print(f"{output} holds a finished VAE; set another {_OUTPUT_KEY} to train again")
         return output
     with owned(output, "tools.train_vae", key=_OUTPUT_KEY):
         _train_and_save(project, seed, output, identity, progress_bar=config.logging_params.progress_bar)
@@ -63,12 +63,12 @@ def train_vae(config: Config) -> Path:
 
 
 def training_identity(project: Project, seed: int) -> str:
-    """Hash of all that each step of the training depends on."""
+    """Hash of everything that each training step depends on."""
     params, pretrained = project.autoencoder.training, project.autoencoder.pretrained
     if params.fine_tune and Path(pretrained) == Path(params.output) and not Path(pretrained).is_dir():
         raise UserError("autoencoder_params.training.fine_tune: expected weights to start from, but the config's "
-                        f"autoencoder_params.pretrained is the folder {params.output} that this command is to write; name "
-                        "them, a local folder or a hub id, by --set autoencoder_params.pretrained=START")
+                        f"autoencoder_params.pretrained is the folder {params.output} that this command will write; name "
+                        "a local folder or a hub id with --set autoencoder_params.pretrained=START")
     lasting = {key: value for key, value in vars(params).items()
                if effect_of(f"autoencoder_params.training.{key}") != "later"}
     lasting["lr"] = params.peak_lr
@@ -76,7 +76,7 @@ def training_identity(project: Project, seed: int) -> str:
     if params.perceptual_weight > 0:
         assert project.data.lpips_path is not None
         perceptual = {"perceptual": hash_weights(project.data.lpips_path)}
-    images = project.images("train")
+    images = project.trained_images("train")
     return hash_json({
         **perceptual, "training": lasting, "transform": project.transform,
         "symmetries": list(project.data.symmetries),
@@ -86,13 +86,13 @@ def training_identity(project: Project, seed: int) -> str:
 
 
 def _made_from(identity: str, project: Project) -> str:
-    """Hash of all that a finished VAE depends on."""
+    """Hash of everything that a finished VAE depends on."""
     params = project.autoencoder.training
     return hash_json([identity, params.max_minutes, params.max_steps])
 
 
 def _train_and_save(project: Project, seed: int, output: Path, identity: str, *, progress_bar: bool) -> None:
-    params, images = project.autoencoder.training, project.images("train")
+    params, images = project.autoencoder.training, project.trained_images("train")
     bank = ImageBank(images)
     order = SampleOrder([record.label for record in images.records], seed=seed)
     grain_std = measure_grain(bank, order.positions(0, min(len(images), _GRAIN_IMAGES)))
@@ -124,7 +124,7 @@ def _train_and_save(project: Project, seed: int, output: Path, identity: str, *,
 
 
 def _measure_before(project: Project, trainer: VaeTrainer, *, progress_bar: bool) -> float:
-    """PSNR in dB before fine-tuning, which is said."""
+    """PSNR in dB before fine-tuning, which is printed."""
     before = measure_psnr(project, trainer.device, progress_bar=progress_bar)
     print(f"before fine-tuning: round trip PSNR {before:.2f} dB on the {measured_split(project)} images")
     if isinstance(trainer.vae, AutoencoderTiny):
@@ -141,8 +141,8 @@ def _read_batch(project: Project, bank: ImageBank, order: SampleOrder, step: int
 
 
 def _all_trained_images(project: Project) -> list[str]:
-    """Those of this training and, where it went on from another VAE's weights, those of that one as far as known."""
-    trained = set(shorten_hashes(project.hash_images(project.images("train"))))
+    """The images of this training and, if it started from another VAE's weights, those of that VAE as far as known."""
+    trained = set(shorten_hashes(project.hash_images(project.trained_images("train"))))
     if project.autoencoder.training.fine_tune:
         trained.update(read_trained_images(project.vae_folder / TRAINING_RECORD) or ())
     return sorted(trained)

@@ -1,4 +1,4 @@
-"""The VAE that a training starts from, and what is written of it at the end."""
+"""The VAE at the start of a training, and writing it at the end."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ _FINE_TUNABLE = (AutoencoderKL, AutoencoderTiny)
 
 
 def open_vae(project: Project) -> Vae:
-    """The pretrained VAE that is to be fine-tuned, or a fresh one with weights from torch's generator."""
+    """The pretrained VAE to fine-tune, or a fresh one with weights from torch's generator."""
     params = project.autoencoder.training
     return _open_for_fine_tuning(project) if params.fine_tune else _fresh_vae(project.data, params)
 
@@ -52,7 +52,7 @@ def _open_for_fine_tuning(project: Project) -> Vae:
 
 
 def find_last_convolution(decoder: nn.Module) -> nn.Conv2d:
-    """The convolution that makes the image: both kinds of decoder register it last."""
+    """The convolution that outputs the image: both kinds of decoder register it last."""
     return [module for module in decoder.modules() if isinstance(module, nn.Conv2d)][-1]
 
 
@@ -66,8 +66,8 @@ def write_vae(folder: Path, vae: Vae) -> None:
 def _list_settings(vae: Vae) -> dict[str, Any]:
     """The class and the arguments that build it.
 
-    Left out are the library's version, so that equal trainings give equal bytes, and what the library stores beside the
-    arguments and then warns of.
+    Without the library's version, so that equal trainings give equal bytes, and without entries that the library stores
+    besides the arguments and then warns about.
     """
     arguments = inspect.signature(type(vae).__init__).parameters
     return {key: value for key, value in json.loads(vae.to_json_string()).items()

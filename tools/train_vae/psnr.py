@@ -26,7 +26,7 @@ def measured_split(project: Project) -> str:
 
 
 def compare_psnr(before: float | None, after: float) -> str:
-    """What the last line says of a fine-tuned VAE."""
+    """The comparison for the last line of a fine-tuning."""
     if before is None:
         return ""
     if after < before:

@@ -25,7 +25,7 @@ from tools.train_vae.networks import find_last_convolution, open_vae, write_vae
 _EMA_DECAY = 0.999
 _ADAM_BETAS = (0.5, 0.99)  # the low first beta steadies adversarial training (Radford 2016)
 _CLIP_NORM = 1.0
-_JOINING_STEPS = 200  # over which the discriminator learns before its word has full weight
+_JOINING_STEPS = 200  # until the discriminator has full weight
 _LEAST_GRAIN = 1e-3  # an eighth of a gray level; blank images have none
 
 
@@ -70,7 +70,7 @@ class VaeTrainer:
 
     @property
     def loss_weights_sha256(self) -> list[str]:
-        """Hashes of pretrained weights that the loss used: an encoder of a headline number may not be among them."""
+        """Hashes of pretrained weights that the loss used: the encoder of a headline number must not be among them."""
         return [] if self.perceptual is None else [self.perceptual.trunk_sha256, self.perceptual.head_sha256]
 
     def train_step(self, pixels: torch.Tensor, *, step: int, fraction: float, seed: int) -> str | None:
@@ -132,9 +132,9 @@ class VaeTrainer:
 
 
 def _balance(reconstruction: torch.Tensor, deception: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
-    """Weight that makes both losses pull equally on the last layer. Source: Esser 2021 (VQGAN), eq. 7.
+    """Weight that gives both losses equal gradients on the last layer. Source: Esser 2021 (VQGAN), eq. 7.
 
-    At most 1: a discriminator that cannot tell has next to no gradient, and enlarging it would be enlarging noise.
+    At most 1: a discriminator that sees no difference has almost no gradient, and scaling it up would scale up noise.
     """
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, deception)]
     return (gradients[0] / (gradients[1] + 1e-6)).clamp(0, 1).detach()
