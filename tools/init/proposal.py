@@ -334,8 +334,9 @@ def _decide_missing_labels(sheet: Sheet, columns: Columns) -> list[str]:
                  for word, rows in columns.missing_labels.items()]
         number = sum(map(len, columns.missing_labels.values()))
         decisions.append(f"missing_labels: {number:,} of {sheet.num_rows:,} rows have no label: {name_some(named)}. "
-                         "Training refuses them until you write their labels, or remove the # before missing_labels, "
-                         "which leaves these rows out")
+                         "Training refuses them until you write their labels, remove the # before missing_labels, which "
+                         "leaves these rows out, or set unlabelled: train and unlabelled_values, which learns from their "
+                         "images without a label")
     assert columns.label_column is not None
     doubtful = [f"{_plain(word)} ({number:,} rows)"
                 for word, number in sheets.find_doubtful_labels(sheet.columns[columns.label_column]).items()
