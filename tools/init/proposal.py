@@ -199,7 +199,7 @@ def _read_layout(folder: ImageFolder) -> Columns:
     tops = {parts[0] for parts in names if len(parts) > 1}
     by_split = bool(tops) and all(top.lower() in SPLIT_ALIASES for top in tops) and any(len(parts) > 2 for parts in names)
     class_names = tuple(sorted({parts[1 if by_split else 0] for parts in names if len(parts) > (2 if by_split else 1)}))
-    rows = list_layout(folder, class_names, {})
+    rows = list_layout(folder, class_names, {"label_column": "class"})
     if len(class_names) < 2:
         raise UserError(f"{folder.root}: expected folders of two classes or more, found {', '.join(class_names)}; sort the "
                         "images into folders named like their classes, or give a table")
