@@ -15,6 +15,7 @@ from tools.evaluation import distances, fidelity, protocol, similarities
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet, ReadOnDemand
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.references import blur
 from tools.evaluation.rows import OVERALL, EvaluationReport
 
@@ -301,7 +302,8 @@ def test_a_condition_that_is_the_class_has_the_rows_of_the_class(sets: Evaluatio
                "ratio of class balanced accuracy": "ratio of condition balanced accuracy[PLANE]",
                "ratio of class AUC": "ratio of condition AUC[PLANE]",
                **{f"judged as {name}": f"condition judged as {level}[PLANE]" for name, level in level_names.items()}}
-    expected = [replace(row, metric=renamed[row.metric], class_name=level_names[row.class_name]) for row in of_class.rows]
+    expected = [replace(row, key=parse_metric(renamed[row.metric]),
+                        class_name=level_names[row.class_name]) for row in of_class.rows]
     assert [replace(row, note="") for row in of_plane.rows] == [replace(row, note="") for row in expected]
     assert of_plane.warnings == ([] if judge is Brightness else [
         "no signal of PLANE found: claims about this condition are not supported"])

@@ -41,6 +41,7 @@ from tools.evaluation.judges import (
     with_levels,
 )
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.metric_keys import LPIPS, OFFICIAL, Family, MetricKey
 from tools.evaluation.openings import open_test_set
 from tools.evaluation.quoted_results import QuotedResults
 from tools.evaluation.report import page as report_page
@@ -275,9 +276,9 @@ def _load_encoders(
         if ranks.agree(encoder is not None) and encoder is not None:
             encoders.append(encoder)
             continue
-        names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
-        for metric in names:
-            result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {reason}"))
+        space = OFFICIAL if name == "inception" else name
+        result.rows += [Row(MetricKey(family, space), OVERALL, "total", None, note=f"not computed: {reason}")
+                        for family in (Family.FRECHET, Family.KERNEL)]
     return encoders
 
 
@@ -288,7 +289,7 @@ def _load_perceptual(
         return load_perceptual(lpips_path, device=device)
     except UserError as error:
         note = f"not computed: {explain_missing(error, failures)}"
-        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=note))
+        result.rows.append(Row(LPIPS, OVERALL, "cross", None, note=note))
         return None
 
 

@@ -26,6 +26,7 @@ from tools.evaluation.memorisation import (
     pixel_vectors,
     view_vectors,
 )
+from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.rows import OVERALL, EvaluationReport, Row
 
 
@@ -40,7 +41,8 @@ def add_copies(
         for encoder in encoders:
             audits.append(audit_encoder(encoder, sets, settings))
     except UserError as error:
-        report.rows.append(Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies", None, note=f"not computed: {error}"))
+        report.rows.append(Row(MetricKey(Family.NEAR_COPIES, PIXEL_SPACE), OVERALL, "copies", None,
+                               note=f"not computed: {error}"))
         report.warn("copies of training images were not looked for: see the row near-copies")
     for audit in audits:
         report.rows += memorisation_rows(audit)
@@ -100,7 +102,8 @@ def add_authenticity(
             synthetic, held_out = (find_authentic(turn(encode(whole)[_positions(whole, part)]), training)
                                    for whole, part in ((sets.synthetic, matched.synthetic), (sets.real, matched.real)))
         except UserError as error:
-            report.rows.append(Row(f"authenticity[{space}]", OVERALL, "authentic", None, note=f"not computed: {error}"))
+            report.rows.append(Row(MetricKey(Family.AUTHENTICITY, space), OVERALL, "authentic", None,
+                                   note=f"not computed: {error}"))
             continue
         report.rows += authenticity_rows(
             space, synthetic, held_out, num_train=len(sets.train), groups=(matched.synthetic.groups, matched.real.groups),

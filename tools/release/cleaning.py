@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.schema import SPLITS, Config, DatasetParams
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.rows import EvaluationReport, Row
 from tools.evaluation.summary import read_study
 from tools.release.leaks import Secrets
@@ -51,7 +52,8 @@ def _clean_setting(value: Any, name: str, choices: Sequence[str] | None) -> Any:
 
 def _clean_row(row: Mapping[str, Any], secrets: Secrets) -> Row:
     read = Row.from_dict(row)
-    return dataclasses.replace(read, metric=secrets.clean(read.metric), class_name=secrets.clean(read.class_name),
+    return dataclasses.replace(read, key=parse_metric(secrets.clean(read.metric)),
+                               class_name=secrets.clean(read.class_name),
                                comparison=secrets.clean(read.comparison), note=secrets.clean_note(read.note))
 
 

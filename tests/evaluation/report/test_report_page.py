@@ -21,6 +21,7 @@ from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders.encoder import load_encoder
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report.exhibits import REAL_SET, RESTORED_SET, SYNTHETIC_SET, Exhibits, make_salt
 from tools.evaluation.report.page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, render_page, write_pages
 from tools.evaluation.report.plots import draw_interval, encode_png
@@ -64,7 +65,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
                                   max_pairs=50, frechet_repeats=2, bootstrap_repeats=10)
     protocol.evaluate(sets, encoders=[load_encoder("classifier", weights_path=folder)], perceptual=None, judge=None,
                       settings=settings, report=report, say=lambda _: None)
-    report.rows.append(Row("LPIPS", OVERALL, "cross", None, note=f"not computed: {PATH}: of train-patient-4 is missing"))
+    report.rows.append(Row(parse_metric("LPIPS"), OVERALL, "cross", None,
+                           note=f"not computed: {PATH}: of train-patient-4 is missing"))
     report.warn("look at test-007 and train-patient-4")
     report.warn(f"read from {PATH}, or else from relative/place/table.csv")
     return report
@@ -300,8 +302,9 @@ def test_every_condition_has_its_own_confusion_matrix(report: EvaluationReport) 
     for before, after, levels in (("", "", ("0", "1")), ("condition ", f"[{plane}]", ("0", "1", "2")),
                                   ("condition ", f"[{other}]", ("low", "high"))):
         if after:
-            rows.append(Row(f"condition balanced accuracy{after}", OVERALL, "held_out", 0.9, n_real=8, n_synthetic=0))
-        rows += [Row(f"{before}judged as {shown}{after}", level, "held_out", 0.5, n_real=4, n_synthetic=0)
+            rows.append(Row(parse_metric(f"condition balanced accuracy{after}"), OVERALL, "held_out", 0.9, n_real=8,
+                            n_synthetic=0))
+        rows += [Row(parse_metric(f"{before}judged as {shown}{after}"), level, "held_out", 0.5, n_real=4, n_synthetic=0)
                  for level in levels for shown in levels]
     for internal in (False, True):
         page = render_page(EvaluationReport(report.provenance, rows=rows, details=report.details), internal=internal)
