@@ -10,10 +10,11 @@ from scipy.stats import binomtest
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.direct_checks import Fault, add_direct_checks, find_faults, make_rows
 from tools.evaluation.direct_measurements import MeasuredImages, measure_sets
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.metric_keys import parse_metric
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.make_phantoms.phantoms import CLASS_NAMES, draw_parameters, render_phantom
 
 NUM_IMAGES, SIZE_PX = 420, 48

@@ -6,9 +6,10 @@ from pathlib import Path
 from openpyxl import load_workbook
 
 from tools.evaluation.aspects import Aspect, Tone
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
 from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report import report
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.summary import SummaryLine, read_study, summarise, summarise_report
 
 
@@ -62,7 +63,7 @@ def test_a_line_names_the_faults_that_direct_checks_found() -> None:
 
 
 def test_all_files_and_the_screen_have_the_same_words(tmp_path: Path) -> None:
-    evaluation = EvaluationReport(provenance={}, rows=list(ROWS), details={"study": ["It did not help."]})
+    evaluation = EvaluationReport(provenance={}, rows=list(ROWS), details=ReportDetails(study=["It did not help."]))
     lines = summarise_report(evaluation)
     report.write(evaluation, tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))

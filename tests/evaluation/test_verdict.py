@@ -15,13 +15,14 @@ from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation.aspects import Aspect, Tone
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, no_bar
 from tools.evaluation.fidelity import add_class_fidelity
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.metric_keys import OFFICIAL, parse_metric
 from tools.evaluation.references import blur
 from tools.evaluation.report.headlines import MOST_HEADLINES, choose_headlines
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row, format_value
+from tools.evaluation.rows import OVERALL, Row, format_value
 from tools.evaluation.similarities import add_similarities
 from tools.evaluation.verdict import write_verdict
 

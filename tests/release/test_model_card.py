@@ -3,8 +3,9 @@
 from config.load import build_config
 from config.schema import Config
 from tools.evaluation.aspects import Tone
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.metric_keys import parse_metric
-from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.rows import Row
 from tools.evaluation.summary import summarise_report
 from tools.release.model_card import CardFacts, copy_rows, unescape, write_card
 

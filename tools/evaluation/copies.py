@@ -15,6 +15,7 @@ from config.errors import UserError
 from tools.evaluation.authenticity import authenticity_rows, find_authentic, measure_training
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.evaluation_report import EvaluationReport, TableRow
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets, EvaluationSettings
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import CHUNK_IMAGES, ImageSet
@@ -27,15 +28,14 @@ from tools.evaluation.memorisation import (
     view_vectors,
 )
 from tools.evaluation.metric_keys import Family, MetricKey
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 
 
 def add_copies(
     report: EvaluationReport, sets: EvaluationSets, encoders: Sequence[Encoder], settings: EvaluationSettings
 ) -> None:
-    """Add rows and warnings, and as details the audits ("copies": pixels, then each encoder) and their "copy_pairs"."""
-    report.details["copies"] = audits = []
-    report.details["copy_pairs"] = []
+    """Add rows and warnings, and as details the audits and their pairs."""
+    audits = report.details.copies
     try:
         audits.append(audit_pixels(sets))
         for encoder in encoders:
@@ -46,7 +46,7 @@ def add_copies(
         report.warn("copies of training images were not looked for: see the row near-copies")
     for audit in audits:
         report.rows += memorisation_rows(audit)
-        report.details["copy_pairs"] += name_pairs(audit, sets)
+        report.details.copy_pairs += name_pairs(audit, sets)
         if audit.copying_found:
             report.warn(f"{audit.space}: {audit.verdict}; look at the nearest pairs and evaluate with --reject-copies")
         if audit.control_exceeded:
@@ -54,7 +54,7 @@ def add_copies(
                         "it, more than chance explains; check that no patient is on both sides")
 
 
-def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[dict[str, object]]:
+def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[TableRow]:
     """The pairs with the lowest r by the names of their images, for internal use; r to six digits, which no machine's order
     of summation alters."""
     made, train = sets.synthetic.ids, sets.train.ids

@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset.ranks import ALONE, Ranks
 from tools.evaluation.encoders.encoder import Encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
 from tools.evaluation.features import Features, cached_features, encode_images
 from tools.evaluation.frechet import frechet_distance
@@ -22,9 +23,9 @@ from tools.evaluation.kernel import (
 from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.neighbours import count_neighbours, nearest_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
-from tools.evaluation.report.exhibits import add_feature_exhibit
+from tools.evaluation.report.exhibits import make_feature_exhibit
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.two_sample import two_sample_test
 
 SMALLEST_FRECHET_SET = 50  # images a side under which a Fréchet distance says nothing
@@ -90,7 +91,7 @@ def add_distances(
     counts = count_labels(of["real"].labels, num_classes)
     level = np.where(counts > 0, counts[counts > 0].min(), 0)
     add(_Comparison(OVERALL, "balanced", balance(of["synthetic"], level), balance(of["real"], level)))
-    add_feature_exhibit(report, encoder.name, MetricKey(Family.FRECHET, encoder.space).name, of)
+    report.details.features.append(make_feature_exhibit(encoder.name, MetricKey(Family.FRECHET, encoder.space).name, of))
 
 
 def encode_sets(

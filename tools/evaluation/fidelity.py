@@ -17,12 +17,13 @@ from tools.evaluation.accuracy import (
     weighted_class_area,
 )
 from tools.evaluation.baseline import Baseline, BaselineFeatures, fit_baseline
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
 from tools.evaluation.image_set import ImageSet, groups_of_labels
 from tools.evaluation.inference import compute_logits
 from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 
 NO_SIGNAL = "no class signal found: class-conditional claims are not supported"
 _INTERVAL_NOTE = "interval: 95% bootstrap over groups"

@@ -1,7 +1,7 @@
-"""The result of an evaluation: rows of numbers, warnings and provenance. How they are shown is report.py's."""
+"""The rows of an evaluation, as code and evaluation.json hold them, and the rows that choices go by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tools.evaluation.aspects import Tone
@@ -105,29 +105,6 @@ def read_outcome(stored: Mapping[str, Any]) -> Tone | None:
         return None
     note = str(stored["note"])
     return next((tone for start, tone in _OLD_OUTCOMES.items() if note.startswith(start)), Tone.HOLDS)
-
-
-@dataclass
-class EvaluationReport:
-    """Everything an evaluation found. Equal runs give equal reports: no clock, no host.
-
-    `details` holds what pictures and tables for internal use are made of; it is not part of evaluation.json.
-    """
-
-    provenance: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def warn(self, text: str) -> None:
-        """Add a warning once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-
-    def find(self, metric: str, comparison: str, class_name: str = OVERALL) -> Row | None:
-        """The row of this metric, comparison and class, if there is one."""
-        return next((row for row in self.rows if (row.metric, row.comparison, row.class_name)
-                     == (metric, comparison, class_name)), None)
 
 
 def list_encoders(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,13 +8,14 @@ import numpy as np
 
 from config.errors import UserError
 from dataset.order import generator
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.metric_keys import SSIM, Family, MetricKey
 from tools.evaluation.pairs import cross_pairs, inner_pairs
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.ssim import pairwise_ssim
 
 Pairwise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

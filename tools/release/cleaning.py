@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.schema import SPLITS, Config, DatasetParams
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
 from tools.evaluation.metric_keys import parse_metric
-from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.rows import Row
 from tools.evaluation.summary import read_study
 from tools.release.leaks import Secrets
 
@@ -27,7 +28,7 @@ def clean_evaluation(stored: Mapping[str, Any], secrets: Secrets) -> EvaluationR
     return EvaluationReport(
         provenance=_clean_values(provenance, secrets), rows=[_clean_row(row, secrets) for row in stored["rows"]],
         warnings=list(dict.fromkeys(secrets.clean_note(str(text)) for text in stored.get("warnings", []))),
-        details={"study": [secrets.clean_note(text) for text in read_study(stored)]},
+        details=ReportDetails(study=[secrets.clean_note(text) for text in read_study(stored)]),
     )
 
 

@@ -7,9 +7,10 @@ import pytest
 from openpyxl import load_workbook
 
 from tools.evaluation.aspects import Aspect
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report import report
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row
 
 HOSTILE = '=HYPERLINK("http://x")'
 
@@ -38,6 +39,9 @@ def test_the_json_has_its_keys_in_order(evaluation: EvaluationReport, tmp_path: 
     assert [list(row) for row in stored["rows"]] == [list(stored["rows"][0])] * 5
     assert stored["warnings"] == ["=careful"]
     first = (tmp_path / "evaluation.json").read_bytes()
+    report.write(evaluation, tmp_path)
+    assert (tmp_path / "evaluation.json").read_bytes() == first
+    evaluation.rows = [Row.from_dict(row) for row in stored["rows"]]
     report.write(evaluation, tmp_path)
     assert (tmp_path / "evaluation.json").read_bytes() == first
 

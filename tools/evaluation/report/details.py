@@ -6,10 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from tools.evaluation.check_kinds import Scale, kind_of_check
-from tools.evaluation.image_set import ImageSet
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.metric_keys import OF_JUDGE, OFFICIAL, Family, MetricKey
-from tools.evaluation.morphometry_record import MorphometryRecord
-from tools.evaluation.report.exhibits import Exhibits
 from tools.evaluation.report.headlines import Headline, choose_headlines
 from tools.evaluation.report.markup import box, capitalise, cell, heading, join, line, note, show_tone, table
 from tools.evaluation.report.pictures import (
@@ -22,14 +20,7 @@ from tools.evaluation.report.pictures import (
 )
 from tools.evaluation.report.plots import draw_interval
 from tools.evaluation.report.results import show_morphometry, show_sweep
-from tools.evaluation.rows import (
-    COMPARISONS,
-    OVERALL,
-    EvaluationReport,
-    Row,
-    format_value,
-)
-from tools.evaluation.sweep_curves import SweepRecord
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row, format_value
 from tools.evaluation.verdict import QUESTIONS, write_verdict
 
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
@@ -66,7 +57,7 @@ _SCALES = {Scale.RATIO: "as a ratio to real images", Scale.DIFFERENCE: "as a dif
 
 def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, Markup]]:
     """Titles and bodies of the folded sections; `name` gives what an image is called on this page."""
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     yield ("Every finding behind the summary", _show_verdict(report))
     headlines = choose_headlines(report.rows)
     if headlines:
@@ -75,7 +66,7 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
     yield ("All numbers with reference rows and intervals", _show_metrics(report))
     if internal:
         yield ("What the VAE alone does to real images", show_round_trips(exhibits))
-    flips: ImageSet | None = report.details.get("flips")
+    flips = report.details.flips
     if internal and flips is not None:  # no test for copies was made of them, so they are not for sharing
         yield ("The same noise under every label", show_flips(flips, exhibits.class_names))
     if exhibits.ratios:
@@ -91,17 +82,17 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
         yield ("Confusion matrix of the class", confusion)
     for condition in _list_conditions(report):
         yield (f"Confusion matrix of {condition}", _show_confusion(report, condition))
-    morphometry: MorphometryRecord | None = report.details.get("morphometry")
+    morphometry = report.details.morphometry
     if morphometry is not None:
         yield ("Morphometry: measured oocytes, real against synthetic", show_morphometry(morphometry))
-    sweep: SweepRecord | None = report.details.get("sweep")
+    sweep = report.details.sweep
     if sweep is not None:
         yield ("Sweep: metrics against checkpoint, sampler, steps and guidance", show_sweep(sweep))
 
 
 def _show_verdict(report: EvaluationReport) -> Markup:
     """Every sentence of the verdict, by aspect."""
-    sentences = write_verdict(report.rows, study=report.details.get("study", []))
+    sentences = write_verdict(report.rows, study=report.details.study)
     lines = [line(QUESTIONS[one.aspect], cell(show_tone(one.tone)), cell(one.text)) for one in sentences]
     return table(("Question", "Found", "In words"), lines, name="every finding")
 

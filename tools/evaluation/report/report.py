@@ -8,8 +8,9 @@ from openpyxl.worksheet.worksheet import Worksheet
 from dataset.storage import atomic_path, write_json
 from dataset.tables import append_cells
 from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.metric_keys import Family, MetricKey
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row, format_value
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row, format_value
 from tools.evaluation.summary import SummaryLine, format_summary, summarise_report
 
 _COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
