@@ -23,9 +23,10 @@ from tools.compare.differences import Outcome
 from tools.compare.evaluation_files import locate, read_system
 from tools.compare.figure import MARK
 from tools.compare.page import describe_differences, format_cell, format_table, render_page
-from tools.evaluation.check_kinds import ADJUSTED_P, EMPTY
+from tools.evaluation.check_kinds import EMPTY
 from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL
 from tools.evaluation.memorisation import PIXEL_SPACE
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.rows import OVERALL, Row
 
 HOSTILE = '<script>alert("x")</script>'
@@ -40,7 +41,7 @@ def make_rows(
 ) -> list[Row]:
     """An evaluation whose kernel distance is `distance`; its other numbers go with it."""
     def row(metric: str, comparison: str, value: float, half: float = HALF, class_name: str = OVERALL) -> Row:
-        return Row(metric, class_name, comparison, value, (value - half, value + half), n, n)
+        return Row(parse_metric(metric), class_name, comparison, value, (value - half, value + half), n, n)
 
     rows = [
         *(row(f"{family}{suffix}", comparison, value) for family in ("FD", "KD") for comparison, value in
@@ -51,8 +52,8 @@ def make_rows(
     ]
     rows += [row(f"KD{suffix}", "total", distance, class_name=name) for name in ("a", "b")]
     return [*rows, row("class AUC", "held_out", judged), row("class AUC", "synthetic", 0.8),
-            Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies", 0.02, n_real=9, n_synthetic=n),
-            Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies_control", 0.01, n_real=9, n_synthetic=0),
+            Row(parse_metric(f"near-copies[{PIXEL_SPACE}]"), OVERALL, "copies", 0.02, n_real=9, n_synthetic=n),
+            Row(parse_metric(f"near-copies[{PIXEL_SPACE}]"), OVERALL, "copies_control", 0.01, n_real=9, n_synthetic=0),
             row(f"authenticity{suffix}", "authentic", 0.6), row(f"authenticity{suffix}", "authentic_real", authentic)]
 
 
@@ -152,7 +153,7 @@ def test_the_model_gap_is_left_out_where_vaes_differ() -> None:
 
 def test_the_class_is_left_out_where_another_classifier_read_it() -> None:
     compared = compare([make_system("one", 0.5), make_system("other", 0.6, rows=make_rows(0.6, judged=0.7))])
-    assert "class AUC" not in {line.metric for line in compared.lines}
+    assert "class AUC" not in {line.metric.name for line in compared.lines}
     assert any(text.startswith("class AUC") for text in compared.left_out)
 
 
@@ -174,15 +175,15 @@ def test_features_by_which_real_images_lie_elsewhere_are_left_out() -> None:
 def test_official_weights_go_by_their_official_names() -> None:
     encoders = {"inception": {"weights_sha256": "d" * 64, "preset": "tf1"}}
 
-    names = {"FD[FID features]": "FID", "KD[FID features]": "KID",
-             "authenticity[FID features]": "authenticity[inception@dddddddd,tf1]"}
+    names = {"authenticity[FID features]": "authenticity[inception@dddddddd,tf1]"}
 
     def official(distance: float) -> list[Row]:
-        return [replace(row, metric=names.get(row.metric, row.metric)) for row in make_rows(distance, "[FID features]")]
+        return [replace(row, key=parse_metric(names.get(row.metric, row.metric)))
+                for row in make_rows(distance, "[FID features]")]
 
     compared = compare([make_system(name, value, encoders=encoders, rows=official(value))
                         for name, value in (("one", 0.5), ("other", 0.6))])
-    assert find_line(compared, "Fréchet distance").metric == "FID" and find_line(compared, "Kernel distance").metric == "KID"
+    assert [find_line(compared, f"{name} distance").metric.name for name in ("Fréchet", "Kernel")] == ["FID", "KID"]
     assert find_line(compared, "Coverage").cells["other"].value == pytest.approx(0.85)
     assert find_line(compared, "Authentic, by inception").cells["one"].value == 0.6
     assert {line.section for line in compared.lines} >= {"inception, published features"}
@@ -218,8 +219,9 @@ def test_differences_have_their_sign_and_only_planted_ones_are_called_worse(comp
 
 
 def test_what_direct_checks_accuse_a_system_of_is_in_its_column() -> None:
-    empty = [Row(EMPTY, OVERALL, DIRECT, 0.5, None, 60, 60), Row(EMPTY, OVERALL, DIRECT_REAL, 0.0, None, 60, 60),
-             Row(f"{ADJUSTED_P}{EMPTY}", OVERALL, DIRECT, 0.001, None, 60, 60)]
+    empty = [Row(parse_metric(EMPTY), OVERALL, DIRECT, 0.5, None, 60, 60),
+             Row(parse_metric(EMPTY), OVERALL, DIRECT_REAL, 0.0, None, 60, 60),
+             Row(parse_metric(f"adjusted p of {EMPTY}"), OVERALL, DIRECT, 0.001, None, 60, 60)]
     compared = compare([make_system("one", 0.5), make_system("other", 0.5, rows=[*make_rows(0.5), *empty])])
     assert {name: [fault.text for fault in faults] for name, faults in compared.faults.items()} == {
         "one": [], "other": ["30 of 60 images are empty."]}
@@ -251,7 +253,7 @@ def test_numbers_without_an_interval_are_shown_and_not_subtracted() -> None:
 @pytest.mark.parametrize(("value", "shown"), [
     (0.0, "0"), (0.123456, "0.123"), (-0.5, "-0.500"), (99.96, "100"), (123.4, "123"), (2345.6, "2346"), (1.0, "1.00")])
 def test_numbers_have_three_digits_and_no_powers_of_ten(value: float, shown: str) -> None:
-    assert format_cell(Row("KD[x]", OVERALL, "total", value)) == shown
+    assert format_cell(Row(parse_metric("KD[x]"), OVERALL, "total", value)) == shown
 
 
 # Files and names

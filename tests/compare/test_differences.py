@@ -8,11 +8,12 @@ import pytest
 from tools.compare.differences import SUBSAMPLED_SHARE, Better, Outcome, can_subtract, subtract
 from tools.evaluation import distances
 from tools.evaluation.kernel import kernel_distance, kernel_interval
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.rows import OVERALL, Row
 
 
 def row(value: float | None, low: float = 0.0, high: float = 0.0, metric: str = "KD[x]") -> Row:
-    return Row(metric, OVERALL, "total", value, (low, high))
+    return Row(parse_metric(metric), OVERALL, "total", value, (low, high))
 
 
 def test_half_widths_of_distances_add_in_quadrature_each_side_apart() -> None:
@@ -66,13 +67,13 @@ def test_better_and_worse_need_the_joint_interval_and_follow_the_direction() -> 
 
 def test_rows_without_a_value_or_an_interval_are_not_subtracted() -> None:
     assert can_subtract(row(1), row(2))
-    for lacking in (None, row(None), Row("KD[x]", OVERALL, "total", 1.0)):
+    for lacking in (None, row(None), Row(parse_metric("KD[x]"), OVERALL, "total", 1.0)):
         assert not can_subtract(row(1), lacking) and not can_subtract(lacking, row(1))
 
 
 def measured(made: np.ndarray, real: np.ndarray) -> Row:
     groups = [f"made {i}" for i in range(len(made))], [f"real {i}" for i in range(len(real))]
-    return Row("KD[x]", OVERALL, "total", kernel_distance(made, real, *groups),
+    return Row(parse_metric("KD[x]"), OVERALL, "total", kernel_distance(made, real, *groups),
                kernel_interval(made, real, *groups, repeats=200, seed=0))
 
 

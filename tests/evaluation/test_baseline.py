@@ -12,8 +12,9 @@ from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import fidelity, protocol
 from tools.evaluation.baseline import BaselineFeatures, fit_baseline
 from tools.evaluation.encoders.encoder import load_encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
-from tools.evaluation.rows import OVERALL, EvaluationReport
+from tools.evaluation.rows import OVERALL
 
 LABELS, GROUPS = np.tile([0, 1, 2], 40), [f"p{i // 3}" for i in range(120)]
 HELD_OUT = np.repeat([0, 1, 2], 20)

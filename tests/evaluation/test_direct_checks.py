@@ -10,9 +10,11 @@ from scipy.stats import binomtest
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.direct_checks import Fault, add_direct_checks, find_faults, make_rows
 from tools.evaluation.direct_measurements import MeasuredImages, measure_sets
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.metric_keys import parse_metric
+from tools.evaluation.rows import OVERALL, Row
 from tools.make_phantoms.phantoms import CLASS_NAMES, draw_parameters, render_phantom
 
 NUM_IMAGES, SIZE_PX = 420, 48
@@ -167,9 +169,9 @@ def test_dented_outlines_are_named(data: Data) -> None:
 def fault_rows(
     metric: str, value: float, *, real: float = 1.0, p_value: float = 0.001, class_name: str = OVERALL
 ) -> list[Row]:
-    return [Row(metric, class_name, "direct", value, n_real=30, n_synthetic=30),
-            Row(metric, class_name, "direct_real", real, n_real=30, n_synthetic=30),
-            Row(f"adjusted p of {metric}", class_name, "direct", p_value)]
+    return [Row(parse_metric(metric), class_name, "direct", value, n_real=30, n_synthetic=30),
+            Row(parse_metric(metric), class_name, "direct_real", real, n_real=30, n_synthetic=30),
+            Row(parse_metric(f"adjusted p of {metric}"), class_name, "direct", p_value)]
 
 
 def test_a_fault_is_significant_large_and_larger_than_that_of_training_images() -> None:

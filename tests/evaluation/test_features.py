@@ -24,11 +24,8 @@ class MeanEncoder:
         self.name, self.preset, self.dimension = "mean", preset, 2
         self.weights_sha256 = hash_bytes(str(weight).encode())
         self.literature_comparable = False
-        self.weight = weight
+        self.weight, self.space = weight, self.name
         self.encoded = 0
-
-    def metric_name(self, family):
-        return f"{family}[{self.name}]"
 
     def encode(self, images, *, batch_size=32, progress=None):  # noqa: ARG002
         self.encoded += len(images)

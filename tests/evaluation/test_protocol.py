@@ -13,10 +13,12 @@ from dataset.storage import hash_bytes
 from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import distances, fidelity, protocol, similarities
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet, ReadOnDemand
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.references import blur
-from tools.evaluation.rows import OVERALL, EvaluationReport
+from tools.evaluation.rows import OVERALL
 
 NAMES = ("dark", "bright")
 
@@ -130,7 +132,7 @@ def test_what_is_missed_is_shown_by_features_that_did_not_learn_the_class(
                                   max_pairs=40, frechet_repeats=3, bootstrap_repeats=10)
     protocol.evaluate(sets, encoders=[encoder, published], perceptual=None, judge=None, settings=settings, report=report,
                       say=lambda _: None)
-    assert [one.encoder for one in report.details["exhibits"].features] == ["squeezenet1_1", "classifier"]
+    assert [one.encoder for one in report.details.shown.features] == ["squeezenet1_1", "classifier"]
 
 
 def test_noise_and_blur_raise_every_distance(sets: EvaluationSets, encoder: Encoder, tmp_path: Path) -> None:
@@ -301,7 +303,8 @@ def test_a_condition_that_is_the_class_has_the_rows_of_the_class(sets: Evaluatio
                "ratio of class balanced accuracy": "ratio of condition balanced accuracy[PLANE]",
                "ratio of class AUC": "ratio of condition AUC[PLANE]",
                **{f"judged as {name}": f"condition judged as {level}[PLANE]" for name, level in level_names.items()}}
-    expected = [replace(row, metric=renamed[row.metric], class_name=level_names[row.class_name]) for row in of_class.rows]
+    expected = [replace(row, key=parse_metric(renamed[row.metric]),
+                        class_name=level_names[row.class_name]) for row in of_class.rows]
     assert [replace(row, note="") for row in of_plane.rows] == [replace(row, note="") for row in expected]
     assert of_plane.warnings == ([] if judge is Brightness else [
         "no signal of PLANE found: claims about this condition are not supported"])

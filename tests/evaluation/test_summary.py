@@ -6,13 +6,15 @@ from pathlib import Path
 from openpyxl import load_workbook
 
 from tools.evaluation.aspects import Aspect, Tone
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report import report
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.summary import SummaryLine, read_study, summarise, summarise_report
 
 
 def row(metric: str, comparison: str, value: float, low: float, high: float) -> Row:
-    return Row(metric, OVERALL, comparison, value, (low, high))
+    return Row(parse_metric(metric), OVERALL, comparison, value, (low, high))
 
 
 ROWS = [
@@ -20,9 +22,10 @@ ROWS = [
     row("recall[untrained_a@01234567,p]", "total", 0.9, 0.85, 0.95),
     row("recall[untrained_a@01234567,p]", "real_real", 0.9, 0.85, 0.95),
     row("class AUC", "held_out", 0.64, 0.55, 0.73), row("class AUC", "synthetic", 0.65, 0.55, 0.75),
-    Row("near-copies[pixels at 16 px]", OVERALL, "copies", 0.01, note="no copying detected at tau: 1 of 100",
+    Row(parse_metric("near-copies[pixels at 16 px]"), OVERALL, "copies", 0.01, note="no copying detected at tau: 1 of 100",
         outcome=Tone.HOLDS),
-    Row("near-copies[e@01234567,p]", OVERALL, "copies", 0.2, note="copying found: 20 of 100", outcome=Tone.FAILS),
+    Row(parse_metric("near-copies[e@01234567,p]"), OVERALL, "copies", 0.2, note="copying found: 20 of 100",
+        outcome=Tone.FAILS),
 ]
 
 
@@ -60,7 +63,7 @@ def test_a_line_names_the_faults_that_direct_checks_found() -> None:
 
 
 def test_all_files_and_the_screen_have_the_same_words(tmp_path: Path) -> None:
-    evaluation = EvaluationReport(provenance={}, rows=list(ROWS), details={"study": ["It did not help."]})
+    evaluation = EvaluationReport(provenance={}, rows=list(ROWS), details=ReportDetails(study=["It did not help."]))
     lines = summarise_report(evaluation)
     report.write(evaluation, tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))

@@ -79,7 +79,7 @@ def test_results_are_read_from_the_rows_of_the_first_encoder() -> None:
 
     rows = [row("KD[a@1,p]", "model_gap", 9.0, class_name="arrested"), row("KD[a@1,p]", "model_gap", 2.0),
             row("KD[b@2,p]", "model_gap", 7.0), row("class AUC", "synthetic", 0.8), row("class AUC", "held_out", 0.9),
-            row("near-copies[pixels]", "copies", 0.1, note="copying found; p"), row("FID", "total", None)]
+            row("near-copies[pixels at 16 px]", "copies", 0.1, note="copying found; p"), row("FID", "total", None)]
     read = read_result(SweepPoint(Path("x"), "ddim", 5, 1.0), {"rows": rows}, CONFIG)
     # No interval of real with real: the first features decide alone, by the distance itself.
     assert (read.distance, read.interval, read.copying, read.decided_by) == (2.0, (1.0, 3.0), True, "a")

@@ -15,12 +15,14 @@ from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation.aspects import Aspect, Tone
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders.encoder import Encoder, load_encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, no_bar
 from tools.evaluation.fidelity import add_class_fidelity
 from tools.evaluation.image_set import ImageSet
+from tools.evaluation.metric_keys import OFFICIAL, parse_metric
 from tools.evaluation.references import blur
 from tools.evaluation.report.headlines import MOST_HEADLINES, choose_headlines
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row, format_value
+from tools.evaluation.rows import OVERALL, Row, format_value
 from tools.evaluation.similarities import add_similarities
 from tools.evaluation.verdict import write_verdict
 
@@ -34,7 +36,7 @@ COUNT = 24  # images of a class and a set
 def row(metric: str, comparison: str, value: float | None, low: float | None = None, high: float | None = None,
         **others: object) -> Row:
     interval = None if low is None or high is None else (low, high)
-    return Row(metric, OVERALL, comparison, value, interval, **others)  # type: ignore[arg-type]
+    return Row(parse_metric(metric), OVERALL, comparison, value, interval, **others)  # type: ignore[arg-type]
 
 
 def features(encoder: str, **changes: tuple[float, float, float]) -> list[Row]:
@@ -147,7 +149,7 @@ def test_features_that_disagree_are_named_in_a_clause() -> None:
 
 
 def test_the_official_inception_is_found_under_its_own_names() -> None:
-    official = [replace(one, metric={"KD": "KID"}.get(name := one.metric.split("[")[0], f"{name}[FID features]"))
+    official = [replace(one, key=replace(one.key, about=OFFICIAL))
                 for one in features("inception", KD=(1.0, 0.9, 1.1))]
     assert "by Inception features: kernel distance 1.00" in says(official, FIDELITY)[FAILS]
     assert "by Inception features, the only kind compared: coverage" in says(official, VARIETY)[HOLDS]

@@ -16,8 +16,8 @@ from workspace import Workspace
 from config.errors import UserError
 from models.classifier import CONFIG_FILE, WEIGHTS_FILE, Classifier
 from tools.evaluation import assess as assessment
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.judges import was_chosen_on
-from tools.evaluation.rows import EvaluationReport
 from tools.runtime.command import run_command
 from tools.runtime.run_directory import owned
 from tools.train_encoder import __main__ as train_encoder

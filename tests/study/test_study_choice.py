@@ -46,7 +46,7 @@ class RecordedRuns:
         copies = "copying found: 3" if run.arm.name in self.copying else "none found"
         compared = "model_gap" if run.arm.generator == "diffusion" else "total"
         rows = [("KD[vae]", compared, -distance, ""),  # these features like best what is worst
-                ("KD[untrained_conv]", compared, distance, ""), ("near-copies[pixels]", "copies", 0.0, copies)]
+                ("KD[untrained_conv]", compared, distance, ""), ("near-copies[pixels at 16 px]", "copies", 0.0, copies)]
         provenance = {"encoders": {"vae": {"weights_sha256": "0e"}, "untrained_conv": {"weights_sha256": "0f"}},
                       "num_images": {split: 7}}
         return {"provenance": provenance, "rows": [{

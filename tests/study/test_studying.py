@@ -145,7 +145,7 @@ def evaluation(
     return {"rows": [row("KD[classifier]", "model_gap", -1.0), row("KD[classifier]", "total", -1.0),
                      row("KD[untrained_conv]", "model_gap", distance), row("KD[untrained_conv]", "total", 9.0),
                      row("class AUC", "synthetic", made), row("class AUC", "held_out", 0.8),
-                     row("near-copies[pixels]", "copies", 0.0, copies)]}
+                     row("near-copies[pixels at 16 px]", "copies", 0.0, copies)]}
 
 
 def test_an_arm_is_read_as_the_mean_of_its_seeds_and_a_copy_in_one_of_them_counts() -> None:

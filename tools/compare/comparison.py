@@ -13,6 +13,7 @@ from tools.compare.differences import Better, Difference, Outcome, can_subtract,
 from tools.evaluation.direct_checks import Fault, find_faults
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.memorisation import PIXEL_SPACE
+from tools.evaluation.metric_keys import CLASS_AUC, OFFICIAL, Family, MetricKey
 from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.summary import SummaryLine, summarise
 
@@ -21,7 +22,6 @@ NEEDED_PROVENANCE = ("method", "real_split", "images_sha256", "transform", "clas
 SCHEMA = 1
 _SAME_DISTANCE = 0.01  # of a Fréchet distance among real images: what kinds of processors may differ by
 _SAME_SHARE = 0.001
-_OFFICIAL = {"FD": "FID", "KD": "KID"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class System:
     rows: Sequence[Row]
     study: Sequence[str] = ()
 
-    def find(self, metric: str, comparison: str) -> Row | None:
+    def find(self, metric: MetricKey, comparison: str) -> Row | None:
         """The overall row, computed or not."""
-        return next((row for row in self.rows if (row.metric, row.comparison, row.class_name)
+        return next((row for row in self.rows if (row.key, row.comparison, row.class_name)
                      == (metric, comparison, OVERALL)), None)
 
     @property
@@ -70,7 +70,7 @@ class Line:
 
     section: str
     title: str
-    metric: str
+    metric: MetricKey
     comparison: str
     better: Better | None
     cells: Mapping[str, Row | None]
@@ -79,7 +79,7 @@ class Line:
 
     def to_dict(self) -> dict[str, Any]:
         """The line with its rows."""
-        return {"section": self.section, "title": self.title, "metric": self.metric, "comparison": self.comparison,
+        return {"section": self.section, "title": self.title, "metric": self.metric.name, "comparison": self.comparison,
                 "better": None if self.better is None else self.better.value,
                 "systems": {name: None if row is None else row.to_dict() for name, row in self.cells.items()},
                 "real": None if self.real is None else self.real.to_dict()}
@@ -101,7 +101,7 @@ class SubtractedLine:
     def to_dict(self) -> dict[str, Any]:
         """The differences with what they may be called."""
         outcomes = {name: self.outcome(name) for name in self.differences}
-        return {"section": self.line.section, "title": self.line.title, "metric": self.line.metric,
+        return {"section": self.line.section, "title": self.line.title, "metric": self.line.metric.name,
                 "comparison": self.line.comparison,
                 "systems": {name: {**asdict(difference), "outcome": None if (of := outcomes[name]) is None else of.value}
                             for name, difference in self.differences.items()}}
@@ -238,7 +238,7 @@ def _common_features(systems: Sequence[System], left_out: list[str]) -> list[str
 
 def _read_alike(systems: Sequence[System], encoder: str) -> bool:
     """Whether the Fréchet distance among real images is the same in all, where there is one."""
-    rows = [system.find(_name_metric(system, "FD", encoder), "real_real") for system in systems]
+    rows = [system.find(_find_key(system, Family.FRECHET, encoder), "real_real") for system in systems]
     values = [row.value for row in rows if row is not None and row.value is not None]
     return all(isclose(value, values[0], rel_tol=_SAME_DISTANCE) for value in values)
 
@@ -248,11 +248,11 @@ def _name_space(system: System, encoder: str) -> str:
     return f"{encoder}@{of['weights_sha256'][:8]},{of['preset']}"
 
 
-def _name_metric(system: System, family: str, encoder: str) -> str:
-    """The name of a metric of these features: FID and KID where the weights are the official ones."""
-    plain = f"{family}[{_name_space(system, encoder)}]"
+def _find_key(system: System, family: Family, encoder: str) -> MetricKey:
+    """A metric of these features; in the official space where the weights are the official ones."""
+    plain = MetricKey(family, _name_space(system, encoder))
     if encoder == "inception" and system.find(plain, "total") is None:
-        return _OFFICIAL.get(family, f"{family}[FID features]")
+        return MetricKey(family, OFFICIAL)
     return plain
 
 
@@ -266,25 +266,25 @@ def _feature_lines(systems: Sequence[System], features: Sequence[str], left_out:
     lines = []
     for encoder in features:
         for title, family, comparison, beside, better, is_subtracted in (
-            ("Fréchet distance", "FD", "total", "real_real", Better.LOWER, True),
-            ("Kernel distance", "KD", "total", "real_real", Better.LOWER, True),
-            ("Precision", "precision", "total", "real_real", Better.HIGHER, False),
-            ("Recall", "recall", "total", "real_real", Better.HIGHER, False),
-            ("Coverage", "coverage", "total", "real_real", Better.HIGHER, True),
-            ("Two-sample AUC", "two-sample AUC", "total", "real_real", Better.LOWER, True),
-            ("Fréchet distance, model gap", "FD", "model_gap", "floor", Better.LOWER, True),
-            ("Kernel distance, model gap", "KD", "model_gap", "floor", Better.LOWER, True),
+            ("Fréchet distance", Family.FRECHET, "total", "real_real", Better.LOWER, True),
+            ("Kernel distance", Family.KERNEL, "total", "real_real", Better.LOWER, True),
+            ("Precision", Family.PRECISION, "total", "real_real", Better.HIGHER, False),
+            ("Recall", Family.RECALL, "total", "real_real", Better.HIGHER, False),
+            ("Coverage", Family.COVERAGE, "total", "real_real", Better.HIGHER, True),
+            ("Two-sample AUC", Family.TWO_SAMPLE, "total", "real_real", Better.LOWER, True),
+            ("Fréchet distance, model gap", Family.FRECHET, "model_gap", "floor", Better.LOWER, True),
+            ("Kernel distance, model gap", Family.KERNEL, "model_gap", "floor", Better.LOWER, True),
         ):
             if same_vae or comparison != "model_gap":
-                metric = _name_metric(systems[0], family, encoder)
+                metric = _find_key(systems[0], family, encoder)
                 section = f"{encoder}, {kind_of(encoder).value} features"
                 lines.append(_make_line(systems, (section, title, metric), comparison, beside, better, is_subtracted))
     return lines
 
 
 def _class_lines(systems: Sequence[System], left_out: list[str]) -> list[Line]:
-    line = _make_line(systems, ("Class", "Class AUC of a separate classifier", "class AUC"), "synthetic", "held_out", None)
-    if not _agree(systems, "class AUC", "held_out"):
+    line = _make_line(systems, ("Class", "Class AUC of a separate classifier", CLASS_AUC), "synthetic", "held_out", None)
+    if not _agree(systems, CLASS_AUC, "held_out"):
         left_out.append("class AUC: the classifiers of the evaluations are not the same, since they read held-out real "
                         "images differently")
         return []
@@ -294,11 +294,11 @@ def _class_lines(systems: Sequence[System], left_out: list[str]) -> list[Line]:
 def _copy_lines(systems: Sequence[System], features: Sequence[str], left_out: list[str]) -> list[Line]:
     spaces = [PIXEL_SPACE, *(_name_space(systems[0], name) for name in features)]
     lines = []
-    for title, family, comparison, beside in (("Near-copies", "near-copies", "copies", "copies_control"),
-                                              ("Authentic", "authenticity", "authentic", "authentic_real")):
+    for title, family, comparison, beside in (("Near-copies", Family.NEAR_COPIES, "copies", "copies_control"),
+                                              ("Authentic", Family.AUTHENTICITY, "authentic", "authentic_real")):
         for space in spaces:
-            line = _make_line(systems, ("Copies", f"{title}, by {space.split('@')[0]}", f"{family}[{space}]"), comparison,
-                              beside, None)
+            key = MetricKey(family, space)
+            line = _make_line(systems, ("Copies", f"{title}, by {key.space}", key), comparison, beside, None)
             if not _agree(systems, line.metric, beside):
                 line = replace(line, real=None)
                 left_out.append(f"{line.title}, of real images: it differs between the evaluations, as their VAEs do")
@@ -308,7 +308,7 @@ def _copy_lines(systems: Sequence[System], features: Sequence[str], left_out: li
 
 
 def _make_line(
-    systems: Sequence[System], named: tuple[str, str, str], comparison: str, beside: str, better: Better | None,
+    systems: Sequence[System], named: tuple[str, str, MetricKey], comparison: str, beside: str, better: Better | None,
     is_subtracted: bool = False,
 ) -> Line:
     """A line by its section, title and metric; the column of real images has the row `beside` of the first system."""
@@ -317,7 +317,7 @@ def _make_line(
     return Line(section, title, metric, comparison, better, cells, systems[0].find(metric, beside), is_subtracted)
 
 
-def _agree(systems: Sequence[System], metric: str, comparison: str) -> bool:
+def _agree(systems: Sequence[System], metric: MetricKey, comparison: str) -> bool:
     """Whether a share or an area that is about real images only is the same in all that have it."""
     rows = [system.find(metric, comparison) for system in systems]
     values = [row.value for row in rows if row is not None and row.value is not None]

@@ -12,12 +12,12 @@ from enum import Enum
 from math import hypot
 from statistics import NormalDist
 
+from tools.evaluation.metric_keys import Family
 from tools.evaluation.rows import Row
 
 LEVEL = 0.95
 # Of the groups, in each subsample that gives a Fréchet distance its range; as distances.py draws them.
 SUBSAMPLED_SHARE = 0.8
-_FRECHET, _KERNEL = ("FID", "FD["), ("KID", "KD[")
 
 
 class Better(Enum):
@@ -62,7 +62,7 @@ def subtract(one: Row, other: Row, *, num_comparisons: int) -> Difference:
     assert one.value is not None and other.value is not None
     value = one.value - other.value
     (down, up), (other_down, other_up) = _half_widths(one), _half_widths(other)
-    add = hypot if one.metric.startswith((*_FRECHET, *_KERNEL)) else _add
+    add = hypot if one.key.family in (Family.FRECHET, Family.KERNEL) else _add
     low, high = add(down, other_up), add(up, other_down)
     wider = _quantile(num_comparisons) / _quantile(1)
     return Difference(value, (value - low, value + high), (value - wider * low, value + wider * high))
@@ -83,7 +83,7 @@ def _half_widths(row: Row) -> tuple[float, float]:
     """
     assert row.value is not None and row.interval is not None
     low, high = row.interval
-    if row.metric.startswith(_FRECHET):
+    if row.key.family is Family.FRECHET:
         half = (high - low) / 2 * (SUBSAMPLED_SHARE / (1 - SUBSAMPLED_SHARE)) ** 0.5
         return half, half
     return max(row.value - low, 0.0), max(high - row.value, 0.0)

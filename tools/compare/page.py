@@ -97,7 +97,7 @@ def csv_lines(comparison: SystemComparison) -> Iterator[list[str]]:
 
 def _cells(kind: str, shown: Line, name: str, *values: object) -> list[str]:
     texts = ["" if value is None else str(value) for value in values]
-    return [kind, shown.section, shown.title, shown.metric, shown.comparison, defuse_cell(name), *texts]
+    return [kind, shown.section, shown.title, shown.metric.name, shown.comparison, defuse_cell(name), *texts]
 
 
 # Parts of the page

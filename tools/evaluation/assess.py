@@ -31,6 +31,7 @@ from tools.evaluation.encoders.config_weights import list_encoders, open_encoder
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import kind_of
 from tools.evaluation.encoders.published_weights import explain_missing, fetch_published
+from tools.evaluation.evaluation_report import EvaluationReport, TableRow
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.image_sets import as_gray_if_all, open_synthetic, read_set, refuse_real_images, round_trip
@@ -43,11 +44,12 @@ from tools.evaluation.judges import (
     with_levels,
 )
 from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
+from tools.evaluation.metric_keys import LPIPS, OFFICIAL, Family, MetricKey
 from tools.evaluation.openings import open_test_set
 from tools.evaluation.quoted_results import QuotedResults
 from tools.evaluation.report import page as report_page
 from tools.evaluation.report import report
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.side_by_side import compare_side_by_side
 from tools.runtime.progress import Progress
 from tools.runtime.tracking import WandbMirror
@@ -81,11 +83,11 @@ def assess(
         return
     (quoted or QuotedResults()).add_to(evaluation)
     report.write(evaluation, output)
-    evaluation.details["flips"] = flips
+    evaluation.details.flips = flips
     report_page.write_pages(evaluation, output, internal_folder=output / INTERNAL_FOLDER)
-    _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details["copy_pairs"])
+    _write_table(output / INTERNAL_FOLDER / PAIRS_NAME, evaluation.details.copy_pairs)
     if reject_copies:
-        _write_table(output / REJECTED_NAME, evaluation.details["rejected"])
+        _write_table(output / REJECTED_NAME, evaluation.details.rejected)
     mirror = WandbMirror(config.logging_params, config_to_dict(config), folder=output,
                          name=f"{Path(config.train_params.task_name).name}-evaluation")
     mirror.log(report.scalars(evaluation), step=0)
@@ -102,7 +104,7 @@ def evaluate_folder(
     """All rows for a folder that holds manifest.csv and images/, or one folder per class.
 
     `picture` is where real and synthetic images are put side by side. With `reject_copies` everything is computed
-    without the images that the test for copies flags, and details["rejected"] lists them. Processes that share the
+    without the images that the test for copies flags, and details.rejected lists them. Processes that share the
     encoding all call this; only the report of the first one has rows.
     """
     params, quiet = config.evaluation_params, not (config.logging_params.progress_bar and ranks.is_first)
@@ -180,7 +182,7 @@ def _open_report(
         "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
         "num_images": {s.name: len(s) for s in (made, real, train)}, "class_names": list(sets.class_names),
     })
-    result.details["held_out_sha256"] = real.sha256
+    result.details.held_out_sha256 = real.sha256
     if ranks.is_first:
         opening = open_test_set(Path(project.data.directory_inception_features), split, real_sha256=real.sha256,
                                 synthetic_sha256=made.sha256)
@@ -224,15 +226,15 @@ class _Rejection:
 
     kept: EvaluationSets
     verdict: str
-    rejected: list[dict[str, object]]
-    pairs: list[dict[str, object]]
+    rejected: list[TableRow]
+    pairs: list[TableRow]
 
     def describe(self, result: EvaluationReport) -> None:
         """Say in the report what was left out."""
         count, total = len(self.rejected), len(self.kept.synthetic) + len(self.rejected)
         result.provenance["num_rejected_as_copies"] = count
-        result.details["rejected"] = self.rejected
-        result.details["copy_pairs"] = [*self.pairs, *result.details["copy_pairs"]]
+        result.details.rejected = self.rejected
+        result.details.copy_pairs = [*self.pairs, *result.details.copy_pairs]
         result.warn(f"{count} of {total} synthetic images were rejected as near-copies of training images and every number "
                     f"is of the rest; before that: {self.verdict}")
 
@@ -258,7 +260,7 @@ def _reject_copies(sets: EvaluationSets, ranks: Ranks) -> _Rejection:
     )
 
 
-def _write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
+def _write_table(path: Path, rows: Sequence[TableRow]) -> None:
     """A table to look at, in which no name of a file becomes a formula."""
     lines = [list(rows[0]) if rows else ["IMAGE_NAME", "label", "r"], *(row.values() for row in rows)]
     write_table(path, [[defuse_cell(cell) if isinstance(cell, str) else str(cell) for cell in line] for line in lines])
@@ -279,9 +281,9 @@ def _load_encoders(
         if ranks.agree(encoder is not None) and encoder is not None:
             encoders.append(encoder)
             continue
-        names = ("FID", "KID") if name == "inception" else (f"FD[{name}]", f"KD[{name}]")
-        for metric in names:
-            result.rows.append(Row(metric, OVERALL, "total", None, note=f"not computed: {reason}"))
+        space = OFFICIAL if name == "inception" else name
+        result.rows += [Row(MetricKey(family, space), OVERALL, "total", None, note=f"not computed: {reason}")
+                        for family in (Family.FRECHET, Family.KERNEL)]
     return encoders
 
 
@@ -292,7 +294,7 @@ def _load_perceptual(
         return load_perceptual(lpips_path, device=device)
     except UserError as error:
         note = f"not computed: {explain_missing(error, failures)}"
-        result.rows.append(Row("LPIPS", OVERALL, "cross", None, note=note))
+        result.rows.append(Row(LPIPS, OVERALL, "cross", None, note=note))
         return None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from config.errors import UserError
 from tools.evaluation.checks import as_features, as_groups
+from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.neighbours import squared_distances
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
 from tools.evaluation.rows import OVERALL, Row
@@ -97,8 +98,8 @@ def authenticity_rows(
         interval = bootstrap_interval(lambda weights, of=values: weights @ of / weights.sum(axis=1), names, repeats=repeats,
                                       seed=seed) if len(set(names)) >= FEWEST_GROUPS else None
         note = "interval: 95% bootstrap over groups, training images held fixed; " if interval else ""
-        rows.append(Row(f"authenticity[{space}]", OVERALL, comparison, float(values.mean()), interval, n_real=num_train,
-                        n_synthetic=len(values), note=f"{note}does not decide: near-copies does"))
+        rows.append(Row(MetricKey(Family.AUTHENTICITY, space), OVERALL, comparison, float(values.mean()), interval,
+                        n_real=num_train, n_synthetic=len(values), note=f"{note}does not decide: near-copies does"))
     return rows
 
 

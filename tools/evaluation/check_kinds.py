@@ -6,8 +6,6 @@ from enum import Enum
 
 from tools.evaluation.aspects import Aspect
 
-OTHER_CLASS = "looks like "  # and the name of the other class: rows without a test, for the sentence of LOOKS
-ADJUSTED_P = "adjusted p of "
 _GRAIN = "grain power["
 _HALF = (0.45, 0.55)  # said in words
 

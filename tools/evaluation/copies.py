@@ -15,6 +15,7 @@ from config.errors import UserError
 from tools.evaluation.authenticity import authenticity_rows, find_authentic, measure_training
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.evaluation_report import EvaluationReport, TableRow
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets, EvaluationSettings
 from tools.evaluation.features import cached_features
 from tools.evaluation.image_set import CHUNK_IMAGES, ImageSet
@@ -26,25 +27,26 @@ from tools.evaluation.memorisation import (
     pixel_vectors,
     view_vectors,
 )
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.metric_keys import Family, MetricKey
+from tools.evaluation.rows import OVERALL, Row
 
 
 def add_copies(
     report: EvaluationReport, sets: EvaluationSets, encoders: Sequence[Encoder], settings: EvaluationSettings
 ) -> None:
-    """Add rows and warnings, and as details the audits ("copies": pixels, then each encoder) and their "copy_pairs"."""
-    report.details["copies"] = audits = []
-    report.details["copy_pairs"] = []
+    """Add rows and warnings, and as details the audits and their pairs."""
+    audits = report.details.copies
     try:
         audits.append(audit_pixels(sets))
         for encoder in encoders:
             audits.append(audit_encoder(encoder, sets, settings))
     except UserError as error:
-        report.rows.append(Row(f"near-copies[{PIXEL_SPACE}]", OVERALL, "copies", None, note=f"not computed: {error}"))
+        report.rows.append(Row(MetricKey(Family.NEAR_COPIES, PIXEL_SPACE), OVERALL, "copies", None,
+                               note=f"not computed: {error}"))
         report.warn("copies of training images were not looked for: see the row near-copies")
     for audit in audits:
         report.rows += memorisation_rows(audit)
-        report.details["copy_pairs"] += name_pairs(audit, sets)
+        report.details.copy_pairs += name_pairs(audit, sets)
         if audit.copying_found:
             report.warn(f"{audit.space}: {audit.verdict}; look at the nearest pairs and evaluate with --reject-copies")
         if audit.control_exceeded:
@@ -52,7 +54,7 @@ def add_copies(
                         "it, more than chance explains; check that no patient is on both sides")
 
 
-def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[dict[str, object]]:
+def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[TableRow]:
     """The pairs with the lowest r by the names of their images, for internal use; r to six digits, which no machine's order
     of summation alters."""
     made, train = sets.synthetic.ids, sets.train.ids
@@ -100,7 +102,8 @@ def add_authenticity(
             synthetic, held_out = (find_authentic(turn(encode(whole)[_positions(whole, part)]), training)
                                    for whole, part in ((sets.synthetic, matched.synthetic), (sets.real, matched.real)))
         except UserError as error:
-            report.rows.append(Row(f"authenticity[{space}]", OVERALL, "authentic", None, note=f"not computed: {error}"))
+            report.rows.append(Row(MetricKey(Family.AUTHENTICITY, space), OVERALL, "authentic", None,
+                                   note=f"not computed: {error}"))
             continue
         report.rows += authenticity_rows(
             space, synthetic, held_out, num_train=len(sets.train), groups=(matched.synthetic.groups, matched.real.groups),

@@ -12,7 +12,6 @@ from scipy import stats
 
 from tools.evaluation.aspects import Aspect
 from tools.evaluation.check_kinds import (
-    ADJUSTED_P,
     BRIGHTNESS,
     CONTRAST,
     EFFECTIVE,
@@ -20,7 +19,6 @@ from tools.evaluation.check_kinds import (
     FRACTIONS,
     LOOKS,
     OFF_RANGE,
-    OTHER_CLASS,
     ROUGHNESS,
     SHARPNESS,
     SHARPNESS_SPREAD,
@@ -39,12 +37,14 @@ from tools.evaluation.direct_measurements import (
     tail_rate,
 )
 from tools.evaluation.direct_statistics import SMALLEST_SIDE, Item, make_items, name_classes
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets
 from tools.evaluation.group_statistics import GroupComparison, adjusted_p_values, compare
 from tools.evaluation.image_measures import SHORTEST_OCTAVE
 from tools.evaluation.image_set import ImageSet
+from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 
 DIRECT, DIRECT_REAL = "direct", "direct_real"
 LEVEL = 0.025  # of all checks together; the comparisons by features have as much, which makes 5% of a report
@@ -71,7 +71,8 @@ def add_direct_checks(report: EvaluationReport, sets: EvaluationSets, *, repeats
     train = known.find(_capped(matched.train, _MAX_IMAGES))
     rows = make_rows(known, synthetic, real, train, class_names=sets.class_names, repeats=repeats)
     report.rows += rows
-    if not any(kind_of_check(row.metric) for row in rows if row.comparison == DIRECT_REAL and row.metric not in FRACTIONS):
+    if not any(row.key.family is Family.CHECK for row in rows
+               if row.comparison == DIRECT_REAL and row.key.about not in FRACTIONS):
         report.warn(f"direct checks need {SMALLEST_SIDE} images of {FEWEST_GROUPS} groups on either side; there are fewer")
 
 
@@ -115,15 +116,15 @@ def find_faults(rows: Sequence[Row]) -> list[Fault]:
     - spreads that repeats narrow, and images out of range where all are brighter or darker;
     - the look of classes where an octave's power is half or twice that of real images.
     """
-    found = {(row.metric, row.class_name, row.comparison): row for row in rows
+    found = {(row.key, row.class_name, row.comparison): row for row in rows
              if row.comparison in (DIRECT, DIRECT_REAL) and row.value is not None}
-    accused = [(kind, row) for row in found.values() if row.comparison == DIRECT and (kind := kind_of_check(row.metric))
+    accused = [(kind, row) for row in found.values() if row.comparison == DIRECT and (kind := _kind(row)) is not None
                and _is_fault(kind, row, found)]
     return [Fault(kind.aspect, kind.name, row.class_name, _sentence(kind, row, found))
             for kind, row in accused if not _is_explained(kind, row, accused)]
 
 
-_Found = dict[tuple[str, str, str], Row]
+_Found = dict[tuple[MetricKey, str, str], Row]
 
 
 def _value(row: Row) -> float:
@@ -131,11 +132,16 @@ def _value(row: Row) -> float:
     return row.value
 
 
+def _kind(row: Row) -> CheckKind | None:
+    """The check that a row is about; None where it is not the value of one."""
+    return kind_of_check(row.key.about) if row.key.family is Family.CHECK else None
+
+
 def _is_fault(kind: CheckKind, row: Row, found: _Found) -> bool:
-    p_row = found.get((f"{ADJUSTED_P}{row.metric}", row.class_name, DIRECT))
+    p_row = found.get((MetricKey(Family.ADJUSTED_P, kind.name), row.class_name, DIRECT))
     if p_row is None or _value(p_row) >= LEVEL:
         return False
-    of_real = found.get((row.metric, row.class_name, DIRECT_REAL))
+    of_real = found.get((row.key, row.class_name, DIRECT_REAL))
     if kind.scale is Scale.FRACTION:
         real = _value(of_real) if of_real is not None else 0.0
         return real - _value(row) >= kind.bound if kind.name == LOOKS else _value(row) > real
@@ -148,7 +154,7 @@ def _size(kind: CheckKind, row: Row) -> float:
 
 def _is_explained(kind: CheckKind, row: Row, accused: Sequence[tuple[CheckKind, Row]]) -> bool:
     """Whether a fault of the same class, or of all classes together, implies this one."""
-    others = {(other.metric, other.class_name): other for _, other in accused}
+    others = {(other.key.about, other.class_name): other for _, other in accused}
 
     def beside(*names: str) -> list[Row]:
         """The faults of these checks in the same class and overall."""
@@ -158,7 +164,7 @@ def _is_explained(kind: CheckKind, row: Row, accused: Sequence[tuple[CheckKind, 
     if kind.name in (EMPTY, OFF_RANGE):
         return _is_told_elsewhere(row, others) or (kind.name == OFF_RANGE and bool(beside(BRIGHTNESS)))
     if row.class_name != OVERALL:
-        broader = others.get((row.metric, OVERALL))
+        broader = others.get((row.key.about, OVERALL))
         if broader is not None and kind.is_low(_value(broader)) == kind.is_low(_value(row)):
             return True
         if kind.name != EFFECTIVE and any(_value(repeated) < 1 for repeated in beside(EFFECTIVE)):
@@ -186,7 +192,7 @@ def _is_explained(kind: CheckKind, row: Row, accused: Sequence[tuple[CheckKind, 
 
 def _is_beyond_contrast(octave: Row, contrast: Row) -> bool:
     """Whether an octave's power changed the same way as contrast, and by a size worth a sentence more."""
-    kind, explained = kind_of_check(octave.metric), _value(contrast) ** 2
+    kind, explained = _kind(octave), _value(contrast) ** 2
     assert kind is not None
     beyond = _value(octave) / explained
     return kind.is_large(beyond) and kind.is_low(beyond) == kind.is_low(explained)
@@ -194,8 +200,8 @@ def _is_beyond_contrast(octave: Row, contrast: Row) -> bool:
 
 def _is_told_elsewhere(row: Row, others: dict[tuple[str, str], Row]) -> bool:
     """Broken images are told of the class that has all of them, or else of all classes together."""
-    of_classes = [other for (name, place), other in others.items() if name == row.metric and place != OVERALL]
-    overall = others.get((row.metric, OVERALL))
+    of_classes = [other for (name, place), other in others.items() if name == row.key.about and place != OVERALL]
+    overall = others.get((row.key.about, OVERALL))
     if overall is None:
         return False
     one_has_all = any(_count(other) == _count(overall) for other in of_classes)
@@ -223,10 +229,10 @@ def _sentence(kind: CheckKind, row: Row, found: _Found) -> str:
 
 
 def _looks_sentence(row: Row, found: _Found, wrong: int, number: int) -> str:
-    others = [other for other in found.values() if other.metric.startswith(OTHER_CLASS) and other.metric != LOOKS
+    others = [other for other in found.values() if other.key.family is Family.LOOKS_LIKE
               and (other.class_name, other.comparison) == (row.class_name, DIRECT)]
-    most = max(others, key=_value).metric.removeprefix(OTHER_CLASS) if others else ""
-    real = found.get((LOOKS, row.class_name, DIRECT_REAL))
+    most = max(others, key=_value).key.about if others else ""
+    real = found.get((MetricKey(Family.CHECK, LOOKS), row.class_name, DIRECT_REAL))
     beside = "" if real is None or not real.n_real else (
         f"; of real ones {round((1 - _value(real)) * real.n_real)} of {real.n_real}")
     return f"{wrong} of {number} images look like another class{f', most like {most}' if most else ''}{beside}"
@@ -243,13 +249,14 @@ def _row(item: Item, compared: GroupComparison, comparison: str) -> Row:
         value, interval = float(np.exp(value)), interval and (float(np.exp(interval[0])), float(np.exp(interval[1])))
     of_first, of_second = (float(np.exp(one)) if is_log else one for one in (compared.first, compared.second))
     note = f"{item.kind.measure}: {of_first:.4g} beside {of_second:.4g}; interval: 95% bootstrap over groups"
-    return Row(item.kind.name, item.class_name, comparison, value, interval, n_real=item.num_second,
+    return Row(MetricKey(Family.CHECK, item.kind.name), item.class_name, comparison, value, interval, n_real=item.num_second,
                n_synthetic=item.num_first, note=note)
 
 
 def _p_row(item: Item, p_value: float) -> Row:
-    return Row(f"{ADJUSTED_P}{item.kind.name}", item.class_name, DIRECT, min(1.0, p_value), n_real=item.num_second,
-               n_synthetic=item.num_first, note="exchanges of whole groups, adjusted for all direct checks together")
+    return Row(MetricKey(Family.ADJUSTED_P, item.kind.name), item.class_name, DIRECT, min(1.0, p_value),
+               n_real=item.num_second, n_synthetic=item.num_first,
+               note="exchanges of whole groups, adjusted for all direct checks together")
 
 
 def _look_rows(synthetic: MeasuredImages, real: MeasuredImages, class_names: Sequence[str], repeats: int) -> list[Row]:
@@ -263,8 +270,8 @@ def _look_rows(synthetic: MeasuredImages, real: MeasuredImages, class_names: Seq
             if not len(chosen):
                 continue
             for other, other_name in enumerate(class_names):
-                name = LOOKS if other == label else f"{OTHER_CLASS}{other_name}"
-                rows.append(_fraction_row(name, class_name, comparison, measured, chosen, measured.predicted == other,
+                key = MetricKey(Family.CHECK, LOOKS) if other == label else MetricKey(Family.LOOKS_LIKE, other_name)
+                rows.append(_fraction_row(key, class_name, comparison, measured, chosen, measured.predicted == other,
                                           repeats))
     return rows
 
@@ -288,14 +295,15 @@ def _broken_rows(
                       one.empty if name == EMPTY else one.off_range) for one in (synthetic, real, known)]
             if not len(sides[0][1]):
                 continue
-            found += [_fraction_row(name, class_name, comparison, one, rows, flags, repeats)
+            found += [_fraction_row(MetricKey(Family.CHECK, name), class_name, comparison, one, rows, flags, repeats)
                       for comparison, (one, rows, flags) in zip((DIRECT, DIRECT_REAL), sides, strict=False) if len(rows)]
             (made, num_made), *others = (_count_groups(one, rows, flags) for one, rows, flags in sides)
             broken, num_others = np.sum(others, axis=0)
             p_value = float(stats.fisher_exact([[made, num_made - made], [broken, num_others - broken]], "greater").pvalue
                             if broken else stats.binom.sf(made - 1, num_made, rate))
-            found.append(Row(f"{ADJUSTED_P}{name}", class_name, DIRECT, min(1.0, p_value * num_tests / _BROKEN_SHARE),
-                             n_real=len(sides[1][1]), n_synthetic=len(sides[0][1]), note="more than real ones, by chance"))
+            found.append(Row(MetricKey(Family.ADJUSTED_P, name), class_name, DIRECT,
+                             min(1.0, p_value * num_tests / _BROKEN_SHARE), n_real=len(sides[1][1]),
+                             n_synthetic=len(sides[0][1]), note="more than real ones, by chance"))
     return found
 
 
@@ -306,7 +314,8 @@ def _count_groups(measured: MeasuredImages, rows: np.ndarray, flags: np.ndarray)
 
 
 def _fraction_row(
-    name: str, class_name: str, comparison: str, measured: MeasuredImages, rows: np.ndarray, flags: np.ndarray, repeats: int
+    key: MetricKey, class_name: str, comparison: str, measured: MeasuredImages, rows: np.ndarray, flags: np.ndarray,
+    repeats: int,
 ) -> Row:
     """The fraction of the images at `rows` for which `flags` (N,) holds."""
     held = flags[rows].astype(np.float64)
@@ -316,6 +325,6 @@ def _fraction_row(
         interval = bootstrap_interval(lambda weights: weights @ held / weights.sum(axis=1), groups, repeats=repeats,
                                       seed=SEED)
     of_synthetic = comparison == DIRECT
-    return Row(name, class_name, comparison, float(held.mean()), interval, n_real=0 if of_synthetic else len(held),
+    return Row(key, class_name, comparison, float(held.mean()), interval, n_real=0 if of_synthetic else len(held),
                n_synthetic=len(held) if of_synthetic else 0,
                note=f"{int(held.sum())} of {len(held)} {'synthetic' if of_synthetic else 'held-out real'} images")

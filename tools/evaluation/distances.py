@@ -2,13 +2,14 @@
 references. Owns which sets are compared and what a row says; the formulas lie in the files that it imports."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from dataset.ranks import ALONE, Ranks
 from tools.evaluation.encoders.encoder import Encoder
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings, OpenBar
 from tools.evaluation.features import Features, cached_features, encode_images
 from tools.evaluation.frechet import frechet_distance
@@ -19,11 +20,12 @@ from tools.evaluation.kernel import (
     kernel_interval,
     kernel_permutation_test,
 )
-from tools.evaluation.neighbours import NeighbourCounts, count_neighbours, nearest_neighbours
+from tools.evaluation.metric_keys import Family, MetricKey
+from tools.evaluation.neighbours import count_neighbours, nearest_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
-from tools.evaluation.report.exhibits import add_feature_exhibit
+from tools.evaluation.report.exhibits import make_feature_exhibit
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.two_sample import two_sample_test
 
 SMALLEST_FRECHET_SET = 50  # images a side under which a Fréchet distance says nothing
@@ -63,7 +65,7 @@ class _Comparison:
         """Whether intervals are wanted and there are enough groups to draw."""
         return self.with_interval and self.fewest_groups >= FEWEST_GROUPS
 
-    def row(self, metric: str, value: float | None, *, interval: tuple[float, float] | None = None,
+    def row(self, metric: MetricKey, value: float | None, *, interval: tuple[float, float] | None = None,
             comparable: bool = False, note: str = "") -> Row:
         return Row(metric, self.class_name, self.name, value, interval, n_real=len(self.second.values),
                    n_synthetic=len(self.first.values), literature_comparable=comparable, note=note)
@@ -89,7 +91,7 @@ def add_distances(
     counts = count_labels(of["real"].labels, num_classes)
     level = np.where(counts > 0, counts[counts > 0].min(), 0)
     add(_Comparison(OVERALL, "balanced", balance(of["synthetic"], level), balance(of["real"], level)))
-    add_feature_exhibit(report, encoder.name, encoder.metric_name("FD"), of)
+    report.details.features.append(make_feature_exhibit(encoder.name, MetricKey(Family.FRECHET, encoder.space).name, of))
 
 
 def encode_sets(
@@ -140,27 +142,27 @@ def _add_comparison(
     comparable = (encoder.literature_comparable and compared.name == "total" and compared.class_name == OVERALL
                   and compared.smaller >= LITERATURE_FRECHET_SET)
     _add_frechet(report, encoder, settings, compared, comparable)
-    name = encoder.metric_name("KD")
+    kernel = MetricKey(Family.KERNEL, encoder.space)
     if compared.smaller < 2 * NEIGHBOURS:
-        report.rows.append(compared.row(name, None, comparable=comparable, note=f"not computed: {compared.smaller} images"))
+        report.rows.append(compared.row(kernel, None, comparable=comparable,
+                                        note=f"not computed: {compared.smaller} images"))
         report.warn(f"kernel distances and neighbour scores need {2 * NEIGHBOURS} images a class; some classes have fewer")
         return
     first, second = (_capped(features) for features in (compared.first, compared.second))
     cap = _describe_cap(compared, MAX_PAIRWISE_IMAGES)
-    _add_kernel(report, name, settings, compared, first, second, comparable, cap)
+    _add_kernel(report, kernel, settings, compared, first, second, comparable, cap)
     if compared.with_neighbours:
-        suffix = "[FID features]" if encoder.literature_comparable else encoder.metric_name("FD").removeprefix("FD")
-        _add_neighbours(report, suffix, settings, compared, first, second, comparable, cap)
-        _add_two_sample(report, f"two-sample AUC{suffix}", settings, compared, first, second, cap)
+        _add_neighbours(report, encoder.space, settings, compared, first, second, comparable, cap)
+        _add_two_sample(report, MetricKey(Family.TWO_SAMPLE, encoder.space), settings, compared, first, second, cap)
 
 
 def _add_frechet(
     report: EvaluationReport, encoder: Encoder, settings: EvaluationSettings, compared: _Comparison, comparable: bool
 ) -> None:
-    name, smaller = encoder.metric_name("FD"), compared.smaller
+    metric, smaller = MetricKey(Family.FRECHET, encoder.space), compared.smaller
     if smaller < SMALLEST_FRECHET_SET:
         note = f"not computed: {smaller} images, a Fréchet distance needs {SMALLEST_FRECHET_SET}; read the kernel distance"
-        report.rows.append(compared.row(name, None, comparable=comparable, note=note))
+        report.rows.append(compared.row(metric, None, comparable=comparable, note=note))
         report.warn(f"some Fréchet distances are not computed, because a class has fewer than {SMALLEST_FRECHET_SET} images")
         return
     if smaller < LITERATURE_FRECHET_SET:
@@ -174,49 +176,52 @@ def _add_frechet(
             repeats=settings.frechet_repeats, fraction=_SUBSAMPLED_SHARE, seed=SEED)
         note = (f"interval: subsample range at n of about {round(_SUBSAMPLED_SHARE * smaller)}, "
                 f"{settings.frechet_repeats} draws of {_SUBSAMPLED_SHARE:.0%} of the groups")
-    report.rows.append(compared.row(name, frechet_distance(first.values, second.values), interval=interval,
+    report.rows.append(compared.row(metric, frechet_distance(first.values, second.values), interval=interval,
                                     comparable=comparable, note=note))
 
 
 def _add_kernel(
-    report: EvaluationReport, name: str, settings: EvaluationSettings, compared: _Comparison, first: Features,
+    report: EvaluationReport, metric: MetricKey, settings: EvaluationSettings, compared: _Comparison, first: Features,
     second: Features, comparable: bool, cap: str,
 ) -> None:
     """The kernel distance, and where it has an interval also the p value of the permutation test."""
     arrays = (first.values, second.values, first.groups, second.groups)
     if compared.fewest_groups < 2:
-        report.rows.append(compared.row(name, None, comparable=comparable,
+        report.rows.append(compared.row(metric, None, comparable=comparable,
                                         note="not computed: one side has one group, within which images are alike"))
         return
     interval = kernel_interval(*arrays, repeats=settings.bootstrap_repeats, seed=SEED) if compared.resamples else None
     report.rows.append(compared.row(
-        name, kernel_distance(*arrays), interval=interval, comparable=comparable,
+        metric, kernel_distance(*arrays), interval=interval, comparable=comparable,
         note=_join("interval: 95% bootstrap over groups" if interval else "", cap)))
     if compared.resamples:
         p_value = kernel_permutation_test(*arrays, permutations=settings.bootstrap_repeats, seed=SEED)
         cap = _describe_cap(compared, min(MAX_PERMUTED_IMAGES, MAX_PAIRWISE_IMAGES))
-        report.rows.append(compared.row(f"p of {name}", p_value, note=_join(
+        report.rows.append(compared.row(replace(metric, family=Family.KERNEL_P), p_value, note=_join(
             f"share of {settings.bootstrap_repeats} exchanges of whole groups that are at least as far apart", cap)))
 
 
 def _add_neighbours(
-    report: EvaluationReport, suffix: str, settings: EvaluationSettings, compared: _Comparison, first: Features,
+    report: EvaluationReport, space: str, settings: EvaluationSettings, compared: _Comparison, first: Features,
     second: Features, comparable: bool, cap: str,
 ) -> None:
     """Precision, recall, density and coverage, `second` being the real side."""
     if compared.name == "total" and compared.class_name == OVERALL:
         _warn_of_stacks(report, second)
     counts = count_neighbours(second.values, first.values, k=NEIGHBOURS)
-    shares: dict[str, tuple[np.ndarray, Sequence[str]]] = {
-        "precision": (counts.balls_around > 0, first.groups), "recall": (counts.recalled, second.groups),
-        "density": (counts.balls_around / NEIGHBOURS, first.groups), "coverage": (counts.covered, second.groups),
+    scores = counts.scores
+    shares: dict[Family, tuple[float, np.ndarray, Sequence[str]]] = {
+        Family.PRECISION: (scores.precision, counts.balls_around > 0, first.groups),
+        Family.RECALL: (scores.recall, counts.recalled, second.groups),
+        Family.DENSITY: (scores.density, counts.balls_around / NEIGHBOURS, first.groups),
+        Family.COVERAGE: (scores.coverage, counts.covered, second.groups),
     }
-    for score, (of_image, groups) in shares.items():
+    for family, (value, of_image, groups) in shares.items():
         interval = bootstrap_interval(
             partial(_weighted_mean, of_image.astype(np.float64)), groups, repeats=settings.bootstrap_repeats, seed=SEED,
         ) if compared.resamples else None
         note = "interval: 95% bootstrap over the groups of the images judged, balls held fixed" if interval else ""
-        report.rows.append(compared.row(f"{score}{suffix}", _score(counts, score), interval=interval, comparable=comparable,
+        report.rows.append(compared.row(MetricKey(family, space), float(value), interval=interval, comparable=comparable,
                                         note=_join(note, cap)))
 
 
@@ -232,17 +237,17 @@ def _warn_of_stacks(report: EvaluationReport, real: Features) -> None:
 
 
 def _add_two_sample(
-    report: EvaluationReport, name: str, settings: EvaluationSettings, compared: _Comparison, first: Features,
+    report: EvaluationReport, metric: MetricKey, settings: EvaluationSettings, compared: _Comparison, first: Features,
     second: Features, cap: str,
 ) -> None:
     if compared.fewest_groups < 2:
-        report.rows.append(compared.row(name, None, note="not computed: one side has one group, which cannot be both "
+        report.rows.append(compared.row(metric, None, note="not computed: one side has one group, which cannot be both "
                                         "learned from and judged"))
         return
     result = two_sample_test(first.values, second.values, first.groups, second.groups,
                              repeats=settings.bootstrap_repeats if compared.resamples else 0, seed=SEED)
     note = "0.5: not told apart" + ("; interval: 95% bootstrap over groups" if result.interval else "")
-    report.rows.append(compared.row(name, result.area, interval=result.interval, note=_join(note, cap)))
+    report.rows.append(compared.row(metric, result.area, interval=result.interval, note=_join(note, cap)))
 
 
 def _capped(features: Features) -> Features:
@@ -256,10 +261,6 @@ def _describe_cap(compared: _Comparison, limit: int) -> str:
     """What a row says where a side has more images than were used."""
     larger = max(len(compared.first.values), len(compared.second.values))
     return f"capped at {limit} images a side, whole groups" if larger > limit else ""
-
-
-def _score(counts: NeighbourCounts, name: str) -> float:
-    return float(getattr(counts.scores, name))
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from functools import cached_property
 from scipy.stats import norm
 
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.metric_keys import SSIM, Family, MetricKey
 from tools.evaluation.rows import OVERALL, Row
 
 FALSE_ALARMS = 0.025  # share of innocent sets that all comparisons together may accuse; the direct checks have as much
@@ -19,7 +20,6 @@ _NO_SEPARATION = 0.5  # AUC of equal sets; cross-validation puts real images und
 # The intervals of neighbour scores resample the images that are counted and hold those fixed that they are counted against,
 # which vary as much: twice the variance.
 _BOTH_SIDES = math.sqrt(2.0)
-_KERNEL_NAMES = ("KID", "KD[")
 _NAMES = {"inception": "Inception", "squeezenet1_1": "SqueezeNet", "dinov2": "DINOv2"}
 
 
@@ -61,7 +61,7 @@ class Comparison:
 class EncoderRows:
     """What the features of one encoder say; a comparison is None where a side has no value or no interval."""
 
-    kernel: str
+    kernel: MetricKey
     distance: Comparison | None
     separation: Comparison | None
     precision: Comparison | None
@@ -70,17 +70,21 @@ class EncoderRows:
 
     @property
     def kind(self) -> FeatureKind:
-        return kind_of(self.kernel)
+        return kind_of(self.encoder)
+
+    @property
+    def encoder(self) -> str:
+        assert self.kernel.encoder is not None  # a kernel distance is by features
+        return self.kernel.encoder
 
     @property
     def title(self) -> str:
         """The features in plain words: `Inception features`, `untrained_x features`."""
-        encoder = "inception" if self.kernel == "KID" else self.kernel.removeprefix("KD[").split("@")[0].removesuffix("]")
-        return name_features(encoder)
+        return name_features(self.encoder)
 
-    def score(self, name: str) -> str:
-        """What a neighbour score or the two-sample test of these features is called."""
-        return f"{name}[FID features]" if self.kernel.startswith("KID") else f"{name}{self.kernel.removeprefix('KD')}"
+    def score(self, family: Family) -> MetricKey:
+        """A neighbour score or the two-sample test of these features."""
+        return MetricKey(family, self.kernel.about)
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -93,18 +97,18 @@ class Evidence:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.all = rows
-        self._found = {(row.metric, row.comparison, row.class_name): row for row in rows if row.value is not None}
+        self._found = {(row.key, row.comparison, row.class_name): row for row in rows if row.value is not None}
 
-    def find(self, metric: str | None, comparison: str) -> Row | None:
+    def find(self, metric: MetricKey | None, comparison: str) -> Row | None:
         """The overall row of this metric and comparison."""
         return None if metric is None else self._found.get((metric, comparison, OVERALL))
 
     @cached_property
     def encoders(self) -> list[EncoderRows]:
         """Every encoder that has a kernel distance, in the order of the rows."""
-        names = [row.metric for row in self.all if row.metric.startswith(_KERNEL_NAMES) and row.comparison == "total"
-                 and row.class_name == OVERALL and row.value is not None]
-        return [self._read(name) for name in dict.fromkeys(names)]
+        keys = [row.key for row in self.all if row.key.family is Family.KERNEL and row.comparison == "total"
+                and row.class_name == OVERALL and row.value is not None]
+        return [self._read(key) for key in dict.fromkeys(keys)]
 
     @property
     def deciding(self) -> list[EncoderRows]:
@@ -112,21 +116,21 @@ class Evidence:
         return [one for one in self.encoders if one.kind is not FeatureKind.IN_DOMAIN]
 
     @property
-    def pairs(self) -> str | None:
+    def pairs(self) -> MetricKey | None:
         """The similarity that tells diversity: LPIPS where there is one, else SSIM."""
-        names = [row.metric for row in self.all if row.comparison == "diversity" and row.class_name == OVERALL
-                 and row.value is not None]
-        return next((name for name in names if name != "SSIM"), names[0] if names else None)
+        keys = [row.key for row in self.all if row.comparison == "diversity" and row.class_name == OVERALL
+                and row.value is not None]
+        return next((key for key in keys if key != SSIM), keys[0] if keys else None)
 
     @cached_property
     def unlike(self) -> Comparison | None:
         """How like a synthetic and a real image are, beside two real ones."""
-        return self._compare(self.pairs, "cross", "real_pairs", more_is_worse=self.pairs != "SSIM")
+        return self._compare(self.pairs, "cross", "real_pairs", more_is_worse=self.pairs != SSIM)
 
     @cached_property
     def alike(self) -> Comparison | None:
         """How like two synthetic images are, beside two real ones."""
-        return self._compare(self.pairs, "diversity", "real_pairs", more_is_worse=self.pairs == "SSIM")
+        return self._compare(self.pairs, "diversity", "real_pairs", more_is_worse=self.pairs == SSIM)
 
     @cached_property
     def limit(self) -> float:
@@ -138,23 +142,23 @@ class Evidence:
     def is_worse(self, comparison: Comparison | None) -> bool:
         return comparison is not None and comparison.excess > self.limit
 
-    def _read(self, kernel: str) -> EncoderRows:
+    def _read(self, kernel: MetricKey) -> EncoderRows:
         bare = EncoderRows(kernel, None, None, None, None, None)
         return EncoderRows(
             kernel, distance=self._compare(kernel, more_is_worse=True),
-            separation=self._compare(bare.score("two-sample AUC"), more_is_worse=True, least_real=_NO_SEPARATION),
-            precision=self._compare(bare.score("precision"), widening=_BOTH_SIDES),
-            coverage=self._compare(bare.score("coverage"), widening=_BOTH_SIDES),
-            recall=self._compare(bare.score("recall"), widening=_BOTH_SIDES))
+            separation=self._compare(bare.score(Family.TWO_SAMPLE), more_is_worse=True, least_real=_NO_SEPARATION),
+            precision=self._compare(bare.score(Family.PRECISION), widening=_BOTH_SIDES),
+            coverage=self._compare(bare.score(Family.COVERAGE), widening=_BOTH_SIDES),
+            recall=self._compare(bare.score(Family.RECALL), widening=_BOTH_SIDES))
 
     def _compare(
-        self, metric: str | None, of_made: str = "total", of_real: str = "real_real", *, more_is_worse: bool = False,
+        self, metric: MetricKey | None, of_made: str = "total", of_real: str = "real_real", *, more_is_worse: bool = False,
         least_real: float = -math.inf, widening: float = 1.0,
     ) -> Comparison | None:
         made, real = self.find(metric, of_made), self.find(metric, of_real)
         if metric is None or made is None or real is None or made.interval is None or real.interval is None:
             return None
-        return Comparison(metric.split("[")[0], made, real, more_is_worse, least_real, widening)
+        return Comparison(metric.short, made, real, more_is_worse, least_real, widening)
 
 
 def name_features(encoder: str) -> str:

@@ -17,14 +17,15 @@ from tools.evaluation.accuracy import (
     weighted_class_area,
 )
 from tools.evaluation.baseline import Baseline, BaselineFeatures, fit_baseline
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import SEED, EvaluationSets
 from tools.evaluation.image_set import ImageSet, groups_of_labels
 from tools.evaluation.inference import compute_logits
+from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval
-from tools.evaluation.rows import OVERALL, RATIO, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 
 NO_SIGNAL = "no class signal found: class-conditional claims are not supported"
-_BASELINE, _GAIN = "baseline balanced accuracy", "judge minus baseline"
 _INTERVAL_NOTE = "interval: 95% bootstrap over groups"
 
 
@@ -44,11 +45,8 @@ class _Trait:
     levels: Sequence[str]
     condition: str | None = None
 
-    def metric(self, measure: str) -> str:
-        return f"class {measure}" if self.condition is None else f"condition {measure}[{self.condition}]"
-
-    def confusion(self, level: str) -> str:
-        return f"judged as {level}" if self.condition is None else self.metric(f"judged as {level}")
+    def metric(self, family: Family, level: str = "") -> MetricKey:
+        return MetricKey(family, level, self.condition)
 
     @property
     def no_signal(self) -> str:
@@ -105,7 +103,7 @@ class _Judged:
         rows = np.flatnonzero(np.isin(self.images.labels, labels))
         return replace(self, images=self.images.select(rows), probabilities=self.probabilities[rows])
 
-    def row(self, metric: str, value: float | None, *, class_name: str = OVERALL,
+    def row(self, metric: MetricKey, value: float | None, *, class_name: str = OVERALL,
             interval: tuple[float, float] | None = None, note: str = "", count: int | None = None) -> Row:
         count = len(self.images) if count is None else count
         synthetic = self.comparison == "synthetic"
@@ -165,7 +163,7 @@ def _add_baseline(report: EvaluationReport, judged: _Judged, baseline: Baseline 
     trait, images = judged.trait, judged.images
     if baseline is None or not len(images):
         note = trait.absent if not len(images) else "not computed: no features of a published or untrained network"
-        report.rows += [judged.row(trait.metric(measure), None, note=note) for measure in (_BASELINE, _GAIN)]
+        report.rows += [judged.row(trait.metric(family), None, note=note) for family in (Family.BASELINE, Family.GAIN)]
         return False
 
     def of_baseline(weights: np.ndarray) -> np.ndarray:
@@ -173,11 +171,11 @@ def _add_baseline(report: EvaluationReport, judged: _Judged, baseline: Baseline 
 
     value, own = balanced_accuracy(images.labels, baseline.predicted), balanced_accuracy(images.labels, judged.predicted)
     interval = _interval(of_baseline, judged, repeats=repeats)
-    report.rows.append(judged.row(trait.metric(_BASELINE), value, interval=interval,
+    report.rows.append(judged.row(trait.metric(Family.BASELINE), value, interval=interval,
                                   note=_join(baseline.describe(), _INTERVAL_NOTE if interval else "")))
     gain = _interval(lambda weights: judged.weighted_accuracy(weights) - of_baseline(weights), judged, repeats=repeats)
     beaten = gain is not None and gain[1] < 0
-    report.rows.append(judged.row(trait.metric(_GAIN), own - value, interval=gain, note=_join(
+    report.rows.append(judged.row(trait.metric(Family.GAIN), own - value, interval=gain, note=_join(
         trait.beaten if beaten else "above 0: the judge reads more than the baseline",
         f"{_INTERVAL_NOTE}, paired" if gain else "")))
     if beaten:
@@ -196,12 +194,12 @@ def classify(judge: Classifier, images: ImageSet) -> np.ndarray:
 
 def _add_accuracy(report: EvaluationReport, judged: _Judged, repeats: int) -> None:
     interval = _interval(judged.weighted_accuracy, judged, repeats=repeats)
-    report.rows.append(judged.row(judged.trait.metric("balanced accuracy"), judged.accuracy(), interval=interval,
+    report.rows.append(judged.row(judged.trait.metric(Family.ACCURACY), judged.accuracy(), interval=interval,
                                   note=_INTERVAL_NOTE if interval else ""))
 
 
 def _add_area(report: EvaluationReport, judged: _Judged, repeats: int) -> Row:
-    metric, area = judged.trait.metric("AUC"), judged.area()
+    metric, area = judged.trait.metric(Family.AUC), judged.area()
     if area is None:
         row = judged.row(metric, None, note=judged.trait.absent)
     else:
@@ -213,14 +211,14 @@ def _add_area(report: EvaluationReport, judged: _Judged, repeats: int) -> Row:
 
 def _add_signal(report: EvaluationReport, judged: _Judged, area: Row) -> None:
     """AUC - 0.5 on held-out real images: what there is to be learned about the class or condition."""
-    trait, metric = judged.trait, judged.trait.metric("signal")
+    trait, metric = judged.trait, judged.trait.metric(Family.SIGNAL)
     if area.value is None:
         report.rows.append(judged.row(metric, None, note=area.note))
         return
     if area.interval is None:
         report.rows.append(judged.row(metric, area.value - 0.5,
                                       note=f"no interval: fewer than {FEWEST_GROUPS} groups a label"))
-        report.warn(f"the {metric} has no interval, because the held-out images are of too few groups: it is unproven")
+        report.warn(f"the {metric.name} has no interval, because the held-out images are of too few groups: it is unproven")
         return
     low, high = area.interval
     found = low > 0.5
@@ -237,8 +235,9 @@ def _add_confusion(report: EvaluationReport, judged: _Judged) -> None:
     for label, name in enumerate(names):
         count = int((judged.images.labels == label).sum())
         for other, taken_for in enumerate(names):
-            report.rows.append(judged.row(judged.trait.confusion(taken_for), float(shares[label, other]) if count else None,
-                                          class_name=name, count=count, note="" if count else judged.trait.absent))
+            report.rows.append(judged.row(judged.trait.metric(Family.CONFUSION, taken_for),
+                                          float(shares[label, other]) if count else None, class_name=name,
+                                          count=count, note="" if count else judged.trait.absent))
 
 
 def _add_ratios(report: EvaluationReport, *, real: _Judged, made: _Judged, repeats: int) -> None:
@@ -246,14 +245,14 @@ def _add_ratios(report: EvaluationReport, *, real: _Judged, made: _Judged, repea
     trait, common = real.trait, np.intersect1d(real.images.labels, made.images.labels)
     all_common = len(common) == len(np.union1d(real.images.labels, made.images.labels))
     about = "" if all_common else f" of {', '.join(trait.levels[label] for label in common)} only"
-    _add_ratio(report, trait.metric("balanced accuracy"), real.only(common), made.only(common), value=_Judged.accuracy,
+    _add_ratio(report, trait.metric(Family.ACCURACY), real.only(common), made.only(common), value=_Judged.accuracy,
                weighted=_Judged.weighted_accuracy, repeats=repeats, about=about)
-    _add_ratio(report, trait.metric("AUC"), real, made, value=_Judged.area, weighted=_Judged.weighted_area,
+    _add_ratio(report, trait.metric(Family.AUC), real, made, value=_Judged.area, weighted=_Judged.weighted_area,
                repeats=repeats)
 
 
 def _add_ratio(
-    report: EvaluationReport, metric: str, real: _Judged, made: _Judged, *, value: Callable[[_Judged], float | None],
+    report: EvaluationReport, metric: MetricKey, real: _Judged, made: _Judged, *, value: Callable[[_Judged], float | None],
     weighted: Callable[[_Judged, np.ndarray], np.ndarray], repeats: int, about: str = "",
 ) -> None:
     def draw(real_weights: np.ndarray, made_weights: np.ndarray) -> np.ndarray:
@@ -265,7 +264,8 @@ def _add_ratio(
     interval = None if ratio is None else _interval(draw, real, made, repeats=repeats)
     note = real.trait.absent if ratio is None else f"synthetic over held-out real{about}"
     report.rows.append(Row(
-        f"{RATIO}{metric}", OVERALL, "synthetic", ratio, interval, n_real=len(real.images), n_synthetic=len(made.images),
+        replace(metric, is_ratio=True), OVERALL, "synthetic", ratio, interval, n_real=len(real.images),
+        n_synthetic=len(made.images),
         note=_join(note, f"{_INTERVAL_NOTE}, both drawn" if interval else "", "" if ratio is None else made.reading)))
 
 

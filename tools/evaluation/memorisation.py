@@ -20,6 +20,7 @@ from dataset.symmetries import apply_symmetry
 from tools.evaluation.aspects import Tone
 from tools.evaluation.checks import as_features, as_groups
 from tools.evaluation.image_set import halve_groups
+from tools.evaluation.metric_keys import PIXELS, Family, MetricKey
 from tools.evaluation.neighbours import squared_distances
 from tools.evaluation.rows import OVERALL, Row
 
@@ -36,7 +37,9 @@ DECISIVE_P = 0.01
 # An image whose r is under this share of the smallest held-out r is a copy by itself. Where the number of images within
 # r grows like r ** 4 (measured on 64 px cells: 4.6) an innocent one passes it with probability 1e-4 over that of tau.
 CLEAR_SHARE = 0.1
-PIXEL_SPACE = f"pixels at {PIXEL_SIDE_PX} px"
+PIXEL_SPACE = f"{PIXELS} at {PIXEL_SIDE_PX} px"
+NEAR_COPIES_BY_PIXELS = MetricKey(Family.NEAR_COPIES, PIXEL_SPACE)
+_BINOMIAL = "; binomial p"  # ends the verdict in a note
 _ROWS_AT_ONCE = 256
 _SEED = 0  # of the halves of the held-out groups; part of the protocol, not of a run
 _MOST_LISTED = 24
@@ -282,15 +285,20 @@ def audit_copies(
 
 def memorisation_rows(audit: CopyAudit) -> list[Row]:
     """The share under tau of synthetic images and of the control."""
-    metric = f"near-copies[{audit.space}]"
+    metric = MetricKey(Family.NEAR_COPIES, audit.space)
     threshold, num_synthetic = audit.threshold, len(audit.flagged)
     limit = audit.control_limit / audit.num_control
     control = f"of {audit.num_control} held-out groups that did not set tau; chance explains up to {limit:.3g} (95%)"
     return [
         Row(metric, OVERALL, "copies", audit.share, n_real=threshold.num_groups, n_synthetic=num_synthetic,
-            note=f"{audit.verdict}; binomial p = {audit.binomial_p:.2g}", outcome=audit.outcome),
+            note=f"{audit.verdict}{_BINOMIAL} = {audit.binomial_p:.2g}", outcome=audit.outcome),
         Row(metric, OVERALL, "copies_control", audit.control_share, n_real=audit.num_control, n_synthetic=0, note=control),
     ]
+
+
+def read_verdict(row: Row) -> str:
+    """The sentence of the verdict in a row of `memorisation_rows`, which a file holds in its note alone."""
+    return row.note.partition(_BINOMIAL)[0]
 
 
 def _as_versions(values: np.ndarray, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.morphometry import ABSTENTIONS, LENGTHS, MEASURES, Abstention, Measurement
 from tools.evaluation.rows import OVERALL, Row
 
@@ -233,7 +234,7 @@ def _row(
     metric: str, class_name: str, comparison: str, value: float | None, *, note: str = "",
     interval: tuple[float, float] | None = None, counts: tuple[int | None, int | None] = (None, None),
 ) -> Row:
-    return Row(f"morphometry: {metric}", class_name, comparison, None if value is None else float(value),
+    return Row(MetricKey(Family.MORPHOMETRY, metric), class_name, comparison, None if value is None else float(value),
                interval=interval, n_real=counts[0], n_synthetic=counts[1], note=note)
 
 

@@ -141,7 +141,7 @@ def format_morphometry(
     rows: Sequence[Row], measured: dict[str, MeasuredSet], class_names: Sequence[str], um_per_px: float | None
 ) -> str:
     """The table for the screen: how many were measured and why not, means, synthetic against real, class differences."""
-    found = {(row.metric.removeprefix("morphometry: "), row.class_name, row.comparison): row for row in rows}
+    found = {(row.key.about, row.class_name, row.comparison): row for row in rows}
     lines = []
     for name, images in measured.items():
         lines.append(f"{name}: {int(images.measured().sum())} of {len(images.ids)} measured"

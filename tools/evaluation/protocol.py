@@ -14,13 +14,13 @@ from tools.evaluation.direct_checks import add_direct_checks
 from tools.evaluation.distances import add_distances, encode_sets
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
 from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
 from tools.evaluation.image_set import groups_of_labels
 from tools.evaluation.lpips_distance import PerceptualEmbedding
-from tools.evaluation.report.exhibits import add_exhibits
+from tools.evaluation.report.exhibits import make_exhibits
 from tools.evaluation.resampling import FEW_GROUPS, FEWEST_GROUPS
-from tools.evaluation.rows import EvaluationReport
 from tools.evaluation.similarities import add_similarities
 
 _ENCODER_WARNINGS = {
@@ -72,7 +72,7 @@ def evaluate(
     say("copies")
     add_copies(report, sets, encoders, settings)
     add_authenticity(report, sets, matched, encoders, settings)
-    add_exhibits(report, sets)
+    report.details.exhibits = make_exhibits(sets, report.details.copies, report.details.features)
 
 
 def _warn_of_sets(report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets) -> None:

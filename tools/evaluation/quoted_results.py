@@ -9,8 +9,8 @@ from config.errors import UserError
 from config.paths import as_path
 from dataset.storage import hash_file, hash_json, read_json
 from tools.diffusion.trained_images import count_trained
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.morphometry_record import MorphometryRecord, read_morphometry
-from tools.evaluation.rows import EvaluationReport
 from tools.evaluation.sweep_curves import SweepRecord, read_sweep
 
 
@@ -35,7 +35,8 @@ class QuotedResults:
         """Keep them with their hashes, and warn where they are of other images or weights than the evaluation."""
         report.provenance.update(self.provenance)
         sentences = [] if self.study is None else list(self.study.sentences)
-        report.details.update(study=sentences, morphometry=self.morphometry, sweep=self.sweep)
+        details = report.details
+        details.study, details.morphometry, details.sweep = sentences, self.morphometry, self.sweep
         measured = {} if self.morphometry is None else self.morphometry.images_sha256
         own = report.provenance["images_sha256"]
         of = {"synthetic": "synthetic", "real": report.provenance["real_split"], "train": "train"}
@@ -43,7 +44,7 @@ class QuotedResults:
         if others:
             report.warn(f"the morphometry shown was made of other images ({', '.join(others)}) than this evaluation; run "
                         "python -m tools.morphometry on these")
-        held_out = report.details["held_out_sha256"]
+        held_out = details.held_out_sha256
         if self.study is not None and count_trained(held_out, self.study.images) < len(set(held_out)):
             report.warn("the augmentation study quoted was made of other images than this evaluation's held-out ones")
         checkpoint = report.provenance["checkpoint_sha256"]

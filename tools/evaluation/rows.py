@@ -1,16 +1,14 @@
-"""The result of an evaluation: rows of numbers, warnings and provenance. How they are shown is report.py's."""
+"""The rows of an evaluation, as code and evaluation.json hold them, and the rows that choices go by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tools.evaluation.aspects import Tone
-from tools.evaluation.encoders.feature_kinds import FeatureKind, encoder_of, kind_of
+from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
+from tools.evaluation.metric_keys import Family, MetricKey, parse_metric
 
 OVERALL = "all"
-# How rows about the class and further conditions are called; those of a condition end in its name in brackets.
-CONFUSION, CONDITION_CONFUSION, CONDITION_ACCURACY = "judged as ", "condition judged as ", "condition balanced accuracy"
-RATIO = "ratio of "
 
 # What is compared with what. `real` is the held-out split; round trips go through the VAE's encoder and decoder.
 COMPARISONS = {
@@ -45,6 +43,7 @@ COMPARISONS = {
     "authentic_real": "the same share of as many held-out real images",
 }
 
+# How the notes about copies began in files that had no outcome beside them.
 _OLD_OUTCOMES = {"copying found": Tone.FAILS, "too few held-out groups to tell": Tone.UNKNOWN}
 
 
@@ -52,7 +51,7 @@ _OLD_OUTCOMES = {"copying found": Tone.FAILS, "too few held-out groups to tell":
 class Row:
     """One number: `value` None means not computed, `note` then says why and what to do. `outcome` is what a test found."""
 
-    metric: str
+    key: MetricKey
     class_name: str
     comparison: str
     value: float | None
@@ -63,13 +62,16 @@ class Row:
     note: str = ""
     outcome: Tone | None = None
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric, to show it."""
+        return self.key.name
+
     def to_dict(self) -> dict[str, Any]:
         """The row under the keys of evaluation.json."""
-        values = asdict(self)
-        values["class"] = values.pop("class_name")
-        order = ("metric", "class", "comparison", "value", "interval", "n_real", "n_synthetic",
-                 "literature_comparable", "note")
-        cells = {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in order}
+        cells = {"metric": self.metric, "class": self.class_name, "comparison": self.comparison, "value": self.value,
+                 "interval": None if self.interval is None else list(self.interval), "n_real": self.n_real,
+                 "n_synthetic": self.n_synthetic, "literature_comparable": self.literature_comparable, "note": self.note}
         return cells if self.outcome is None else {**cells, "outcome": self.outcome.value}
 
     @classmethod
@@ -77,7 +79,7 @@ class Row:
         """The row that `to_dict` gave; a KeyError, TypeError or ValueError where it did not."""
         value, interval, counts = stored["value"], stored["interval"], (stored["n_real"], stored["n_synthetic"])
         n_real, n_synthetic = (None if count is None else int(count) for count in counts)
-        return cls(str(stored["metric"]), str(stored["class"]), str(stored["comparison"]),
+        return cls(parse_metric(str(stored["metric"])), str(stored["class"]), str(stored["comparison"]),
                    None if value is None else float(value),
                    interval=None if interval is None else (float(interval[0]), float(interval[1])), n_real=n_real,
                    n_synthetic=n_synthetic, literature_comparable=bool(stored["literature_comparable"]),
@@ -105,55 +107,26 @@ def read_outcome(stored: Mapping[str, Any]) -> Tone | None:
     return next((tone for start, tone in _OLD_OUTCOMES.items() if note.startswith(start)), Tone.HOLDS)
 
 
-@dataclass
-class EvaluationReport:
-    """Everything an evaluation found. Equal runs give equal reports: no clock, no host.
-
-    `details` holds what pictures and tables for internal use are made of; it is not part of evaluation.json.
-    """
-
-    provenance: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def warn(self, text: str) -> None:
-        """Add a warning once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-
-    def find(self, metric: str, comparison: str, class_name: str = OVERALL) -> Row | None:
-        """The row of this metric, comparison and class, if there is one."""
-        return next((row for row in self.rows if (row.metric, row.comparison, row.class_name)
-                     == (metric, comparison, class_name)), None)
-
-
 def list_encoders(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The encoders that have a kernel distance among the rows of an evaluation.json, in their order, those that were trained
     on the user's own images last."""
-    names = [encoder_of(row["metric"]) for row in rows if row["value"] is not None
-             and row["metric"].split("[")[0] in ("KD", "KID")]
+    names = [key.encoder for row in rows if row["value"] is not None
+             and (key := parse_metric(row["metric"])).family is Family.KERNEL]
     return sorted(dict.fromkeys(name for name in names if name), key=lambda name: kind_of(name) is FeatureKind.IN_DOMAIN)
 
 
 def find_headline(
-    rows: Sequence[Mapping[str, Any]], family: str, comparison: str, *, encoder: str | None = None
+    rows: Sequence[Mapping[str, Any]], asked: Family | MetricKey, comparison: str, *, encoder: str | None = None
 ) -> Mapping[str, Any] | None:
-    """The overall row of a metric among the rows of an evaluation.json, by this encoder or the first of `list_encoders`.
+    """The overall row of a metric among the rows of an evaluation.json; of a family by this encoder or the first of
+    `list_encoders`.
 
     None where that encoder has no value for this comparison: another one's is on another scale.
-
-    Args:
-        family: the metric's name without its encoder, `FD` and `KD` also for FID and KID; `near-copies[pixels` for copies by
-            pixels, `near-copies[` by the encoder.
     """
     wanted = encoder or next(iter(list_encoders(rows)), None)
-    names = (family, {"FD": "FID", "KD": "KID"}.get(family, family))
 
-    def is_meant(metric: str) -> bool:
-        if "[" in family:
-            return metric.startswith(family) and ("pixels" in family or encoder_of(metric) == wanted)
-        return metric.split("[")[0] in names and encoder_of(metric) in (None, wanted)
+    def is_meant(key: MetricKey) -> bool:
+        return key == asked or (key.family is asked and key.encoder == wanted)
 
     return next((row for row in rows if row["value"] is not None and row["class"] == OVERALL
-                 and row["comparison"] == comparison and is_meant(row["metric"])), None)
+                 and row["comparison"] == comparison and is_meant(parse_metric(row["metric"]))), None)

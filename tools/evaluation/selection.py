@@ -11,6 +11,7 @@ from typing import Any
 from config.errors import UserError
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evidence import name_features
+from tools.evaluation.metric_keys import Family
 from tools.evaluation.rows import find_headline, list_encoders
 
 # What synthetic images at this comparison are held against: as near as real images are to each other.
@@ -41,11 +42,11 @@ def measure_excess(rows: Sequence[Mapping[str, Any]], comparison: str) -> dict[s
     """
     found, first = {}, {}
     for encoder in list_encoders(rows):
-        row = find_headline(rows, "KD", comparison, encoder=encoder)
+        row = find_headline(rows, Family.KERNEL, comparison, encoder=encoder)
         if row is None or kind_of(encoder) is FeatureKind.IN_DOMAIN:
             continue
-        reference = find_headline(rows, "KD", _REAL_WITH_REAL[comparison], encoder=encoder)
-        scale = find_headline(rows, "KD", "real_real", encoder=encoder)
+        reference = find_headline(rows, Family.KERNEL, _REAL_WITH_REAL[comparison], encoder=encoder)
+        scale = find_headline(rows, Family.KERNEL, "real_real", encoder=encoder)
         low, high = (0.0, 0.0) if scale is None or scale["interval"] is None else scale["interval"]
         level = 0.0 if reference is None else float(reference["value"])
         if high > low:

@@ -8,12 +8,14 @@ import numpy as np
 
 from config.errors import UserError
 from dataset.order import generator
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.lpips_distance import PerceptualEmbedding
+from tools.evaluation.metric_keys import SSIM, Family, MetricKey
 from tools.evaluation.pairs import cross_pairs, inner_pairs
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 from tools.evaluation.ssim import pairwise_ssim
 
 Pairwise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -23,7 +25,7 @@ Pairwise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class _Metric:
     """`nearest` picks the most alike of an array's values."""
 
-    name: str
+    key: MetricKey
     comparable: bool
     pairwise: Pairwise
     nearest: np.ufunc
@@ -34,9 +36,10 @@ def add_similarities(
     settings: EvaluationSettings,
 ) -> None:
     """The readings cross, diversity, nearest and reconstruction, overall and per class, for every metric that is there."""
-    metrics = [_Metric("SSIM", True, pairwise_ssim, np.maximum)]
+    metrics = [_Metric(SSIM, True, pairwise_ssim, np.maximum)]
     if perceptual is not None:
-        metrics.append(_Metric(perceptual.name, perceptual.literature_comparable, perceptual.pairwise, np.minimum))
+        metrics.append(_Metric(MetricKey(Family.PERCEPTUAL, perceptual.name), perceptual.literature_comparable,
+                               perceptual.pairwise, np.minimum))
     chosen_real = cap_by_group(matched.real.groups, limit=MAX_PAIRWISE_IMAGES, seed=SEED)
     chosen_synthetic = cap_by_group(matched.synthetic.groups, limit=MAX_PAIRWISE_IMAGES, seed=SEED)
     real, restored = (_held(images, chosen_real) for images in (matched.real, matched.real_round_trip))
@@ -52,13 +55,13 @@ def add_similarities(
     for metric in metrics:
         for comparison, first, second, pairs in readings:
             if len(pairs) == 0:
-                report.warn(f"{metric.name}, {comparison}: there are no two images of one class from different groups to "
-                            "compare")
+                report.warn(f"{metric.key.name}, {comparison}: there are no two images of one class from different groups "
+                            "to compare")
                 continue
             values = metric.pairwise(first.pixels, second.pixels, pairs)
             for class_name, chosen in _classes(first.labels[pairs[:, 0]], sets.class_names):
                 report.rows.append(Row(
-                    metric.name, class_name, comparison, float(values[chosen].mean()),
+                    metric.key, class_name, comparison, float(values[chosen].mean()),
                     _pair_interval(first, second, pairs[chosen], values[chosen], settings, same_images=pairs is same),
                     n_real=len(real), n_synthetic=len(synthetic), literature_comparable=metric.comparable,
                     note=f"{int(chosen.sum())} pairs"))
@@ -85,7 +88,7 @@ def _add_nearest(
             lambda weights, of_image=of_image: weights @ of_image / weights.sum(axis=1), groups,
             repeats=settings.bootstrap_repeats, seed=SEED) if len(set(groups)) >= FEWEST_GROUPS else None
         report.rows.append(Row(
-            metric.name, class_name, comparison, float(of_image.mean()), interval,
+            metric.key, class_name, comparison, float(of_image.mean()), interval,
             n_real=len(train) if comparison == "nearest" else len(images),
             n_synthetic=len(images) if comparison == "nearest" else 0, literature_comparable=metric.comparable,
             note=f"{len(of_image)} images against all training images of their class"))

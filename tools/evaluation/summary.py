@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.evaluation.aspects import Aspect, Tone
-from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.evaluation_report import EvaluationReport
+from tools.evaluation.rows import Row
 from tools.evaluation.verdict import Sentence, write_verdict
 
 _MOST_FAULTS = 3  # that a line names
@@ -33,7 +34,7 @@ def summarise(rows: Sequence[Row], *, study: Sequence[str] = ()) -> list[Summary
 
 def summarise_report(report: EvaluationReport) -> list[SummaryLine]:
     """The lines of a report with the augmentation study that it quotes."""
-    return summarise(report.rows, study=report.details.get("study", []))
+    return summarise(report.rows, study=report.details.study)
 
 
 def read_study(evaluation: Mapping[str, object]) -> list[str]:

@@ -17,7 +17,8 @@ from tools.diffusion.project import Project
 from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders.config_weights import hash_evaluation_weights
 from tools.evaluation.evidence import name_features
-from tools.evaluation.memorisation import COPYING_FOUND
+from tools.evaluation.memorisation import COPYING_FOUND, NEAR_COPIES_BY_PIXELS
+from tools.evaluation.metric_keys import CLASS_AUC, Family
 from tools.evaluation.rows import OVERALL, find_headline, read_outcome
 from tools.evaluation.selection import (
     ABOVE_REAL,
@@ -137,20 +138,20 @@ def read_curves(evaluation: Mapping[str, Any]) -> EvaluationCurves:
     """Read an evaluation.json. KD above real is by the least favourable features, all other curves are by the first encoder
     that was not trained on these images."""
     rows = [row for row in evaluation["rows"] if row["class"] == OVERALL]
-    wanted = {"KD model gap": ("KD", "model_gap"), "KD total": ("KD", "total"), "precision": ("precision", "total"),
-              "recall": ("recall", "total"), "coverage": ("coverage", "total"), "class AUC": ("class AUC", "synthetic"),
-              "near-copies": ("near-copies[pixels", "copies")}
+    wanted = {"KD model gap": (Family.KERNEL, "model_gap"), "KD total": (Family.KERNEL, "total"),
+              "precision": (Family.PRECISION, "total"), "recall": (Family.RECALL, "total"),
+              "coverage": (Family.COVERAGE, "total"), "class AUC": (CLASS_AUC, "synthetic"),
+              "near-copies": (NEAR_COPIES_BY_PIXELS, "copies")}
     found = {name: find_headline(rows, *key) for name, key in wanted.items()}
     excess = {comparison: measure_excess(rows, comparison) for comparison in ABOVE_REAL}
     worst = {ABOVE_REAL[comparison]: max(one.value for one in by_encoder.values())
              for comparison, by_encoder in excess.items() if by_encoder}
-    made, real = found["class AUC"], find_headline(rows, "class AUC", "held_out")
+    made, real = found["class AUC"], find_headline(rows, CLASS_AUC, "held_out")
     visible = real is not None and real["interval"] is not None and real["interval"][0] > 0.5  # else the share is noise
-    copies = [row for row in rows if row["metric"].startswith("near-copies") and row["comparison"] == "copies"]
     return EvaluationCurves(
         curves={**worst, **{name: row["value"] for name, row in found.items() if row is not None}},
         excess=excess,
-        copying=any(read_outcome(row) is Tone.FAILS for row in copies),
+        copying=any(row["comparison"] == "copies" and read_outcome(row) is Tone.FAILS for row in rows),
         class_share=made["value"] / real["value"] if made is not None and real is not None and visible else None,
     )
 

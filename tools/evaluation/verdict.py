@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tools.evaluation.aspects import Aspect, Tone
 from tools.evaluation.direct_checks import find_faults
 from tools.evaluation.evidence import Comparison, EncoderRows, Evidence
+from tools.evaluation.memorisation import read_verdict
+from tools.evaluation.metric_keys import CLASS_ACCURACY, CLASS_AUC, CLASS_BASELINE, CLASS_GAIN, Family
 from tools.evaluation.rows import OVERALL, Row, format_value
 
 QUESTIONS = {
@@ -22,7 +24,6 @@ _SEPARATED_AUC = 0.75  # of the two-sample test: from here on three pairs in fou
 _MOST_MISSED = 0.5  # of the real images' recall or coverage; below it most of the variety is missing
 _UNLIKE_SHARE = 0.1  # of the similarity of real pairs; smaller differences can be the blur of a VAE
 _FAINT_AUC = 0.7  # up to here published classifiers of oocytes get: the label is barely visible
-_BASELINE, _JUDGE_MINUS_BASELINE = "class baseline balanced accuracy", "class judge minus baseline"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _judge_limit(known: Evidence, one: EncoderRows) -> list[Sentence]:
     """Which part limits images that differ: the VAE where its ceiling is above the interval of the model gap, the diffusion
     model where it is below; by the kernel distance, or by the two-sample test where only that differs."""
     by_kernel = known.is_worse(one.distance)
-    name, nothing = (one.kernel, 0.0) if by_kernel else (one.score("two-sample AUC"), 0.5)
+    name, nothing = (one.kernel, 0.0) if by_kernel else (one.score(Family.TWO_SAMPLE), 0.5)
     gap, ceiling = known.find(name, "model_gap"), known.find(name, "ceiling")
     if gap is None or ceiling is None or gap.interval is None:
         return []
@@ -130,8 +131,9 @@ def _judge_pairs(known: Evidence) -> list[Sentence]:
     unlike = known.unlike
     if unlike is None or not known.is_worse(unlike) or abs(unlike.share - 1) < _UNLIKE_SHARE:
         return []
-    return [Sentence(Aspect.FIDELITY, Tone.FAILS, f"Synthetic images are less like real ones than real ones are among "
-                     f"themselves: {known.pairs} {format_value(unlike.made)}, real pairs {format_value(unlike.real)}.")]
+    return [Sentence(Aspect.FIDELITY, Tone.FAILS, f"Synthetic images are less like real ones than real ones are "
+                     f"among themselves: {unlike.made.metric} {format_value(unlike.made)}, real pairs "
+                     f"{format_value(unlike.real)}.")]
 
 
 def _judge_realism(known: Evidence) -> list[Sentence]:
@@ -156,8 +158,8 @@ def _judge_missing(known: Evidence) -> list[Sentence]:
     short = [(one, score) for one in known.deciding for score in (one.coverage, one.recall)
              if score is not None and known.is_worse(score)]
     repeats = known.alike if known.is_worse(known.alike) else None
-    alike = "" if repeats is None else (f"{known.pairs} of synthetic pairs {format_value(repeats.made)}, of real pairs "
-                                        f"{format_value(repeats.real)}")
+    alike = "" if repeats is None else (f"{repeats.made.metric} of synthetic pairs {format_value(repeats.made)}, of real "
+                                        f"pairs {format_value(repeats.real)}")
     if not short:
         return [] if repeats is None else [Sentence(
             Aspect.VARIETY, Tone.CAUTION, f"Synthetic images are more alike than real ones ({alike}); the blur of a VAE "
@@ -238,12 +240,12 @@ def _judge_missing_classes(known: Evidence) -> list[Sentence]:
 
 def _judge_class(known: Evidence) -> list[Sentence]:
     """Whether real images show the class to the judge, and whether synthetic ones show it as they do."""
-    real, made = known.find("class AUC", "held_out"), known.find("class AUC", "synthetic")
+    real, made = known.find(CLASS_AUC, "held_out"), known.find(CLASS_AUC, "synthetic")
     if real is None:
         return [Sentence(Aspect.CLASS, Tone.UNKNOWN, "The class was not judged: no classifier was given, or a class has no "
                          "held-out image.")]
     reading = f"on held-out real images the judge has AUC {format_value(real)}{_describe_accuracy(known)}"
-    against = known.find(_JUDGE_MINUS_BASELINE, "held_out")
+    against = known.find(CLASS_GAIN, "held_out")
     if against is not None and against.interval is not None and against.interval[1] < 0:
         return [Sentence(Aspect.CLASS, Tone.UNKNOWN, "The judge has not learned the class, so nothing is said about it: a "
                          f"plain logistic regression on features reads it better ({reading}). Train the judge again.")]
@@ -279,7 +281,7 @@ def _compare_class(real: Row, made: Row) -> tuple[Tone, str]:
 
 def _describe_accuracy(known: Evidence) -> str:
     """How well the judge reads held-out real images, and a plain baseline beside it."""
-    judge, baseline = known.find("class balanced accuracy", "held_out"), known.find(_BASELINE, "held_out")
+    judge, baseline = known.find(CLASS_ACCURACY, "held_out"), known.find(CLASS_BASELINE, "held_out")
     if judge is None:
         return ""
     beside = "" if baseline is None else f", a plain baseline {format_value(baseline)}"
@@ -301,8 +303,8 @@ def _judge_copies(known: Evidence) -> list[Sentence]:
     sentences = []
     for row in tests:
         if row is tests[0] or row.outcome is Tone.FAILS:
-            text = row.note.split("; binomial p")[0]
-            space = row.metric.removeprefix("near-copies[").removesuffix("]").split("@")[0]
+            text = read_verdict(row)
+            space = row.key.space
             text = f"{text[:1].upper()}{text[1:]} [{space}]."
             sentences.append(Sentence(Aspect.PRIVACY, row.outcome or Tone.UNKNOWN, text))
     return sentences

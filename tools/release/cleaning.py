@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.schema import SPLITS, Config, DatasetParams
-from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
+from tools.evaluation.metric_keys import parse_metric
+from tools.evaluation.rows import Row
 from tools.evaluation.summary import read_study
 from tools.release.leaks import Secrets
 
@@ -26,7 +28,7 @@ def clean_evaluation(stored: Mapping[str, Any], secrets: Secrets) -> EvaluationR
     return EvaluationReport(
         provenance=_clean_values(provenance, secrets), rows=[_clean_row(row, secrets) for row in stored["rows"]],
         warnings=list(dict.fromkeys(secrets.clean_note(str(text)) for text in stored.get("warnings", []))),
-        details={"study": [secrets.clean_note(text) for text in read_study(stored)]},
+        details=ReportDetails(study=[secrets.clean_note(text) for text in read_study(stored)]),
     )
 
 
@@ -51,7 +53,8 @@ def _clean_setting(value: Any, name: str, choices: Sequence[str] | None) -> Any:
 
 def _clean_row(row: Mapping[str, Any], secrets: Secrets) -> Row:
     read = Row.from_dict(row)
-    return dataclasses.replace(read, metric=secrets.clean(read.metric), class_name=secrets.clean(read.class_name),
+    return dataclasses.replace(read, key=parse_metric(secrets.clean(read.metric)),
+                               class_name=secrets.clean(read.class_name),
                                comparison=secrets.clean(read.comparison), note=secrets.clean_note(read.note))
 
 

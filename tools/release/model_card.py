@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.schema import Config, DatasetParams, TrainParams, UNetParams
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.evaluation_report import EvaluationReport
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row
 from tools.evaluation.summary import summarise_report
 
 _SHOWN = ("total", "ceiling", "model_gap", "real_real", "floor", "cross", "real_pairs", "diversity", "held_out",
           "synthetic")
-_COPY_WORDS = ("memoris", "memoriz", "copies", "copy", "copied")  # in the name of a metric or its comparison
+_ABOUT_COPIES = ("copies", "copies_control")  # comparisons
 
 _USE = """## Intended use
 
@@ -75,9 +76,9 @@ def write_card(config: Config, facts: CardFacts, evaluation: EvaluationReport | 
 
 
 def copy_rows(evaluation: EvaluationReport | None) -> list[Row]:
-    """The rows that say whether synthetic images are copies of training images, whatever test made them."""
+    """The rows that say whether synthetic images are copies of training images."""
     rows = [] if evaluation is None else evaluation.rows
-    return [row for row in rows if any(word in f"{row.metric} {row.comparison}".lower() for word in _COPY_WORDS)]
+    return [row for row in rows if row.comparison in _ABOUT_COPIES]
 
 
 def unescape(text: str) -> str:

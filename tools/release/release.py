@@ -33,8 +33,9 @@ from dataset.latents import LabelledImages
 from dataset.storage import disk_errors, hash_file, make_folder, read_json, write_json, write_text
 from tools.diffusion.project import Project
 from tools.diffusion.samples import IMAGE_FOLDER, MANIFEST_COLUMNS, MANIFEST_NAME, read_manifest
+from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.report import report
-from tools.evaluation.rows import COMPARISONS, EvaluationReport
+from tools.evaluation.rows import COMPARISONS
 from tools.release import model_card
 from tools.release.cleaning import clean_config, clean_evaluation
 from tools.release.leaks import Secrets, gather_secrets, is_copy, real_pixel_keys

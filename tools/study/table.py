@@ -6,6 +6,8 @@ from typing import Any
 
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evidence import name_features
+from tools.evaluation.memorisation import NEAR_COPIES_BY_PIXELS
+from tools.evaluation.metric_keys import CLASS_AUC, Family, MetricKey
 from tools.evaluation.rows import find_headline, list_encoders
 from tools.evaluation.selection import describe_choice
 from tools.runtime.stages import DIVERGED
@@ -17,22 +19,22 @@ _COMPARED = {
     "floor": "floor (training, held out, both round trips)",
     "real_real": "real (training, held out)",
 }
-_OF_ENCODER = ("FD", "KD", "precision", "recall", "coverage", "two-sample AUC")
+_OF_ENCODER = (Family.FRECHET, Family.KERNEL, Family.PRECISION, Family.RECALL, Family.COVERAGE, Family.TWO_SAMPLE)
 _OF_VAE = ("ceiling", "model_gap", "floor", "round_trip")
-# What a line of the table reads: the start of the metric's name, the comparison, and for an end of its interval which.
-_LINES: dict[str, tuple[str, str] | tuple[str, str, int]] = {
-    **{f"{metric} {label}": (metric, comparison)
-       for metric in _OF_ENCODER
+# What a line of the table reads: the metric or its family, the comparison, and for an end of its interval which.
+_LINES: dict[str, tuple[Family | MetricKey, str] | tuple[Family | MetricKey, str, int]] = {
+    **{f"{family.value} {label}": (family, comparison)
+       for family in _OF_ENCODER
        for comparison, label in _COMPARED.items()},
-    "class AUC on synthetic": ("class AUC", "synthetic"),
-    "class AUC on VAE round trips": ("class AUC", "round_trip"),
-    "class AUC on held-out real": ("class AUC", "held_out"),
-    "class AUC on held-out real, its 95% interval from": ("class AUC", "held_out", 0),
-    "class AUC on held-out real, its 95% interval to": ("class AUC", "held_out", 1),
-    "near-copies by pixels": ("near-copies[pixels", "copies"),
-    "near-copies by pixels, held-out control": ("near-copies[pixels", "copies_control"),
-    "near-copies by the encoder": ("near-copies[", "copies"),
-    "near-copies by the encoder, held-out control": ("near-copies[", "copies_control"),
+    "class AUC on synthetic": (CLASS_AUC, "synthetic"),
+    "class AUC on VAE round trips": (CLASS_AUC, "round_trip"),
+    "class AUC on held-out real": (CLASS_AUC, "held_out"),
+    "class AUC on held-out real, its 95% interval from": (CLASS_AUC, "held_out", 0),
+    "class AUC on held-out real, its 95% interval to": (CLASS_AUC, "held_out", 1),
+    "near-copies by pixels": (NEAR_COPIES_BY_PIXELS, "copies"),
+    "near-copies by pixels, held-out control": (NEAR_COPIES_BY_PIXELS, "copies_control"),
+    "near-copies by the encoder": (Family.NEAR_COPIES, "copies"),
+    "near-copies by the encoder, held-out control": (Family.NEAR_COPIES, "copies_control"),
 }
 
 
@@ -47,10 +49,10 @@ def read_metrics(evaluations: Sequence[Mapping[str, Any]], *, passed_vae: bool =
     lines = {line: asked for line, asked in _LINES.items() if passed_vae or asked[1] not in _OF_VAE}
     others = [name for name in list_encoders(evaluations[0]["rows"])[1:] if kind_of(name) is not FeatureKind.IN_DOMAIN]
     for encoder in (None, *others):
-        for line, (family, comparison, *end) in lines.items():
-            if encoder is not None and family not in _OF_ENCODER:
+        for line, (asked, comparison, *end) in lines.items():
+            if encoder is not None and asked not in _OF_ENCODER:
                 continue
-            rows = [find_headline(evaluation["rows"], family, comparison, encoder=encoder) for evaluation in evaluations]
+            rows = [find_headline(evaluation["rows"], asked, comparison, encoder=encoder) for evaluation in evaluations]
             values = [None if row is None else row["value"] if not end else row["interval"] and row["interval"][end[0]]
                       for row in rows]
             if None not in values:

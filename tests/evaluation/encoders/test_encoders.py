@@ -86,11 +86,7 @@ def test_autocast_around_it_does_not_reach_in(encoder):
 
 def test_name_carries_weights_and_preset(encoder):
     assert not encoder.literature_comparable
-    for family in ("FD", "KD"):
-        expected = f"{family}[{encoder.name}@{encoder.weights_sha256[:8]},{encoder.preset}]"
-        assert encoder.metric_name(family) == expected
-    with pytest.raises(UserError, match="family among FD, KD"):
-        encoder.metric_name("FID")
+    assert encoder.space == f"{encoder.name}@{encoder.weights_sha256[:8]},{encoder.preset}"
 
 
 def test_progress_counts_up_to_all(encoder):
@@ -134,7 +130,7 @@ def test_squeezenet_presets_enlarge_to_their_least_side(tmp_path):
     default = _squeezenet(tmp_path)
     fast = load_encoder("squeezenet1_1", weights_path=tmp_path / "squeezenet.pth", preset="imagenet-min64")
     assert (default.preset, fast.preset) == ("imagenet-min224", "imagenet-min64")
-    assert default.metric_name("FD") != fast.metric_name("FD")
+    assert default.space != fast.space
     flat = np.full((1, 32, 32, 3), 90, np.uint8)
     for encoder, side in ((default, 224), (fast, 64)):
         expected = encoder.encode(np.full((1, side, side, 3), 90, np.uint8))

@@ -104,7 +104,7 @@ def test_clean_equals_pil_in_float_without_rounding():
 
 def test_random_weights_are_not_called_fid(encoder):
     assert not encoder.literature_comparable
-    assert encoder.metric_name("FD") == f"FD[inception@{encoder.weights_sha256[:8]},tf1]"
+    assert encoder.space == f"inception@{encoder.weights_sha256[:8]},tf1"
     assert encoder.dimension == 2048
 
 

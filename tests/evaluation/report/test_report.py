@@ -7,8 +7,10 @@ import pytest
 from openpyxl import load_workbook
 
 from tools.evaluation.aspects import Aspect
+from tools.evaluation.evaluation_report import EvaluationReport
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report import report
-from tools.evaluation.rows import COMPARISONS, OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row
 
 HOSTILE = '=HYPERLINK("http://x")'
 
@@ -16,11 +18,11 @@ HOSTILE = '=HYPERLINK("http://x")'
 @pytest.fixture
 def evaluation() -> EvaluationReport:
     found = EvaluationReport(provenance={"schema": 1, "class_names": [HOSTILE, "b"]}, rows=[
-        Row("KD[e@01234567,p]", OVERALL, "total", 0.125, (0.1, 0.2), 10, 10, note="interval: 95%"),
-        Row("KD[e@01234567,p]", HOSTILE, "total", -1e-5, None, 5, 5),
-        Row("FID", OVERALL, "total", None, note="not computed: name the file"),
-        Row("SSIM", OVERALL, "cross", 0.5, literature_comparable=True),
-        Row("class AUC", OVERALL, "held_out", 0.75, None, 10, 0),
+        Row(parse_metric("KD[e@01234567,p]"), OVERALL, "total", 0.125, (0.1, 0.2), 10, 10, note="interval: 95%"),
+        Row(parse_metric("KD[e@01234567,p]"), HOSTILE, "total", -1e-5, None, 5, 5),
+        Row(parse_metric("FID"), OVERALL, "total", None, note="not computed: name the file"),
+        Row(parse_metric("SSIM"), OVERALL, "cross", 0.5, literature_comparable=True),
+        Row(parse_metric("class AUC"), OVERALL, "held_out", 0.75, None, 10, 0),
     ])
     found.warn("=careful")
     found.warn("=careful")
@@ -37,6 +39,9 @@ def test_the_json_has_its_keys_in_order(evaluation: EvaluationReport, tmp_path: 
     assert [list(row) for row in stored["rows"]] == [list(stored["rows"][0])] * 5
     assert stored["warnings"] == ["=careful"]
     first = (tmp_path / "evaluation.json").read_bytes()
+    report.write(evaluation, tmp_path)
+    assert (tmp_path / "evaluation.json").read_bytes() == first
+    evaluation.rows = [Row.from_dict(row) for row in stored["rows"]]
     report.write(evaluation, tmp_path)
     assert (tmp_path / "evaluation.json").read_bytes() == first
 
@@ -68,11 +73,12 @@ def test_the_table_shows_numbers_and_says_what_is_missing(evaluation: Evaluation
 
 def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> None:
     """A condition of ten levels has a hundred cells, for which there is the page."""
-    rows = [Row("condition balanced accuracy[PLANE]", OVERALL, name, value) for name, value in
+    rows = [Row(parse_metric("condition balanced accuracy[PLANE]"), OVERALL, name, value) for name, value in
             (("held_out", 0.9), ("round_trip", 0.8), ("synthetic", 0.6))]
-    rows += [Row("condition judged as 0[PLANE]", "1", "held_out", 0.1),
-             Row("ratio of condition balanced accuracy[PLANE]", OVERALL, "synthetic", 0.667, (0.6, 0.7)),
-             Row("ratio of condition AUC[PLANE]", OVERALL, "synthetic", None, note="not computed: a level has no image")]
+    rows += [Row(parse_metric("condition judged as 0[PLANE]"), "1", "held_out", 0.1),
+             Row(parse_metric("ratio of condition balanced accuracy[PLANE]"), OVERALL, "synthetic", 0.667, (0.6, 0.7)),
+             Row(parse_metric("ratio of condition AUC[PLANE]"), OVERALL, "synthetic", None,
+                 note="not computed: a level has no image")]
     title, line, ratio = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()[6:]
     assert title.split() == ["fidelity", "class", "held_out", "round_trip", "synthetic"]
     assert line.split() == ["condition", "balanced", "accuracy[PLANE]", "all", "0.9", "0.8", "0.6"]
@@ -80,9 +86,10 @@ def test_the_table_shows_conditions_and_ratios_but_not_their_confusions() -> Non
 
 
 def test_the_table_has_a_line_for_each_direct_check_of_all_classes() -> None:
-    rows = [Row("tint spread", OVERALL, "direct", 0.5), Row("tint spread", "a", "direct", 0.25),
-            Row("adjusted p of tint spread", OVERALL, "direct", 0.001), Row("adjusted p of tint spread", "a", "direct", 1.0),
-            Row("tint spread", OVERALL, "direct_real", 0.9)]
+    rows = [Row(parse_metric("tint spread"), OVERALL, "direct", 0.5), Row(parse_metric("tint spread"), "a", "direct", 0.25),
+            Row(parse_metric("adjusted p of tint spread"), OVERALL, "direct", 0.001),
+            Row(parse_metric("adjusted p of tint spread"), "a", "direct", 1.0),
+            Row(parse_metric("tint spread"), OVERALL, "direct_real", 0.9)]
     title, line = report.format_table(EvaluationReport(provenance={}, rows=rows)).splitlines()[6:]
     assert title.split() == ["direct", "checks", "direct", "direct_real", "adjusted", "p"]
     assert line.split() == ["tint", "spread", "0.5", "0.9", "0.001"]

@@ -5,6 +5,7 @@ from html import unescape
 
 import pytest
 
+from tools.evaluation.metric_keys import parse_metric
 from tools.evaluation.report.line_plot import Kind, Mark, PlotLine, draw_lines
 from tools.evaluation.report.numbers import show_numbers
 from tools.evaluation.rows import OVERALL, Row
@@ -15,7 +16,7 @@ NARROW = "KD[classifier@0123abcd,symmetric]"
 
 def row(metric: str, comparison: str, value: float, low: float | None = None, high: float | None = None) -> Row:
     interval = None if low is None or high is None else (low, high)
-    return Row(metric, OVERALL, comparison, value, interval, n_real=100, n_synthetic=100)
+    return Row(parse_metric(metric), OVERALL, comparison, value, interval, n_real=100, n_synthetic=100)
 
 
 def draw(*values: float, bars: bool = False, log: bool = False, limits: tuple[float, float] = (0.0, 1.0)) -> str:

@@ -19,12 +19,14 @@ from models.classifier import Classifier, ClassifierConfig
 from tools.evaluation import protocol
 from tools.evaluation.aspects import Tone
 from tools.evaluation.encoders.encoder import load_encoder
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings
 from tools.evaluation.image_set import ImageSet
-from tools.evaluation.report.exhibits import REAL_SET, RESTORED_SET, SYNTHETIC_SET, Exhibits, make_salt
+from tools.evaluation.metric_keys import parse_metric
+from tools.evaluation.report.exhibits import REAL_SET, RESTORED_SET, SYNTHETIC_SET, make_salt
 from tools.evaluation.report.page import INTERNAL_NAME, PSEUDONYMS_NAME, SHAREABLE_NAME, render_page, write_pages
 from tools.evaluation.report.plots import draw_interval, encode_png
-from tools.evaluation.rows import OVERALL, EvaluationReport, Row
+from tools.evaluation.rows import OVERALL, Row
 
 HOSTILE = '<script>alert("x")</script>'
 NAMES = (HOSTILE, "bright & good")
@@ -64,7 +66,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
                                   max_pairs=50, frechet_repeats=2, bootstrap_repeats=10)
     protocol.evaluate(sets, encoders=[load_encoder("classifier", weights_path=folder)], perceptual=None, judge=None,
                       settings=settings, report=report, say=lambda _: None)
-    report.rows.append(Row("LPIPS", OVERALL, "cross", None, note=f"not computed: {PATH}: of train-patient-4 is missing"))
+    report.rows.append(Row(parse_metric("LPIPS"), OVERALL, "cross", None,
+                           note=f"not computed: {PATH}: of train-patient-4 is missing"))
     report.warn("look at test-007 and train-patient-4")
     report.warn(f"read from {PATH}, or else from relative/place/table.csv")
     return report
@@ -240,9 +243,10 @@ def test_equal_reports_give_equal_pages(report: EvaluationReport, pages: Path, t
 
 
 def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_path: Path) -> None:
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     bare = replace(exhibits, features=[], ratios=[], pairs=[], controls=[], missed=exhibits.missed[:0])
-    write_pages(EvaluationReport(provenance={}, details={"exhibits": bare}), tmp_path, internal_folder=tmp_path / "internal")
+    write_pages(EvaluationReport(provenance={}, details=ReportDetails(exhibits=bare)), tmp_path,
+                internal_folder=tmp_path / "internal")
     for internal in (False, True):
         page = read(tmp_path, internal=internal)
         assert "Copies of training images were not tested." in page and "<p>Copies were not tested.</p>" in page
@@ -251,7 +255,7 @@ def test_what_was_not_computed_is_absent_or_said(report: EvaluationReport, tmp_p
 
 
 def test_controls_are_held_out_images_that_did_not_set_tau(report: EvaluationReport, pages: Path) -> None:
-    audit, exhibits, real = report.details["copies"][0], report.details["exhibits"], make_set("test", seed=1)
+    audit, exhibits, real = report.details.copies[0], report.details.shown, make_set("test", seed=1)
     innocent = {real.ids[row] for row in audit.control_rows}
     assert exhibits.controls and {pair.image_id for pair in exhibits.controls} <= innocent
     assert len(innocent) < len(real)
@@ -260,7 +264,7 @@ def test_controls_are_held_out_images_that_did_not_set_tau(report: EvaluationRep
 
 
 def test_few_pictures_whatever_the_number_of_images(report: EvaluationReport) -> None:
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     for panels in exhibits.grids.values():
         assert {len(images) for images in panels.values()} == {12}
     assert len(exhibits.pairs) == 24 and len(exhibits.missed) <= 24
@@ -271,14 +275,14 @@ def test_pages_stay_small_and_show_fewer_images_of_more_classes(
     report: EvaluationReport, num_classes: int, shown: int
 ) -> None:
     """Noise is what compresses worst; the images of 128 px are gray."""
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     noise = np.random.default_rng(0).integers(0, 256, size=(12, 128, 128, 1), dtype=np.uint8)
     names = [f"class {label}" for label in range(num_classes)]
     pairs = [replace(pair, image=noise[0], nearest=noise[1], second=noise[2]) for pair in exhibits.pairs]
     large = replace(exhibits, class_names=names, pairs=pairs, controls=pairs[:6], missed=noise.repeat(2, axis=0), grids={
         name: dict.fromkeys((REAL_SET, RESTORED_SET, SYNTHETIC_SET), noise) for name in names},
         withheld=dict.fromkeys(names, np.zeros(12, dtype=bool)))
-    page = render_page(EvaluationReport({}, details={**report.details, "exhibits": large}), internal=True)
+    page = render_page(EvaluationReport({}, details=replace(report.details, exhibits=large)), internal=True)
     assert len(page) < 6e6
     assert page.count(f"{shown} synthetic images of class") == 2 * num_classes  # said of the image and when it is enlarged
 
@@ -300,8 +304,9 @@ def test_every_condition_has_its_own_confusion_matrix(report: EvaluationReport) 
     for before, after, levels in (("", "", ("0", "1")), ("condition ", f"[{plane}]", ("0", "1", "2")),
                                   ("condition ", f"[{other}]", ("low", "high"))):
         if after:
-            rows.append(Row(f"condition balanced accuracy{after}", OVERALL, "held_out", 0.9, n_real=8, n_synthetic=0))
-        rows += [Row(f"{before}judged as {shown}{after}", level, "held_out", 0.5, n_real=4, n_synthetic=0)
+            rows.append(Row(parse_metric(f"condition balanced accuracy{after}"), OVERALL, "held_out", 0.9, n_real=8,
+                            n_synthetic=0))
+        rows += [Row(parse_metric(f"{before}judged as {shown}{after}"), level, "held_out", 0.5, n_real=4, n_synthetic=0)
                  for level in levels for shown in levels]
     for internal in (False, True):
         page = render_page(EvaluationReport(report.provenance, rows=rows, details=report.details), internal=internal)

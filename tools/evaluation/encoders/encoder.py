@@ -5,7 +5,7 @@ models/."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ from tools.evaluation.encoders import dinov2, inception
 from tools.evaluation.encoders.trunks import build_trunk, find_trunk
 from tools.evaluation.encoders.untrained import DEFINITIONS, UNTRAINED, UntrainedDefinition, build_untrained
 from tools.evaluation.inference import check_images, exact_inference, to_rgb, to_tensor
+from tools.evaluation.metric_keys import OFFICIAL
 
 ENCODERS = ("inception", "squeezenet1_1", "classifier", "dinov2", "vae", *UNTRAINED)
-Family = Literal["FD", "KD"]
-_OFFICIAL_NAMES = {"FD": "FID", "KD": "KID"}
 # ImageNet statistics of torchvision's published weights, for inputs in [0, 1].
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,8 +43,9 @@ class Encoder(Protocol):
     literature_comparable: bool
     dimension: int
 
-    def metric_name(self, family: Family) -> str:
-        """ "FID" or "KID" where the weights are official, else "FD[name@sha8,preset]" or "KD[...]"."""
+    @property
+    def space(self) -> str:
+        """What the keys of metrics are about: OFFICIAL where the weights are, else "name@sha8,preset"."""
         ...
 
     def encode(
@@ -79,12 +79,9 @@ class _NetworkEncoder:
         self._network = network.to(self.device).eval()
         self._prepare = prepare
 
-    def metric_name(self, family: Family) -> str:
-        if family not in _OFFICIAL_NAMES:
-            raise UserError(f"expected a metric family among {', '.join(_OFFICIAL_NAMES)}, found {family!r}")
-        if self.literature_comparable:
-            return _OFFICIAL_NAMES[family]
-        return f"{family}[{self.name}@{self.weights_sha256[:8]},{self.preset}]"
+    @property
+    def space(self) -> str:
+        return OFFICIAL if self.literature_comparable else f"{self.name}@{self.weights_sha256[:8]},{self.preset}"
 
     def encode(
         self, images: np.ndarray, *, batch_size: int = 32, progress: Callable[[int], None] | None = None

@@ -6,9 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from tools.evaluation.check_kinds import Scale, kind_of_check
-from tools.evaluation.image_set import ImageSet
-from tools.evaluation.morphometry_record import MorphometryRecord
-from tools.evaluation.report.exhibits import Exhibits
+from tools.evaluation.evaluation_report import EvaluationReport
+from tools.evaluation.metric_keys import OF_JUDGE, OFFICIAL, Family, MetricKey
 from tools.evaluation.report.headlines import Headline, choose_headlines
 from tools.evaluation.report.markup import box, capitalise, cell, heading, join, line, note, show_tone, table
 from tools.evaluation.report.pictures import (
@@ -21,51 +20,44 @@ from tools.evaluation.report.pictures import (
 )
 from tools.evaluation.report.plots import draw_interval
 from tools.evaluation.report.results import show_morphometry, show_sweep
-from tools.evaluation.rows import (
-    COMPARISONS,
-    CONDITION_ACCURACY,
-    CONDITION_CONFUSION,
-    CONFUSION,
-    OVERALL,
-    EvaluationReport,
-    Row,
-    format_value,
-)
-from tools.evaluation.sweep_curves import SweepRecord
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row, format_value
 from tools.evaluation.verdict import QUESTIONS, write_verdict
 
 _OFF_SCALE = ("between_classes",)  # so far apart that nothing else would be seen beside it
 _BESIDE = {"real_real": ("total", "ceiling", "balanced", "blurred", "noised"), "floor": ("model_gap",),
            "real_pairs": ("cross", "diversity"), "real_nearest": ("nearest",), "held_out": ("synthetic", "round_trip"),
            "copies_control": ("copies",), "authentic_real": ("authentic",), "direct_real": ("direct",)}
-_FAMILIES = {
-    "FID": "Fréchet distance of Inception features. 0 for equal sets; depends on n.",
-    "FD[": "Fréchet distance of an encoder's features. 0 for equal sets; depends on n, so compare within this table only.",
-    "KID": "Kernel distance of Inception features. Unbiased: values a little under 0 are valid.",
-    "KD[": "Kernel distance of an encoder's features. Unbiased: values a little under 0 are valid.",
-    "p of": "Permutation test of the kernel distance: small where the sets differ.",
-    "precision": "Share of synthetic images among real ones. Even real images do not reach 1.",
-    "recall": "Share of real images among synthetic ones.",
-    "density": "How densely real images lie around synthetic ones; may pass 1.",
-    "coverage": "Share of real images with a synthetic one in their neighbourhood.",
-    "two-sample": "How well a linear model tells the two sets apart: 0.5 not at all.",
-    "SSIM": "Similarity of pairs. More is not better: cross should equal real pairs.",
-    "LPIPS": "Perceptual distance of pairs. Less is not better: cross should equal real pairs.",
-    "class": "What a separately trained classifier reads from images it has not seen.",
-    "condition": "What a classifier that was trained on the levels of this condition reads from images it has not seen.",
-    "ratio of": "1: as well read from synthetic images as from held-out real ones.",
-    "judged": "Confusion matrix: share of a class that is judged as another.",
-    "authenticity": "Share of images farther from the nearest training image than that image is from its own neighbour.",
-    "adjusted p of": "Of a direct check, adjusted for all direct checks together: under 0.05 it is no chance.",
-    "near-copies": "Share of images under the threshold tau of the ratio r; the control should equal its level.",
+_MEANINGS = {
+    Family.FRECHET: "Fréchet distance of an encoder's features. 0 for equal sets; depends on n, so compare within this "
+                    "table only.",
+    Family.KERNEL: "Kernel distance of an encoder's features. Unbiased: values a little under 0 are valid.",
+    Family.KERNEL_P: "Permutation test of the kernel distance: small where the sets differ.",
+    Family.PRECISION: "Share of synthetic images among real ones. Even real images do not reach 1.",
+    Family.RECALL: "Share of real images among synthetic ones.",
+    Family.DENSITY: "How densely real images lie around synthetic ones; may pass 1.",
+    Family.COVERAGE: "Share of real images with a synthetic one in their neighbourhood.",
+    Family.TWO_SAMPLE: "How well a linear model tells the two sets apart: 0.5 not at all.",
+    Family.SSIM: "Similarity of pairs. More is not better: cross should equal real pairs.",
+    Family.PERCEPTUAL: "Perceptual distance of pairs. Less is not better: cross should equal real pairs.",
+    Family.AUTHENTICITY: "Share of images farther from the nearest training image than that image is from its own "
+                         "neighbour.",
+    Family.ADJUSTED_P: "Of a direct check, adjusted for all direct checks together: under 0.05 it is no chance.",
+    Family.NEAR_COPIES: "Share of images under the threshold tau of the ratio r; the control should equal its level.",
 }
+_OFFICIAL_MEANINGS = {
+    Family.FRECHET: "Fréchet distance of Inception features. 0 for equal sets; depends on n.",
+    Family.KERNEL: "Kernel distance of Inception features. Unbiased: values a little under 0 are valid.",
+}
+_JUDGED = "What a separately trained classifier reads from images it has not seen."
+_JUDGED_CONDITION = "What a classifier that was trained on the levels of this condition reads from images it has not seen."
+_RATIO = "1: as well read from synthetic images as from held-out real ones."
 _SCALES = {Scale.RATIO: "as a ratio to real images", Scale.DIFFERENCE: "as a difference from real images",
            Scale.FRACTION: "as a fraction of the images"}
 
 
 def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[str], str]) -> Iterator[tuple[str, Markup]]:
     """Titles and bodies of the folded sections; `name` gives what an image is called on this page."""
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     yield ("Every finding behind the summary", _show_verdict(report))
     headlines = choose_headlines(report.rows)
     if headlines:
@@ -74,7 +66,7 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
     yield ("All numbers with reference rows and intervals", _show_metrics(report))
     if internal:
         yield ("What the VAE alone does to real images", show_round_trips(exhibits))
-    flips: ImageSet | None = report.details.get("flips")
+    flips = report.details.flips
     if internal and flips is not None:  # no test for copies was made of them, so they are not for sharing
         yield ("The same noise under every label", show_flips(flips, exhibits.class_names))
     if exhibits.ratios:
@@ -85,22 +77,22 @@ def list_details(report: EvaluationReport, *, internal: bool, name: Callable[[st
     if exhibits.features:
         yield ("Feature space: distance against n, joint principal axes", show_features(exhibits))
         yield ("What the model misses", show_missed(exhibits, internal=internal))
-    confusion = _show_confusion(report, CONFUSION)
+    confusion = _show_confusion(report, None)
     if confusion:
         yield ("Confusion matrix of the class", confusion)
     for condition in _list_conditions(report):
-        yield (f"Confusion matrix of {condition}", _show_confusion(report, CONDITION_CONFUSION, f"[{condition}]"))
-    morphometry: MorphometryRecord | None = report.details.get("morphometry")
+        yield (f"Confusion matrix of {condition}", _show_confusion(report, condition))
+    morphometry = report.details.morphometry
     if morphometry is not None:
         yield ("Morphometry: measured oocytes, real against synthetic", show_morphometry(morphometry))
-    sweep: SweepRecord | None = report.details.get("sweep")
+    sweep = report.details.sweep
     if sweep is not None:
         yield ("Sweep: metrics against checkpoint, sampler, steps and guidance", show_sweep(sweep))
 
 
 def _show_verdict(report: EvaluationReport) -> Markup:
     """Every sentence of the verdict, by aspect."""
-    sentences = write_verdict(report.rows, study=report.details.get("study", []))
+    sentences = write_verdict(report.rows, study=report.details.study)
     lines = [line(QUESTIONS[one.aspect], cell(show_tone(one.tone)), cell(one.text)) for one in sentences]
     return table(("Question", "Found", "In words"), lines, name="every finding")
 
@@ -133,19 +125,16 @@ def _flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 def _show_metrics(report: EvaluationReport) -> Markup:
     """A table for each metric, every comparison and class of it on one scale."""
     parts = []
-    for metric in dict.fromkeys(row.metric for row in report.rows):
-        if metric.startswith((CONFUSION, CONDITION_CONFUSION)):
+    for key in dict.fromkeys(row.key for row in report.rows):
+        if key.family is Family.CONFUSION:
             continue  # the confusion matrices show them
-        rows = [row for row in report.rows if row.metric == metric]
+        rows = [row for row in report.rows if row.key == key]
         limits = _limits([row for row in rows if row.comparison not in _OFF_SCALE])
         lines = [line(row.class_name, cell(row.comparison.replace("_", " ")), cell(format_value(row), "number"),
                       _bar(row, _find_beside(report, row), limits), cell(_count(row.n_real), "number"),
                       cell(_count(row.n_synthetic), "number"), cell(row.note, "text")) for row in rows]
-        kind = kind_of_check(metric)
-        meaning = next((text for prefix, text in _FAMILIES.items() if metric.startswith(prefix)), "") if kind is None else (
-            f"A direct check, {_SCALES[kind.scale]}. Measure: {kind.measure}.")
         badge = " Comparable with published numbers." if any(row.literature_comparable for row in rows) else ""
-        parts += [heading(metric), note(meaning + badge),
+        parts += [heading(key.name), note(_explain(key) + badge),
                   table(("Class", "Comparison", "Value", "Interval", "n real", "n synthetic", "Note"), lines,
                         numbers=("Value", "n real", "n synthetic"))]
     used = {row.comparison for row in report.rows}
@@ -155,16 +144,27 @@ def _show_metrics(report: EvaluationReport) -> Markup:
 
 def _list_conditions(report: EvaluationReport) -> list[str]:
     """The further conditions that were judged."""
-    return [row.metric.removeprefix(f"{CONDITION_ACCURACY}[").removesuffix("]") for row in report.rows
-            if row.metric.startswith(CONDITION_ACCURACY) and row.comparison == "held_out"]
+    return [row.key.condition for row in report.rows
+            if row.key.family is Family.ACCURACY and row.key.condition is not None and row.comparison == "held_out"]
 
 
-def _show_confusion(report: EvaluationReport, before: str, after: str = "") -> Markup:
-    """A matrix for real, restored and synthetic images, of rows whose metric is a level between `before` and `after`; none
-    where there are none."""
+def _explain(key: MetricKey) -> str:
+    """What a metric says, in a sentence or two."""
+    kind = kind_of_check(key.about) if key.family is Family.CHECK else None
+    if kind is not None:
+        return f"A direct check, {_SCALES[kind.scale]}. Measure: {kind.measure}."
+    if key.is_ratio:
+        return _RATIO
+    if key.family in OF_JUDGE:
+        return _JUDGED if key.condition is None else _JUDGED_CONDITION
+    return (_OFFICIAL_MEANINGS if key.about == OFFICIAL else {}).get(key.family) or _MEANINGS.get(key.family, "")
+
+
+def _show_confusion(report: EvaluationReport, condition: str | None) -> Markup:
+    """A matrix of the class or a condition for real, restored and synthetic images; none where there are no rows."""
     parts = []
-    cells = {(row.comparison, row.class_name, row.metric.removeprefix(before).removesuffix(after)): row
-             for row in report.rows if row.metric.startswith(before) and row.metric.endswith(after)}
+    cells = {(row.comparison, row.class_name, row.key.about): row for row in report.rows
+             if row.key.family is Family.CONFUSION and row.key.condition == condition}
     for comparison in dict.fromkeys(key[0] for key in cells):
         names = list(dict.fromkeys(key[1] for key in cells if key[0] == comparison))
         lines = []

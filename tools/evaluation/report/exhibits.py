@@ -22,7 +22,6 @@ from tools.evaluation.image_set import ImageSet
 from tools.evaluation.memorisation import CopyAudit, nearest_ratios, pixel_vectors, view_vectors
 from tools.evaluation.neighbours import count_neighbours, nearest_neighbours
 from tools.evaluation.resampling import cap_by_group
-from tools.evaluation.rows import EvaluationReport
 
 REAL_SET, RESTORED_SET, SYNTHETIC_SET = "real, held out", "VAE round trip", "synthetic"  # the sets of a grid
 _LARGEST_TILE_PX = 128
@@ -106,15 +105,15 @@ class Exhibits:
     private_names: frozenset[str] = field(repr=False)
 
 
-def add_feature_exhibit(report: EvaluationReport, encoder: str, frechet_name: str, of: dict[str, Features]) -> None:
-    """Keep what is shown of the features `of` synthetic, real, round-trip and training images (details["features"])."""
+def make_feature_exhibit(encoder: str, frechet_name: str, of: dict[str, Features]) -> FeatureExhibit:
+    """What is shown of the features `of` synthetic, real, round-trip and training images."""
     real, synthetic, restored = of["real"], of["synthetic"], of["real_round_trip"]
     points, explained = _project({"real": real, "VAE round trip of real": restored, "synthetic": synthetic})
-    report.details.setdefault("features", []).append(FeatureExhibit(
+    return FeatureExhibit(
         encoder=encoder, frechet_name=frechet_name, points=points, explained=explained,
         curves={"total": _frechet_curve(synthetic, real), "real_real": _frechet_curve(of["train"], real)},
         missed=_find_missed(real, synthetic), num_real=len(real.ids),
-    ))
+    )
 
 
 def _narrow_last(one: FeatureExhibit) -> tuple[bool, int]:
@@ -122,10 +121,9 @@ def _narrow_last(one: FeatureExhibit) -> tuple[bool, int]:
     return kind_of(one.encoder) is FeatureKind.IN_DOMAIN, -len(one.missed)
 
 
-def add_exhibits(report: EvaluationReport, sets: EvaluationSets) -> None:
-    """Take the images to show and keep everything as details["exhibits"], an `Exhibits`."""
-    audits: list[CopyAudit] = report.details.get("copies", [])
-    features: list[FeatureExhibit] = sorted(report.details.get("features", []), key=_narrow_last)
+def make_exhibits(sets: EvaluationSets, audits: Sequence[CopyAudit], features: Sequence[FeatureExhibit]) -> Exhibits:
+    """Take the images to show; `audits` are of pixels first, then of encoders."""
+    features = sorted(features, key=_narrow_last)
     flagged = audits[0].flagged if audits else np.zeros(len(sets.synthetic), dtype=bool)
     grids, withheld = {}, {}
     for label, name in list(enumerate(sets.class_names))[:_MOST_GRID_CLASSES]:
@@ -137,7 +135,7 @@ def add_exhibits(report: EvaluationReport, sets: EvaluationSets) -> None:
     missed = features[0].missed[:_MISSED_IMAGES] if features else []
     position = {image_id: row for row, image_id in enumerate(sets.real.ids)}
     images = (sets.real, sets.train)
-    report.details["exhibits"] = Exhibits(
+    return Exhibits(
         class_names=sets.class_names, grids=grids, withheld=withheld, features=features,
         ratios=[_keep_ratios(audit) for audit in audits], pairs=_list_pairs(audits[0], sets) if audits else [],
         controls=_list_controls(audits[0], sets) if audits else [],

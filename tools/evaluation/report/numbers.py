@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from tools.evaluation.aspects import Aspect
-from tools.evaluation.check_kinds import ADJUSTED_P, CheckKind, Scale, kind_of_check, octave_words
+from tools.evaluation.check_kinds import CheckKind, Scale, kind_of_check, octave_words
 from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL, find_faults
 from tools.evaluation.encoders.feature_kinds import FeatureKind
 from tools.evaluation.evidence import EncoderRows, Evidence
+from tools.evaluation.metric_keys import CLASS_ACCURACY, CLASS_AUC, CLASS_BASELINE, CLASS_GAIN, Family, MetricKey
 from tools.evaluation.report.line_plot import Kind, Mark, PlotLine, draw_lines
 from tools.evaluation.report.markup import box, capitalise, cell, heading, join, line, listed, note, table
 from tools.evaluation.rows import OVERALL, Row, format_value
@@ -17,10 +18,11 @@ from tools.evaluation.rows import OVERALL, Row, format_value
 _GAPS = {"total": "Total: synthetic with real", "ceiling": "VAE: its round trip with real",
          "model_gap": "Model gap: synthetic with round trip"}
 _GAP_KINDS = {"total": Kind.MADE, "ceiling": Kind.RESTORED, "model_gap": Kind.MADE}
-_SCORES = {"precision": "Precision: look like a real image", "recall": "Recall: real images the model can make",
-           "coverage": "Coverage: real images with a synthetic one near",
-           "two-sample AUC": "Two-sample AUC: 0.5 not separated, 1 always"}
-_SHORT_SCORES = {"precision": "Precision", "recall": "Recall", "coverage": "Coverage", "two-sample AUC": "Two-sample AUC"}
+_SCORES = {Family.PRECISION: "Precision: look like a real image", Family.RECALL: "Recall: real images the model can make",
+           Family.COVERAGE: "Coverage: real images with a synthetic one near",
+           Family.TWO_SAMPLE: "Two-sample AUC: 0.5 not separated, 1 always"}
+_SHORT_SCORES = {Family.PRECISION: "Precision", Family.RECALL: "Recall", Family.COVERAGE: "Coverage",
+                 Family.TWO_SAMPLE: "Two-sample AUC"}
 _KIND_ORDER = (FeatureKind.PUBLISHED, FeatureKind.UNTRAINED, FeatureKind.IN_DOMAIN)
 _KIND_NOTES = {
     FeatureKind.PUBLISHED: "published network",
@@ -95,12 +97,12 @@ def _show_scores(known: Evidence, encoders: Sequence[EncoderRows]) -> Markup:
 def _show_class(known: Evidence, num_classes: int) -> Markup:
     """What the judge reads from real, restored and synthetic images, and a plain baseline from real ones."""
     plots, lines = [], []
-    for metric, title, chance in (("class AUC", "AUC", 0.5), ("class balanced accuracy", "Balanced accuracy",
-                                                              1.0 / max(num_classes, 1))):
+    for metric, title, chance in ((CLASS_AUC, "AUC", 0.5),
+                                  (CLASS_ACCURACY, "Balanced accuracy", 1.0 / max(num_classes, 1))):
         found = {name: known.find(metric, name) for name in _JUDGED}
         shown = [(*_JUDGED[name], row) for name, row in found.items() if row is not None]
-        baseline = known.find("class baseline balanced accuracy", "held_out")
-        if shown and baseline is not None and metric == "class balanced accuracy":
+        baseline = known.find(CLASS_BASELINE, "held_out")
+        if shown and baseline is not None and metric == CLASS_ACCURACY:
             shown.insert(1, ("a plain baseline on held-out real images", Kind.REAL, baseline))
         if not shown:
             continue
@@ -111,7 +113,7 @@ def _show_class(known: Evidence, num_classes: int) -> Markup:
         lines += [line(title, cell(name), cell(format_value(row), "number")) for name, _, row in shown]
     if not plots:
         return Markup()
-    against = known.find("class judge minus baseline", "held_out")
+    against = known.find(CLASS_GAIN, "held_out")
     if against is not None:
         lines.append(line("Judge minus baseline", cell("held-out real images"), cell(format_value(against), "number")))
     return (heading("Do they show their class?")
@@ -124,15 +126,15 @@ def _show_class(known: Evidence, num_classes: int) -> Markup:
 
 def _show_copies(known: Evidence) -> Markup:
     """The share of near-copies and of authentic images, each beside that of held-out real images."""
-    groups = (("copies", "copies_control", "near-copies", "Near-copies of training images",
+    groups = (("copies", "copies_control", "Near-copies of training images",
                "Share of images that are nearer to one training image than held-out images are. Held-out real images, the "
                "control, cannot be copies."),
-              ("authentic", "authentic_real", "authenticity", "Authenticity",
+              ("authentic", "authentic_real", "Authenticity",
                "Share of images farther from the nearest training image than that image is from its own neighbour. A share "
                "under that of held-out real images means copies, or a narrower choice of images."))
     plots, lines = [], []
-    for of_made, of_real, prefix, title, about in groups:
-        metrics = [row.metric for row in known.all if row.comparison == of_made and row.class_name == OVERALL
+    for of_made, of_real, title, about in groups:
+        metrics = [row.key for row in known.all if row.comparison == of_made and row.class_name == OVERALL
                    and row.value is not None]
         pairs = [(_space(metric), known.find(metric, of_made), known.find(metric, of_real)) for metric in metrics]
         if not pairs:
@@ -141,7 +143,7 @@ def _show_copies(known: Evidence) -> Markup:
             _mark(made, Kind.MADE), *([] if real is None else [_mark(real, Kind.REAL)])])
             for space, made, real in pairs if made is not None]
         shown = [row for _, made, real in pairs for row in (made, real) if row is not None]
-        limits = (0.0, 1.0) if prefix == "authenticity" else _limits(shown)
+        limits = (0.0, 1.0) if of_made == "authentic" else _limits(shown)
         texts = {space: made for space, made, _ in pairs}
         texts |= {f"{space}, held-out real images": real for space, _, real in pairs}
         plots.append(_captioned(title, about, draw_lines(drawn, title=title, description=_describe(texts), limits=limits)))
@@ -158,9 +160,10 @@ def _show_copies(known: Evidence) -> Markup:
 
 def _show_checks(rows: Sequence[Row]) -> Markup:
     """Every direct check over all classes: ratios as plots, all of them in a table; and the faults that were found."""
-    found = {(row.metric, row.comparison): row for row in rows
+    found = {(row.key, row.comparison): row for row in rows
              if row.class_name == OVERALL and row.comparison in (DIRECT, DIRECT_REAL) and row.value is not None}
-    kinds = [kind for metric, comparison in found if comparison == DIRECT and (kind := kind_of_check(metric)) is not None]
+    kinds = [kind for key, comparison in found if comparison == DIRECT and key.family is Family.CHECK
+             and (kind := kind_of_check(key.about)) is not None]
     if not kinds:
         return Markup()
     plots = []
@@ -168,8 +171,8 @@ def _show_checks(rows: Sequence[Row]) -> Markup:
         ratios = [kind for kind in kinds if kind.aspect is aspect and kind.scale is Scale.RATIO]
         if not ratios:
             continue
-        made = {_title(kind): found[kind.name, DIRECT] for kind in ratios}
-        real = {_title(kind): found.get((kind.name, DIRECT_REAL)) for kind in ratios}
+        made = {_title(kind): found[_key(kind), DIRECT] for kind in ratios}
+        real = {_title(kind): found.get((_key(kind), DIRECT_REAL)) for kind in ratios}
         drawn = [PlotLine(name, f"{row.value:.2f}", [
             _mark(row, Kind.MADE), *([] if (beside := real[name]) is None else [_mark(beside, Kind.REAL)])])
             for name, row in made.items()]
@@ -178,9 +181,9 @@ def _show_checks(rows: Sequence[Row]) -> Markup:
                           limits=_ratio_limits([row for row in texts.values() if row is not None]),
                           reference=Mark(1.0, Kind.RESTORED))
         plots.append(_captioned(capitalise(aspect.value), "ratio of synthetic to real images", plot))
-    lines = [line(_title(kind), cell(kind.scale.value), cell(format_value(found[kind.name, DIRECT]), "number"),
-                  cell(_text(found.get((kind.name, DIRECT_REAL))), "number"),
-                  cell(_text(found.get((f"{ADJUSTED_P}{kind.name}", DIRECT))), "number")) for kind in kinds]
+    lines = [line(_title(kind), cell(kind.scale.value), cell(format_value(found[_key(kind), DIRECT]), "number"),
+                  cell(_text(found.get((_key(kind), DIRECT_REAL))), "number"),
+                  cell(_text(found.get((MetricKey(Family.ADJUSTED_P, kind.name), DIRECT))), "number")) for kind in kinds]
     return (heading("What differs, measured directly")
             + note("Dot: synthetic over held-out real images. Dashed line: 1, no difference. Diamond: training images over "
                    "held-out ones, which tells how much real images differ. Line: 95% interval.")
@@ -201,6 +204,10 @@ def _show_faults(rows: Sequence[Row]) -> Markup:
 def _title(kind: CheckKind) -> str:
     octave = octave_words(kind.name)
     return f"Power of grain of {octave}" if octave else capitalise(kind.name)
+
+
+def _key(kind: CheckKind) -> MetricKey:
+    return MetricKey(Family.CHECK, kind.name)
 
 
 def _text(row: Row | None) -> str:
@@ -246,7 +253,6 @@ def _describe(texts: dict[str, Row | None]) -> str:
     return "; ".join(f"{name} {format_value(row)}" for name, row in texts.items() if row is not None)
 
 
-def _space(metric: str) -> str:
+def _space(metric: MetricKey) -> str:
     """What a test compared by: pixels, or features without the hash of their weights."""
-    name = metric.partition("[")[2].removesuffix("]").split("@")[0]
-    return name if name.startswith("pixels") else f"{name} features"
+    return f"{metric.space}" if metric.encoder is None else f"{metric.encoder} features"

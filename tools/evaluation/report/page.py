@@ -15,12 +15,13 @@ from typing import Any
 from markupsafe import Markup
 
 from dataset.storage import hash_json, write_json, write_text
+from tools.evaluation.evaluation_report import EvaluationReport, ReportDetails
 from tools.evaluation.report.details import list_details
 from tools.evaluation.report.exhibits import Exhibits
 from tools.evaluation.report.markup import capitalise, document, join, listed, show_tone
 from tools.evaluation.report.numbers import show_numbers
 from tools.evaluation.report.pictures import show_classes, show_nearest
-from tools.evaluation.rows import EvaluationReport, Row
+from tools.evaluation.rows import Row
 from tools.evaluation.summary import SummaryLine, summarise_report
 from tools.evaluation.sweep_curves import SweepRecord
 
@@ -43,7 +44,7 @@ _ALWAYS = (
 
 def write_pages(report: EvaluationReport, folder: Path, *, internal_folder: Path) -> None:
     """Write the shareable page to `folder`; the internal page, and which pseudonym is whose, to `internal_folder`."""
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     write_text(folder / SHAREABLE_NAME, render_page(_make_shareable(report, exhibits), internal=False))
     write_text(internal_folder / INTERNAL_NAME, render_page(report, internal=True))
     shown = sorted({name for pair in exhibits.pairs for name in (pair.image_id, pair.nearest_id, pair.second_id)})
@@ -53,7 +54,7 @@ def write_pages(report: EvaluationReport, folder: Path, *, internal_folder: Path
 
 def render_page(report: EvaluationReport, *, internal: bool) -> str:
     """One page as text. A shareable page wants a report whose texts are clean already."""
-    exhibits: Exhibits = report.details["exhibits"]
+    exhibits = report.details.shown
     name = str if internal else _pseudonym(exhibits.salt)
     folded = join(Markup('<details><summary>{}</summary><div class="body">{}</div></details>').format(title, body)
                   for title, body in list_details(report, internal=internal, name=name))
@@ -123,10 +124,10 @@ def _make_shareable(report: EvaluationReport, exhibits: Exhibits) -> EvaluationR
 
     return EvaluationReport(
         provenance=_clean_values(report.provenance, clean), rows=[clean_row(row) for row in report.rows],
-        warnings=[clean(text) for text in report.warnings], details={
-            "exhibits": exhibits, "study": [clean(text) for text in report.details.get("study", [])],
-            "morphometry": report.details.get("morphometry"),  # shown under our own names and the classes'
-            "sweep": _clean_sweep(report.details.get("sweep"), clean)})
+        warnings=[clean(text) for text in report.warnings], details=ReportDetails(
+            exhibits=exhibits, study=[clean(text) for text in report.details.study],
+            morphometry=report.details.morphometry,  # shown under our own names and the classes'
+            sweep=_clean_sweep(report.details.sweep, clean)))
 
 
 def _clean_sweep(sweep: SweepRecord | None, clean: Callable[[str], str]) -> SweepRecord | None:

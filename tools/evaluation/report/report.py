@@ -7,9 +7,10 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from dataset.storage import atomic_path, write_json
 from dataset.tables import append_cells
-from tools.evaluation.check_kinds import ADJUSTED_P
 from tools.evaluation.direct_checks import DIRECT, DIRECT_REAL
-from tools.evaluation.rows import COMPARISONS, CONDITION_CONFUSION, OVERALL, RATIO, EvaluationReport, Row, format_value
+from tools.evaluation.evaluation_report import EvaluationReport
+from tools.evaluation.metric_keys import Family, MetricKey
+from tools.evaluation.rows import COMPARISONS, OVERALL, Row, format_value
 from tools.evaluation.summary import SummaryLine, format_summary, summarise_report
 
 _COLUMNS = ("metric", "class", "comparison", "value", "low", "high", "n_real", "n_synthetic", "literature_comparable",
@@ -71,15 +72,16 @@ def format_table(report: EvaluationReport) -> str:
     if pairs:
         lines += ["", *_format_block("pairs of one class", pairs, report,
                                      ("cross", "real_pairs", "diversity", "reconstruction", "nearest", "real_nearest"))]
-    fidelity = [name for name in _metrics_with(report, "held_out") if not name.startswith(CONDITION_CONFUSION)]
+    fidelity = [key for key in _metrics_with(report, "held_out")
+                if key.family is not Family.CONFUSION or key.condition is None]
     if fidelity:
         lines += ["", *_format_block("fidelity", fidelity, report, ("held_out", "round_trip", "synthetic"))]
         lines += [f"{row.metric}: {format_value(row)}" for row in report.rows
-                  if row.metric.startswith(RATIO) and row.value is not None]
+                  if row.key.is_ratio and row.value is not None]
     direct = [row for row in report.rows if row.comparison == DIRECT and row.class_name == OVERALL
-              and row.metric.startswith(ADJUSTED_P)]
+              and row.key.family is Family.ADJUSTED_P]
     if direct:
-        lines += ["", *_format_checks([row.metric.removeprefix(ADJUSTED_P) for row in direct], report)]
+        lines += ["", *_format_checks([row.key.about for row in direct], report)]
     copies = [row for row in report.rows if row.comparison == "copies" and row.value is not None]
     lines += ["", *[f"{row.metric}: {row.note}" for row in copies]] if copies else []
     missing = [row for row in report.rows if row.value is None and row.class_name == OVERALL and row.comparison == "total"]
@@ -94,20 +96,23 @@ def scalars(report: EvaluationReport) -> dict[str, float]:
     return {f"{row.metric}/{row.class_name}/{row.comparison}": row.value for row in report.rows if row.value is not None}
 
 
-def _metrics_with(report: EvaluationReport, comparison: str) -> list[str]:
-    return list(dict.fromkeys(row.metric for row in report.rows if row.comparison == comparison and row.value is not None))
+def _metrics_with(report: EvaluationReport, comparison: str) -> list[MetricKey]:
+    return list(dict.fromkeys(row.key for row in report.rows if row.comparison == comparison and row.value is not None))
 
 
-def _format_block(title: str, metrics: list[str], report: EvaluationReport, comparisons: tuple[str, ...]) -> list[str]:
-    width = max(len(title), *(len(metric) for metric in metrics)) + 2
+def _format_block(
+    title: str, metrics: list[MetricKey], report: EvaluationReport, comparisons: tuple[str, ...]
+) -> list[str]:
+    width = max(len(title), *(len(metric.name) for metric in metrics)) + 2
     classes = list(dict.fromkeys(row.class_name for row in report.rows))
     class_width = max(len("class"), *(len(name) for name in classes)) + 2
     lines = [f"{title:<{width}}{'class':<{class_width}}" + "".join(f"{name:>16}" for name in comparisons)]
     for metric in metrics:
         for class_name in classes:
-            found = [report.find(metric, comparison, class_name) for comparison in comparisons]
+            found = [report.find(metric.name, comparison, class_name) for comparison in comparisons]
             if any(row is not None for row in found):
-                lines.append(f"{metric:<{width}}{class_name:<{class_width}}" + "".join(_format_cell(row) for row in found))
+                lines.append(f"{metric.name:<{width}}{class_name:<{class_width}}"
+                             + "".join(_format_cell(row) for row in found))
     return lines
 
 
@@ -116,7 +121,8 @@ def _format_checks(names: list[str], report: EvaluationReport) -> list[str]:
     width = max(len("direct checks"), *(len(name) for name in names)) + 2
     lines = [f"{'direct checks':<{width}}{DIRECT:>16}{DIRECT_REAL:>16}{'adjusted p':>16}"]
     for name in names:
-        rows = (report.find(name, DIRECT), report.find(name, DIRECT_REAL), report.find(f"{ADJUSTED_P}{name}", DIRECT))
+        rows = (report.find(name, DIRECT), report.find(name, DIRECT_REAL),
+                report.find(MetricKey(Family.ADJUSTED_P, name).name, DIRECT))
         lines.append(f"{name:<{width}}" + "".join(_format_cell(row) for row in rows))
     return lines
 

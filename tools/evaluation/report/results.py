@@ -24,7 +24,7 @@ Found = dict[tuple[str, str, str], Row]
 
 def show_morphometry(record: MorphometryRecord) -> Markup:
     """How many oocytes were measured, real against synthetic in each class, and the difference of the classes."""
-    found = {(row.metric.removeprefix("morphometry: "), row.class_name, row.comparison): row for row in record.rows
+    found = {(row.key.about, row.class_name, row.comparison): row for row in record.rows
              if row.value is not None}
     parts = [note("Image analysis measures an oocyte or leaves it out. Compare the shares measured first: where they "
                   "differ, the means below are of selections."), _show_shares(record, found)]
