@@ -9,6 +9,7 @@ import numpy as np
 from config.errors import name_some
 from dataset.image_folder import escape_name
 from dataset.records import ImageRecord, Problem, name_class
+from dataset.splits import SPLITS
 from tools.inspection.image_statistics import ImageStatistics, find_outliers
 from tools.inspection.perceptual_hash import find_same_pictures, join_pairs
 from tools.inspection.symmetries import SymmetryMeasurement
@@ -128,7 +129,7 @@ def reading_findings(notes: Sequence[str]) -> list[Finding]:
 def unlabelled_findings(records: Sequence[ImageRecord], num_classes: int) -> list[Finding]:
     """How many images without a label each split has."""
     counts = Counter(record.split for record in records if record.label == num_classes)
-    text = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    text = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if counts[split])
     return [_about("unlabelled", (), [], text)] if counts else []
 
 

@@ -155,19 +155,26 @@ def _read_sets(
         UserError: real images among the synthetic ones, or images that something was trained on among the held-out ones.
     """
     opened = {"synthetic": synthetic_images, params.real_split: project.images(params.real_split),
-              "train": project.images("train")}
+              "trained" if project.num_unlabelled else "train": project.trained_images("train")}
     refuse_real_images(synthetic_images.records, project.every_image.records, hash_image=project.hash_image)
     codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
-    made, real, train = as_gray_if_all([read_set(name, images, quiet, ranks, hash_image=project.hash_image)
-                                        for name, images in opened.items()])
+    made, real, trained = as_gray_if_all([read_set(name, images, quiet, ranks, hash_image=project.hash_image)
+                                          for name, images in opened.items()])
+    restored, labelled = round_trip(codec, trained, batch_size, quiet, ranks), project.images("train").records
+    train, train_round_trip = trained, restored
+    if project.num_unlabelled:
+        train, train_round_trip = (replace(images.select(np.arange(len(labelled))), name=name)
+                                   for images, name in ((trained, "train"), (restored, "train_round_trip")))
     refuse_trained_images(real.sha256, _list_trainings(params, synthetic, project.vae_folder, judged_names),
                           split=params.real_split)
     made = with_levels(made, synthetic_images.records, judged_names)
     real = with_levels(real, opened[params.real_split].records, project.table.conditions)
-    train = with_levels(train, opened["train"].records, project.table.conditions)
+    train = with_levels(train, labelled, project.table.conditions)
     return EvaluationSets(
         synthetic=made, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet, ranks),
-        train_round_trip=round_trip(codec, train, batch_size, quiet, ranks), class_names=project.table.class_names,
+        train_round_trip=train_round_trip, class_names=project.table.class_names,
+        trained=trained if project.num_unlabelled else None,
+        trained_round_trip=restored if project.num_unlabelled else None,
     )
 
 
@@ -180,7 +187,9 @@ def _open_report(
         "schema": SCHEMA, "method": METHOD, "real_split": split, "vae_sha256": project.vae_sha256,
         "checkpoint_sha256": _read_checkpoint_hash(synthetic), "transform": project.transform,
         "images_sha256": {s.name: hash_json(s.sha256) for s in (made, real, train)},
-        "num_images": {s.name: len(s) for s in (made, real, train)}, "class_names": list(sets.class_names),
+        "num_images": {**{s.name: len(s) for s in (made, real, train)},
+                       **({} if sets.trained is None else {"unlabelled": len(sets.trained) - len(train)})},
+        "class_names": list(sets.class_names),
     })
     result.details.held_out_sha256 = real.sha256
     if ranks.is_first:
@@ -299,6 +308,8 @@ def _load_perceptual(
 
 
 def _load_judge(params: EvaluationParams, table: TableParams, result: EvaluationReport) -> Classifier | None:
+    if len(table.class_names) == 1:
+        return None
     if params.judge_path is None:
         result.warn("the class of synthetic images was not judged: train a classifier with python -m tools.train_encoder "
                     "and give evaluation_params.judge_path")

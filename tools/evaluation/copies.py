@@ -57,7 +57,7 @@ def add_copies(
 def name_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[TableRow]:
     """The pairs with the lowest r by the names of their images, for internal use; r to six digits, which no machine's order
     of summation alters."""
-    made, train = sets.synthetic.ids, sets.train.ids
+    made, train = sets.synthetic.ids, sets.searched[0].ids
     return [{"space": audit.space, "synthetic": made[i], "nearest": train[j], "second": train[k], "r": round(r, 6),
              "under_tau": bool(audit.flagged[i])} for i, j, k, r in audit.lowest()]
 
@@ -97,8 +97,8 @@ def add_authenticity(
                if kind_of(encoder.name) is not FeatureKind.IN_DOMAIN]
     for space, encode, turn in spaces:
         try:
-            versions = [encode(sets.train), encode(sets.train_round_trip)]
-            training = measure_training(versions, sets.train.groups, views=[turn(version) for version in versions])
+            versions = [encode(images) for images in sets.searched]
+            training = measure_training(versions, sets.searched[0].groups, views=[turn(version) for version in versions])
             synthetic, held_out = (find_authentic(turn(encode(whole)[_positions(whole, part)]), training)
                                    for whole, part in ((sets.synthetic, matched.synthetic), (sets.real, matched.real)))
         except UserError as error:
@@ -106,7 +106,8 @@ def add_authenticity(
                                    note=f"not computed: {error}"))
             continue
         report.rows += authenticity_rows(
-            space, synthetic, held_out, num_train=len(sets.train), groups=(matched.synthetic.groups, matched.real.groups),
+            space, synthetic, held_out, num_train=len(sets.searched[0]),
+            groups=(matched.synthetic.groups, matched.real.groups),
             repeats=settings.bootstrap_repeats, seed=SEED)
 
 
@@ -136,9 +137,9 @@ def _audit(
     space: str, sets: EvaluationSets, *, encode: Callable[[ImageSet], np.ndarray],
     turn: Callable[[np.ndarray], np.ndarray],
 ) -> CopyAudit:
-    train = np.stack([encode(sets.train), encode(sets.train_round_trip)])
+    train = np.stack([encode(images) for images in sets.searched])
     held_out = [turn(encode(sets.real)), turn(encode(sets.real_round_trip))]
-    return audit_copies(space, turn(encode(sets.synthetic)), train, held_out, train_groups=sets.train.groups,
+    return audit_copies(space, turn(encode(sets.synthetic)), train, held_out, train_groups=sets.searched[0].groups,
                         held_out_groups=sets.real.groups)
 
 

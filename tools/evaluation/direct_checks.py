@@ -36,7 +36,7 @@ from tools.evaluation.direct_measurements import (
     measure_sets,
     tail_rate,
 )
-from tools.evaluation.direct_statistics import SMALLEST_SIDE, Item, make_items, name_classes
+from tools.evaluation.direct_statistics import SMALLEST_SIDE, Item, make_items
 from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import MAX_PAIRWISE_IMAGES, SEED, EvaluationSets
 from tools.evaluation.group_statistics import GroupComparison, adjusted_p_values, compare
@@ -44,7 +44,7 @@ from tools.evaluation.image_measures import SHORTEST_OCTAVE
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.metric_keys import Family, MetricKey
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
-from tools.evaluation.rows import OVERALL, Row
+from tools.evaluation.rows import OVERALL, Row, name_classes
 
 DIRECT, DIRECT_REAL = "direct", "direct_real"
 LEVEL = 0.025  # of all checks together; the comparisons by features have as much, which makes 5% of a report

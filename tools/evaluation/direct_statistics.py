@@ -29,7 +29,7 @@ from tools.evaluation.direct_measurements import MeasuredImages, squared_likenes
 from tools.evaluation.group_statistics import LogEffective, LogSpread, Mean, Statistic, sum_by_group
 from tools.evaluation.image_measures import BLUE_YELLOW, COLOUR_CONTRAST, GREEN_RED, ROUNDING_POWER
 from tools.evaluation.resampling import FEWEST_GROUPS
-from tools.evaluation.rows import OVERALL
+from tools.evaluation.rows import OVERALL, name_classes
 
 SMALLEST_SIDE = 10  # intact images a side under which a check is left out
 _SMALL_LOG, _SMALL_FRACTION = 0.01, 0.02  # differences of logarithms and fractions that count as none
@@ -130,8 +130,3 @@ def _effective(
     alike = squared_likeness(np.concatenate([first.thumbnails, second.thumbnails])[chosen], scale)
     by_group = sum_by_group(sum_by_group(alike, places, len(members)).T, places, len(members))
     return LogEffective(members, np.bincount(places).astype(np.float64), by_group, int(chosen[:len(first)].sum()))
-
-
-def name_classes(class_names: Sequence[str]) -> list[tuple[str, int | None]]:
-    """All classes together, then each."""
-    return [(OVERALL, None), *[(name, label) for label, name in enumerate(class_names)]]

@@ -25,7 +25,7 @@ from tools.evaluation.neighbours import count_neighbours, nearest_neighbours
 from tools.evaluation.references import add_noise, balance, blur, split_halves
 from tools.evaluation.report.exhibits import make_feature_exhibit
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group, subsample_range
-from tools.evaluation.rows import OVERALL, Row
+from tools.evaluation.rows import OVERALL, Row, name_classes
 from tools.evaluation.two_sample import two_sample_test
 
 SMALLEST_FRECHET_SET = 50  # images a side under which a Fréchet distance says nothing
@@ -76,7 +76,7 @@ def add_distances(
 ) -> None:
     """All rows of one encoder, overall and per class, from the features `of` every set that `encode_sets` gave."""
     add = partial(_add_comparison, report, encoder, settings)
-    for class_name, label in [(OVERALL, None), *[(name, label) for label, name in enumerate(sets.class_names)]]:
+    for class_name, label in name_classes(sets.class_names):
         part = {key: features if label is None else features.select(features.labels == label)
                 for key, features in of.items() if key not in ("all_train", "all_real")}
         for name, (first, second) in _PAIRS.items():
@@ -86,8 +86,9 @@ def add_distances(
         add(_Comparison(OVERALL, name, of[name], of["real"]))
     num_classes = len(sets.class_names)
     add(_Comparison(OVERALL, "halves", *split_halves(of["all_train"], of["real"].labels, num_classes)))
-    one, other = (of["real"].select(of["real"].labels == label) for label in (0, 1))
-    add(_Comparison(OVERALL, "between_classes", one, other))
+    if num_classes > 1:
+        one, other = (of["real"].select(of["real"].labels == label) for label in (0, 1))
+        add(_Comparison(OVERALL, "between_classes", one, other))
     counts = count_labels(of["real"].labels, num_classes)
     level = np.where(counts > 0, counts[counts > 0].min(), 0)
     add(_Comparison(OVERALL, "balanced", balance(of["synthetic"], level), balance(of["real"], level)))

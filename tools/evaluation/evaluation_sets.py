@@ -37,7 +37,10 @@ def no_bar(_title: str, _total: int) -> AbstractContextManager[Bar]:
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """What is compared: all at one size; `train` and `real` are disjoint in their groups."""
+    """What is compared: all at one size; `train` and `real` are disjoint in their groups.
+
+    `trained` holds the images of `train` and after them those that were trained on without a label, where there are any.
+    """
 
     synthetic: ImageSet
     real: ImageSet
@@ -45,6 +48,15 @@ class EvaluationSets:
     real_round_trip: ImageSet
     train_round_trip: ImageSet
     class_names: Sequence[str]
+    trained: ImageSet | None = None
+    trained_round_trip: ImageSet | None = None
+
+    @property
+    def searched(self) -> tuple[ImageSet, ImageSet]:
+        """The images that copies may be of, and their round trips."""
+        if self.trained is None or self.trained_round_trip is None:
+            return self.train, self.train_round_trip
+        return self.trained, self.trained_round_trip
 
     def missing_classes(self) -> list[str]:
         """Names of classes that have real images and no synthetic one."""

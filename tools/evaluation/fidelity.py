@@ -124,6 +124,13 @@ def add_class_fidelity(
                   bootstrap_repeats, baseline)
 
 
+def add_absent_class(report: EvaluationReport) -> None:
+    """The rows that a judge of one class would have, each saying why it has no value."""
+    note = "not computed: all images are of one class"
+    report.rows += [Row(MetricKey(family), OVERALL, comparison, None, note=note)
+                    for family in (Family.ACCURACY, Family.AUC) for comparison in ("held_out", "synthetic")]
+
+
 def add_condition_fidelity(
     report: EvaluationReport, sets: EvaluationSets, condition: JudgedCondition, *, bootstrap_repeats: int,
     features: Sequence[BaselineFeatures] = (),

@@ -5,6 +5,10 @@ Which sets are compared, and how much is computed, is evaluation_sets.py's; each
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
 
 from dataset.ranks import ALONE, Ranks
 from models.classifier import Classifier
@@ -16,7 +20,8 @@ from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import FeatureKind, kind_of
 from tools.evaluation.evaluation_report import EvaluationReport
 from tools.evaluation.evaluation_sets import EvaluationSets, EvaluationSettings, OpenBar, no_bar
-from tools.evaluation.fidelity import JudgedCondition, add_class_fidelity, add_condition_fidelity
+from tools.evaluation.features import Features
+from tools.evaluation.fidelity import JudgedCondition, add_absent_class, add_class_fidelity, add_condition_fidelity
 from tools.evaluation.image_set import groups_of_labels
 from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.report.exhibits import make_exhibits
@@ -52,18 +57,17 @@ def evaluate(
     if not ranks.is_first:
         return
     _warn_of_sets(report, sets, matched)
-    for encoder, of in zip(encoders, features, strict=True):
-        say(f"distances of {encoder.name}")
-        if encoder.name in _ENCODER_WARNINGS:
-            report.warn(_ENCODER_WARNINGS[encoder.name])
-        add_distances(report, sets, encoder, settings, of)
-    say("direct checks")
-    add_direct_checks(report, sets, repeats=settings.bootstrap_repeats)
+    say(f"distances of {', '.join(encoder.name for encoder in encoders)}, and direct checks")
+    _add_at_once(report, [
+        *(partial(_add_distances, sets, encoder, settings, of) for encoder, of in zip(encoders, features, strict=True)),
+        partial(add_direct_checks, sets=sets, repeats=settings.bootstrap_repeats)])
     say("image similarity")
     add_similarities(report, sets, matched, perceptual, settings)
     read = [BaselineFeatures(encoder.name, of["all_train"].values, of["all_real"].values)
             for encoder, of in zip(encoders, features, strict=True) if kind_of(encoder.name) is not FeatureKind.IN_DOMAIN]
-    if judge is not None:
+    if len(sets.class_names) == 1:
+        add_absent_class(report)
+    elif judge is not None:
         say("class fidelity")
         add_class_fidelity(report, sets, judge, bootstrap_repeats=settings.bootstrap_repeats, features=read)
     for condition in conditions:
@@ -73,6 +77,27 @@ def evaluate(
     add_copies(report, sets, encoders, settings)
     add_authenticity(report, sets, matched, encoders, settings)
     report.details.exhibits = make_exhibits(sets, report.details.copies, report.details.features)
+
+
+def _add_distances(
+    sets: EvaluationSets, encoder: Encoder, settings: EvaluationSettings, of: dict[str, Features], report: EvaluationReport
+) -> None:
+    if encoder.name in _ENCODER_WARNINGS:
+        report.warn(_ENCODER_WARNINGS[encoder.name])
+    add_distances(report, sets, encoder, settings, of)
+
+
+def _add_at_once(report: EvaluationReport, families: Sequence[Callable[[EvaluationReport], None]]) -> None:
+    """Compute families of metrics side by side, one a core, each into its own report; they are added in their order."""
+    parts = [EvaluationReport(provenance={}) for _ in families]
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        for _ in pool.map(lambda family, part: family(part), families, parts):
+            pass  # what one of them raised is raised here
+    for part in parts:
+        report.rows += part.rows
+        report.details.features += part.details.features
+        for text in part.warnings:
+            report.warn(text)
 
 
 def _warn_of_sets(report: EvaluationReport, sets: EvaluationSets, matched: EvaluationSets) -> None:

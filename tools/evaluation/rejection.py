@@ -69,8 +69,8 @@ def make_flag(project: Project, device: torch.device, *, held_out: str, quiet: b
     Raises:
         UserError: too few training or held-out images, or images that cannot be read.
     """
-    train, real = (read_set(split, project.images(split), quiet, hash_image=project.hash_image)
-                   for split in ("train", held_out))
+    train, real = (read_set(name, images, quiet, hash_image=project.hash_image) for name, images in
+                   (("train", project.trained_images("train")), (held_out, project.images(held_out))))
     codec, batch_size = project.open_codec(device=device), project.autoencoder.batch_size
     sets = EvaluationSets(
         synthetic=real, real=real, train=train, real_round_trip=round_trip(codec, real, batch_size, quiet),

@@ -47,6 +47,11 @@ COMPARISONS = {
 _OLD_OUTCOMES = {"copying found": Tone.FAILS, "too few held-out groups to tell": Tone.UNKNOWN}
 
 
+def name_classes(class_names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """What rows are of: all images (None), then those of each class; of one class, all images alone."""
+    return [(OVERALL, None), *([(name, label) for label, name in enumerate(class_names)] if len(class_names) > 1 else [])]
+
+
 @dataclass(frozen=True)
 class Row:
     """One number: `value` None means not computed, `note` then says why and what to do. `outcome` is what a test found."""

@@ -15,7 +15,7 @@ from tools.evaluation.lpips_distance import PerceptualEmbedding
 from tools.evaluation.metric_keys import SSIM, Family, MetricKey
 from tools.evaluation.pairs import cross_pairs, inner_pairs
 from tools.evaluation.resampling import FEWEST_GROUPS, bootstrap_interval, cap_by_group
-from tools.evaluation.rows import OVERALL, Row
+from tools.evaluation.rows import Row, name_classes
 from tools.evaluation.ssim import pairwise_ssim
 
 Pairwise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -142,7 +142,8 @@ def _pair_interval(
 
 def _classes(labels: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     """(name, mask) of all and of each class that occurs."""
-    masks = [(OVERALL, np.ones(len(labels), bool)), *[(name, labels == label) for label, name in enumerate(class_names)]]
+    masks = [(name, np.ones(len(labels), bool) if label is None else labels == label)
+             for name, label in name_classes(class_names)]
     return [(name, mask) for name, mask in masks if mask.any()]
 
 

@@ -101,7 +101,8 @@ def _describe_training(
     lines = ["## How it was made\n"]
     counts = {} if evaluation is None else evaluation.provenance.get("num_images", {})
     if counts.get("train"):
-        lines.append(f"* Trained on {counts['train']} images.")
+        without = f" and {counts['unlabelled']} images without a label" if counts.get("unlabelled") else ""
+        lines.append(f"* Trained on {counts['train']} images{without}.")
     steps = "" if facts.steps is None else f" for {facts.steps} steps"
     best = "" if facts.best_step is None else f"; the averaged weights of step {facts.best_step} draw the images"
     shape = f"{data.z_channels} x {data.latent_size} x {data.latent_size}"

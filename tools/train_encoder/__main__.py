@@ -142,6 +142,9 @@ def train_encoder(config: Config, *, role: str, bounds: _Bounds, condition: str 
 
 
 def _find_subject(table: TableParams, condition: str | None) -> _Subject:
+    if condition is None and len(table.class_names) < 2:
+        raise UserError("dataset_params.params.class_names: expected two classes or more, found one; a classifier has no "
+                        "class to read")
     if condition is None:
         return _Subject(table.class_names)
     levels = condition_levels(table)

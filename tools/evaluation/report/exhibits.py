@@ -134,7 +134,7 @@ def make_exhibits(sets: EvaluationSets, audits: Sequence[CopyAudit], features: S
         withheld[name] = flagged[made]
     missed = features[0].missed[:_MISSED_IMAGES] if features else []
     position = {image_id: row for row, image_id in enumerate(sets.real.ids)}
-    images = (sets.real, sets.train)
+    images = (sets.real, sets.searched[0])
     return Exhibits(
         class_names=sets.class_names, grids=grids, withheld=withheld, features=features,
         ratios=[_keep_ratios(audit) for audit in audits], pairs=_list_pairs(audits[0], sets) if audits else [],
@@ -230,7 +230,7 @@ def _thin(values: np.ndarray) -> np.ndarray:
 
 def _list_pairs(audit: CopyAudit, sets: EvaluationSets) -> list[Pair]:
     """The synthetic images with the lowest r beside their training images."""
-    return [_make_pair(sets.synthetic, i, j, k, r, sets.train, under_tau=bool(audit.flagged[i]))
+    return [_make_pair(sets.synthetic, i, j, k, r, sets.searched[0], under_tau=bool(audit.flagged[i]))
             for i, j, k, r in audit.lowest()]
 
 
@@ -239,11 +239,11 @@ def _list_controls(audit: CopyAudit, sets: EvaluationSets) -> list[Pair]:
     the pairs with."""
     innocent = sets.real.select(audit.control_rows)
     held_out = view_vectors(pixel_vectors(innocent.in_memory()))
-    train = np.stack([pixel_vectors(images.in_memory()) for images in (sets.train, sets.train_round_trip)])
-    found = nearest_ratios(held_out, train, sets.train.groups)
+    train = np.stack([pixel_vectors(images.in_memory()) for images in sets.searched])
+    found = nearest_ratios(held_out, train, sets.searched[0].groups)
     lowest = np.argsort(found.values, kind="stable")[:_CONTROL_PAIRS]
-    return [_make_pair(innocent, int(i), int(found.nearest[i]), int(found.second[i]), float(found.values[i]), sets.train,
-                       under_tau=bool(found.values[i] < audit.threshold.tau)) for i in lowest]
+    return [_make_pair(innocent, int(i), int(found.nearest[i]), int(found.second[i]), float(found.values[i]),
+                       sets.searched[0], under_tau=bool(found.values[i] < audit.threshold.tau)) for i in lowest]
 
 
 def _make_pair(
