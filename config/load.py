@@ -92,7 +92,9 @@ def settle_keys(raw: Any, key: str = "") -> Any:
 def config_to_dict(config: Any, *, new_defaults: bool = True) -> dict[str, Any]:
     """A Config, or a section, as plain nested dictionaries and lists that YAML and JSON can hold."""
     def is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
-        return not new_defaults and field.metadata["since"] is not None and value == field.default
+        has_factory = field.default_factory is not dataclasses.MISSING
+        default = field.default_factory() if has_factory else field.default
+        return not new_defaults and field.metadata["since"] is not None and value == default
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
