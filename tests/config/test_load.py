@@ -387,7 +387,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
-        flat |= flatten(value, f"{key}.") if isinstance(value, dict) and f"{key}." in "".join(_METADATA) else {key: value}
+        flat |= flatten(value, f"{key}.") if any(name.startswith(f"{key}.") for name in _METADATA) else {key: value}
     return flat
 
 
