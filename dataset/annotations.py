@@ -72,39 +72,21 @@ def read_records(
     check_words(unlabelled_values, "unlabelled_values", class_names, csv_file)
     check_split_settings(csv_file, split_column, split_fractions, val_from_train)
     conditions = check_conditions(conditions or {}, covariate_columns, label_column)
-    named = {"image_column": image_column, "label_column": label_column, "group_column": group_column,
-             "split_column": split_column}
-    columns = {setting: column for setting, column in named.items() if column is not None}
-    columns |= {f"conditions.{name}": name for name in conditions}
-    columns |= {f"covariate_columns.{name}": name for name in covariate_columns}
+    columns = {"image_column": image_column, "label_column": label_column, "group_column": group_column,
+               "split_column": split_column, **{f"conditions.{name}": name for name in conditions},
+               **{f"covariate_columns.{name}": name for name in covariate_columns}}
     folder = ImageFolder.scan(root_dir)
+    columns = {setting: column for setting, column in columns.items() if column is not None}
     rows, source = _read_rows(csv_file, columns, folder, class_names)
     rows, note = leave_out_unlabelled(rows, source, missing_labels)
     say_once(note)
-    if rows[0].table_split is not None and csv_file is None and split_fractions is not None:
-        raise UserError(f"splits: expected one way of splitting, found folders of splits in {folder.root} and "
-                        "split_fractions; remove one of them")
+    _refuse_two_ways(rows, folder, csv_file, split_fractions)
     records, problems = resolve_rows(rows, folder, class_names=class_names, conditions=conditions,
                                       covariate_columns=covariate_columns, unlabelled_values=unlabelled_values)
-    fractions = check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
     is_dealt = rows[0].table_split is None and split_column is None
-    labelled = [record for record in records if record.label < len(class_names)]
-    try:
-        if is_dealt:
-            labelled = _deal(labelled, source, fractions, class_names=class_names, seed=split_seed, purpose="split")
-        problems += _find_leaks(labelled if is_dealt else records)
-        if val_from_train and not any(record.split == "val" for record in labelled):
-            labelled = _deal_val(labelled, source, val_from_train, class_names=class_names, seed=split_seed)
-        _check_training_classes(labelled, source, class_names)
-        records = _join_unlabelled(records, labelled, len(class_names))
-    except UserError as error:
-        if not problems:  # otherwise missing rows may be the cause
-            problem = Problem(str(error), (source,), "", "splits", ((),))
-            raise AnnotationError(str(error), [problem], records) from error
-    if problems:
-        message = f"{source}: " + "; also ".join(problem.describe() for problem in problems)
-        raise AnnotationError(message, problems, records)
-    return records
+    fractions = check_fractions(DEFAULT_FRACTIONS if split_fractions is None else split_fractions)
+    return _split(records, problems, source, fractions if is_dealt else None, val_from_train, class_names=class_names,
+                  seed=split_seed)
 
 
 def list_reading_notes(
@@ -142,6 +124,42 @@ def describe_splits(
         for split in SPLITS
         if split in present
     }
+
+
+def _refuse_two_ways(
+    rows: Sequence[TableRow], folder: ImageFolder, csv_file: object, split_fractions: Mapping[str, float] | None
+) -> None:
+    if rows[0].table_split is not None and csv_file is None and split_fractions is not None:
+        raise UserError(f"splits: expected one way of splitting, found folders of splits in {folder.root} and "
+                        "split_fractions; remove one of them")
+
+
+def _split(
+    records: list[ImageRecord], problems: Sequence[Problem], source: str, fractions: Mapping[str, float] | None,
+    val_from_train: float, *, class_names: Sequence[str], seed: int,
+) -> list[ImageRecord]:
+    """Records in their splits. `fractions` are dealt by group; None if the rows name splits. `problems` are those so far.
+
+    Raises:
+        AnnotationError: there are problems, groups in more than one split, or images that cannot be split.
+    """
+    labelled, found = [record for record in records if record.label < len(class_names)], list(problems)
+    try:
+        if fractions is not None:
+            labelled = _deal(labelled, source, fractions, class_names=class_names, seed=seed, purpose="split")
+        found += _find_leaks(records if fractions is None else labelled)
+        if val_from_train and not any(record.split == "val" for record in labelled):
+            labelled = _deal_val(labelled, source, val_from_train, class_names=class_names, seed=seed)
+        _check_training_classes(labelled, source, class_names)
+        records = _join_unlabelled(records, labelled, len(class_names))
+    except UserError as error:
+        if not found:  # otherwise missing rows may be the cause
+            problem = Problem(str(error), (source,), "", "splits", ((),))
+            raise AnnotationError(str(error), [problem], records) from error
+    if found:
+        message = f"{source}: " + "; also ".join(problem.describe() for problem in found)
+        raise AnnotationError(message, found, records)
+    return records
 
 
 def _deal(

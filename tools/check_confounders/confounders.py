@@ -104,11 +104,7 @@ def measure_confounders(
     Raises:
         UserError: labels that cannot be held out by group, or a disc that leaves no background.
     """
-    grouped = GroupedLabels(labels, groups, seed=seed)
-    mask = find_background(images) if disc is None else outside_disc(disc)
-    if disc is not None and mask is None:
-        raise UserError(f"--disc: expected a disc that leaves {LEAST_BACKGROUND:.0%} of the frame or more, found a diameter "
-                        f"of {disc:g} sides; choose a smaller one, such as 0.8")
+    grouped, mask = GroupedLabels(labels, groups, seed=seed), _choose_background(images, disc)
     background = BACKGROUND if disc is None else _CHOSEN_BACKGROUND
     notes = [_SEPARATE] if mask is None else [f"{background}: {mask.mean():.0%} of the frame here"]
 
@@ -123,7 +119,6 @@ def measure_confounders(
     tested |= {(f"metadata alone, {column.name} ({column.kind})", "metadata"): column.values for column in telling}
     if not covariates:
         notes.append("no metadata were tested: name their columns in dataset_params.params.covariate_columns")
-
     sources = [LabelSource(name, "whole", _measure(grouped, values, name)) for name, values in whole.items()]
     sources += [] if judged is None else [LabelSource("whole image, judge on held-out images", "whole", judged)]
     sources += [] if mask is not None else [LabelSource("background alone", "background", None, note=_FILLED)]
@@ -141,6 +136,19 @@ def measure_confounders(
         notes.append("no class signal was found in the whole image by this method; a trained classifier may see more")
     return ConfounderReport(tuple(sources), tuple(_warn(sources, best)), tuple(notes), len(images), grouped.num_groups,
                             background, mask)
+
+
+def _choose_background(images: np.ndarray, disc: float | None) -> np.ndarray | None:
+    """Where the frame shows no embryo: outside the disc, or found by edges; None where that is too little.
+
+    Raises:
+        UserError: a disc that leaves too little.
+    """
+    mask = find_background(images) if disc is None else outside_disc(disc)
+    if disc is not None and mask is None:
+        raise UserError(f"--disc: expected a disc that leaves {LEAST_BACKGROUND:.0%} of the frame or more, found a diameter "
+                        f"of {disc:g} sides; choose a smaller one, such as 0.8")
+    return mask
 
 
 def format_report(report: ConfounderReport) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from tools.diffusion.project import Project
 from tools.diffusion.samples import MANIFEST_NAME, TRAINED_RECORD, read_manifest
 from tools.diffusion.trained_images import read_samples_record, read_trained_images, refuse_trained_images
 from tools.evaluation import protocol
-from tools.evaluation.copies import audit_pixels, name_pairs
 from tools.evaluation.encoders.config_weights import list_encoders, open_encoder
 from tools.evaluation.encoders.encoder import Encoder
 from tools.evaluation.encoders.feature_kinds import kind_of
@@ -47,6 +46,7 @@ from tools.evaluation.lpips_distance import PerceptualEmbedding, load_perceptual
 from tools.evaluation.metric_keys import LPIPS, OFFICIAL, Family, MetricKey
 from tools.evaluation.openings import open_test_set
 from tools.evaluation.quoted_results import QuotedResults
+from tools.evaluation.rejection import sort_out_copies
 from tools.evaluation.report import page as report_page
 from tools.evaluation.report import report
 from tools.evaluation.rows import OVERALL, Row
@@ -112,7 +112,7 @@ def evaluate_folder(
     judged_names = [condition.name for condition in conditions]
     synthetic_images = open_synthetic(project.data, synthetic, conditions=judged_names)
     sets = _read_sets(project, params, synthetic, synthetic_images, judged_names, device=device, quiet=quiet, ranks=ranks)
-    rejection = _reject_copies(sets, ranks) if reject_copies else None
+    rejection = sort_out_copies(sets, ranks) if reject_copies else None
     sets = sets if rejection is None else rejection.kept
     if picture is not None and ranks.is_first:
         write_patient_note(picture.parent, "The pictures of real images in this folder")
@@ -227,46 +227,6 @@ def _warn_of_files(records: Sequence[ImageRecord], size_px: int, result: Evaluat
     if jpeg:
         result.warn(f"{jpeg} of {len(records)} synthetic images are JPEG files, whose compression moves every distance; "
                     "save them as PNG")
-
-
-@dataclass(frozen=True)
-class _Rejection:
-    """What is kept, and the near-copies that are not, as rows of tables."""
-
-    kept: EvaluationSets
-    verdict: str
-    rejected: list[TableRow]
-    pairs: list[TableRow]
-
-    def describe(self, result: EvaluationReport) -> None:
-        """Say in the report what was left out."""
-        count, total = len(self.rejected), len(self.kept.synthetic) + len(self.rejected)
-        result.provenance["num_rejected_as_copies"] = count
-        result.details.rejected = self.rejected
-        result.details.copy_pairs = [*self.pairs, *result.details.copy_pairs]
-        result.warn(f"{count} of {total} synthetic images were rejected as near-copies of training images and every number "
-                    f"is of the rest; before that: {self.verdict}")
-
-
-def _reject_copies(sets: EvaluationSets, ranks: Ranks) -> _Rejection:
-    """Sort out the synthetic images that the deciding test convicts.
-
-    Raises:
-        UserError: the test cannot be made, or a class loses all of its images.
-    """
-    audit, made = audit_pixels(sets), sets.synthetic
-    flagged = ranks.join(audit.convicted & ranks.is_first)  # machines may round apart, and all go on with the same images
-    kept = made.select(np.flatnonzero(~flagged))
-    lost = set(made.labels.tolist()) - set(kept.labels.tolist())
-    if lost:
-        raise UserError(f"every synthetic image of class {min(lost)} is a near-copy of a training image, none is left to "
-                        "evaluate; train for fewer steps or on more images")
-    return _Rejection(
-        kept=replace(sets, synthetic=kept), verdict=audit.verdict,
-        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": round(float(audit.ratios.values[i]), 6)}
-                  for i in np.flatnonzero(flagged)],
-        pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
-    )
 
 
 def _write_table(path: Path, rows: Sequence[TableRow]) -> None:

@@ -1,6 +1,6 @@
 """From a config and a folder of synthetic images to measured oocytes on disk: tables, comparisons, overlay pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,7 @@ def run_morphometry(
         agreement = compare_with_manual(by_hand, results, um_per_px=table.um_per_px)
     opening = open_test_set(Path(project.data.directory_inception_features), split, real_sha256=pixels["real"].sha256,
                             synthetic_sha256=pixels["synthetic"].sha256)
-    write_patient_note(output / INTERNAL_FOLDER, "The pictures and measurements of real images in this folder")
-    for name, images in measured.items():
-        folder = output / INTERNAL_FOLDER if name in listed else output
-        write_text(folder / f"measurements_{name}.csv", _format_measurements(images, table.class_names, table.um_per_px))
-        _write_overlays(folder / f"overlays_{name}.png", pixels[name], images, shows_patients=name in listed)
+    _write_measurements(output, measured, pixels, table, of_patients=listed)
     write_json(output / "morphometry.json", {
         "provenance": {"schema": SCHEMA, "real_split": split, "um_per_px": table.um_per_px,
                        "transform": project.transform, "class_names": list(table.class_names),
@@ -97,6 +93,18 @@ def run_morphometry(
     print(f"written to {output}: morphometry.json, measurements and overlays of synthetic images; those of real ones in "
           f"{INTERNAL_FOLDER}/")
     return rows
+
+
+def _write_measurements(
+    output: Path, measured: Mapping[str, MeasuredSet], pixels: Mapping[str, ImageSet], table: TableParams, *,
+    of_patients: Collection[str],
+) -> None:
+    """Tables and overlays of each set; those of patients go to the internal folder."""
+    write_patient_note(output / INTERNAL_FOLDER, "The pictures and measurements of real images in this folder")
+    for name, images in measured.items():
+        folder = output / INTERNAL_FOLDER if name in of_patients else output
+        write_text(folder / f"measurements_{name}.csv", _format_measurements(images, table.class_names, table.um_per_px))
+        _write_overlays(folder / f"overlays_{name}.png", pixels[name], images, shows_patients=name in of_patients)
 
 
 def measure_set(images: ImageSet, quiet: bool) -> MeasuredSet:

@@ -1,17 +1,21 @@
-"""Drawing until enough images are no near-copies of training images. Owns the loop and the test of an image as it is
-drawn; what a near-copy is, tools/evaluation/copies.py says."""
+"""Near-copies of training images, left out of an evaluation or replaced while images are sampled.
+
+`copies.py` says what a near-copy is.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from config.errors import UserError
+from dataset.ranks import Ranks
 from tools.diffusion.generation import ImageRequest
 from tools.diffusion.project import Project
-from tools.evaluation.copies import audit_pixels
+from tools.evaluation.copies import audit_pixels, name_pairs
+from tools.evaluation.evaluation_report import EvaluationReport, TableRow
 from tools.evaluation.evaluation_sets import EvaluationSets
 from tools.evaluation.image_set import ImageSet
 from tools.evaluation.image_sets import read_set, round_trip
@@ -19,6 +23,46 @@ from tools.evaluation.image_sets import read_set, round_trip
 _FEWEST_REPLACEMENTS = 20  # that a class may take, so that a small request is not refused by chance
 
 Flag = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class RejectedCopies:
+    """What is kept, and the near-copies that are not, as rows of tables."""
+
+    kept: EvaluationSets
+    verdict: str
+    rejected: list[TableRow]
+    pairs: list[TableRow]
+
+    def describe(self, result: EvaluationReport) -> None:
+        """Say in the report what was left out."""
+        count, total = len(self.rejected), len(self.kept.synthetic) + len(self.rejected)
+        result.provenance["num_rejected_as_copies"] = count
+        result.details.rejected = self.rejected
+        result.details.copy_pairs = [*self.pairs, *result.details.copy_pairs]
+        result.warn(f"{count} of {total} synthetic images were rejected as near-copies of training images and every number "
+                    f"is of the rest; before that: {self.verdict}")
+
+
+def sort_out_copies(sets: EvaluationSets, ranks: Ranks) -> RejectedCopies:
+    """Leave out the synthetic images that the deciding test flags.
+
+    Raises:
+        UserError: the test cannot be made, or a class loses all of its images.
+    """
+    audit, made = audit_pixels(sets), sets.synthetic
+    flagged = ranks.join(audit.convicted & ranks.is_first)  # machines may round apart, and all go on with the same images
+    kept = made.select(np.flatnonzero(~flagged))
+    lost = set(made.labels.tolist()) - set(kept.labels.tolist())
+    if lost:
+        raise UserError(f"every synthetic image of class {min(lost)} is a near-copy of a training image, none is left to "
+                        "evaluate; train for fewer steps or on more images")
+    return RejectedCopies(
+        kept=replace(sets, synthetic=kept), verdict=audit.verdict,
+        rejected=[{"IMAGE_NAME": made.ids[i], "label": int(made.labels[i]), "r": round(float(audit.ratios.values[i]), 6)}
+                  for i in np.flatnonzero(flagged)],
+        pairs=[{**pair, "space": f"{audit.space}, before rejection"} for pair in name_pairs(audit, sets)],
+    )
 
 
 def most_replacements(count: int) -> int:

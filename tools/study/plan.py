@@ -5,7 +5,7 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def load_study(path: Path) -> Study:
 
     def check(holds: bool, key: str, expected: str) -> None:
         if not holds:
-            raise UserError(f"{path}: {key}: expected {expected}, found {str(raw.get(key))[:60]!r}")
+            found = f", found {str(raw[key])[:60]!r}" if key in raw else ""
+            raise UserError(f"{path}: {key}: expected {expected}{found}")
 
     def is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
         return isinstance(value, kind) and not isinstance(value, bool) and value > 0
@@ -150,6 +151,17 @@ def load_study(path: Path) -> Study:
     recipes = dict(listed)
     check(len(recipes) == len(listed), "grid", "combinations whose names differ from each other's and from the arms'")
     declared = {RECIPES: recipes, **{str(name): arms for name, arms in (raw.get("baselines") or {}).items()}}
+    _check_families(raw, declared, check)
+    values = {key: value for key, value in raw.items() if key not in ("grid", "arms", "baselines", "seeds")}
+    return Study(**values, seeds=tuple(seeds), families={
+        family: tuple(_make_arm(str(name), keys or {}) for name, keys in arms.items()) for family, arms in declared.items()})
+
+
+def _check_families(
+    raw: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], check: Callable[[bool, str, str], None]
+) -> None:
+    """Refuse families without arms, names that collide, generators that nobody has, and keys that the study sets itself."""
+    recipes = declared[RECIPES]
     check(bool(recipes) and len(declared) + len(recipes) > 2, "arms",
           "two arms or more, from arms and grid together, or one and a baseline")
     check(all(isinstance(arms, dict) and arms for name, arms in declared.items() if name != RECIPES), "baselines",
@@ -163,19 +175,14 @@ def load_study(path: Path) -> Study:
     check(all(name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name, _ in arms), "arms",
           "names of letters, digits, dots, - and _")
     for name, values in arms:
-        if values.get("generator", THROUGH_VAE) not in GENERATORS:
-            raise UserError(f"{path}: {name}.generator: expected one of {', '.join(GENERATORS)}, found "
-                            f"{str(values['generator'])[:60]!r}")
+        generator = values.get("generator", THROUGH_VAE)
+        check(generator in GENERATORS, f"{name}.generator", f"one of {', '.join(GENERATORS)}, found {str(generator)[:60]!r}")
     for family, members in declared.items():
         check(len({(values or {}).get("generator", THROUGH_VAE) for values in members.values()}) == 1,
               "arms" if family == RECIPES else "baselines", f"one generator in all arms of {family}")
-    keys = [key for values in (*(values for _, values in arms), raw.get("overrides") or {}) for key in values]
-    for key in keys:
-        if key in _RESERVED:
-            raise UserError(f"{path}: {key}: the study sets it itself; remove it from arms, grid, baselines and overrides")
-    values = {key: value for key, value in raw.items() if key not in ("grid", "arms", "baselines", "seeds")}
-    return Study(**values, seeds=tuple(seeds), families={
-        family: tuple(_make_arm(str(name), keys or {}) for name, keys in arms.items()) for family, arms in declared.items()})
+    given = {key for values in (*(values for _, values in arms), raw.get("overrides") or {}) for key in values}
+    for key in sorted(given & set(_RESERVED)):
+        check(False, key, "no value in arms, grid, baselines and overrides, since the study sets it itself")
 
 
 def list_rounds(study: Study, num_arms: int) -> list[tuple[int, float]]:
