@@ -8,7 +8,7 @@ _STAGES = {
     "before training": ("init", "check_dataset", "check_symmetries", "check_confounders", "check_vae"),
     "latents": ("train_vae", "cache_latents"),
     "evidence": ("train_encoder", "evaluate", "compare", "membership_audit", "sweep", "study", "augmentation_study",
-                 "power_study", "reader_study", "morphometry"),
+                 "learning_curve", "power_study", "reader_study", "morphometry"),
     "baselines": ("train_gan", "sample_gan", "augment_real"),
     "sharing, and machines without a network": ("release", "bundle"),
     "speed": ("benchmark",),

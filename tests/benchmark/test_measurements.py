@@ -56,7 +56,7 @@ def test_the_papers_step(setup: BenchmarkSetup) -> None:
 def test_the_demos_step_and_its_parts(setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # put back what the variants change in their own process
     monkeypatch.setattr(train_ddpm_cond, "make_unet", train_ddpm_cond.make_unet)
-    demo_step.write_images(Path(setup.scratch), load_config(setup.demo_config))
+    demo_step.write_images(Path(setup.scratch), load_config(setup.demo_config).dataset_params.params)
     ours, around, parts, theirs = (prepare(setup)() for prepare in demo_step.VARIANTS.values())
     assert min(ours["seconds"], around["seconds"], theirs["seconds"], theirs["flops"]) > 0
     assert parts["network_seconds"] > 0 and parts["update_seconds"] > 0
@@ -101,7 +101,7 @@ def test_a_gpus_step_and_operators_by_their_own_code(setup: BenchmarkSetup) -> N
 
 def test_cached_and_encoded_latents_are_the_same_numbers(setup: BenchmarkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_cache, "_WIDTHS", (32, 32, 32, 32))
-    latent_cache.write_images(Path(setup.scratch), load_config(setup.paper_config))
+    latent_cache.write_images(Path(setup.scratch), load_config(setup.paper_config).dataset_params)
     cached, encoded = (prepare(setup)() for prepare in latent_cache.VARIANTS.values())
     assert cached["encode_seconds"] > 0 and cached["fixed_seconds"] > 0 and 0 < encoded["step_seconds"] < encoded["seconds"]
     first, second = (np.load(Path(setup.scratch) / f"latent_cache_{name}.npy") for name in ("cached", "encoded"))

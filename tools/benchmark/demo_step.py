@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from config.load import load_config
-from config.schema import Config
+from config.schema import Config, TableParams
 from dataset.images import write_png
 from dataset.order import StepDraws, generator, normal
 from dataset.storage import read_json, write_text
@@ -49,7 +49,7 @@ _NAMES = {OURS: "ours, the training command", DIFFUSERS: "diffusers' UNet2DModel
 def measure(setup: BenchmarkSetup) -> Findings:
     """Images a second of both, and what of a step is not the network's."""
     config = load_config(setup.demo_config)
-    write_images(Path(setup.scratch), config)
+    write_images(Path(setup.scratch), config.dataset_params.params)
     results = interleave([MATMUL, OURS, AROUND, PARTS, DIFFUSERS], setup, repeats=3 if setup.quick else 7)
     return conclude(results, config=setup.demo_config, batch=config.train_params.ldm_batch_size)
 
@@ -76,17 +76,16 @@ def conclude(results: dict[str, Numbers], *, config: str, batch: int) -> Finding
     return found
 
 
-def write_images(folder: Path, config: Config) -> None:
+def write_images(folder: Path, params: TableParams) -> None:
     """A table with all columns that the config reads, and noise for images, most for training, the rest for validation."""
-    params = config.dataset_params.params
-    conditions = params.conditions
+    conditions, num_classes = params.conditions, len(params.class_names)
     lines = [",".join([params.image_column, params.label_column, "SPLIT", *conditions])]
     rng = generator(0, "benchmark")
-    for index in range(_NUM_IMAGES + config.num_classes):
+    for index in range(_NUM_IMAGES + num_classes):
         shape = params.image_size, params.image_size, params.im_channels
         write_png(folder / "demo_step" / f"{index}.png", rng.integers(0, 256, shape, dtype=np.uint8))
         levels = [str(condition.levels[index % len(condition.levels)]) for condition in conditions.values()]
-        lines.append(",".join([f"{index}.png", str(index % config.num_classes), "train" if index < _NUM_IMAGES else "val",
+        lines.append(",".join([f"{index}.png", str(index % num_classes), "train" if index < _NUM_IMAGES else "val",
                                *levels]))
     write_text(folder / "demo_step.csv", "\n".join(lines) + "\n")
 

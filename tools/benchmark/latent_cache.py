@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from config.load import load_config
-from config.schema import Config
+from config.schema import Config, DatasetParams
 from dataset.images import write_png
 from dataset.order import generator, normal
 from dataset.storage import write_text
@@ -28,7 +28,7 @@ _TOLERANCE = 5e-3  # largest difference of standardised latents that the cache's
 def measure(setup: BenchmarkSetup) -> Findings:
     """Seconds an image of encoding, reading and the step, and what an epoch gains."""
     config = load_config(setup.paper_config)
-    write_images(Path(setup.scratch), config)
+    write_images(Path(setup.scratch), config.dataset_params)
     results = interleave([CACHED, ENCODED], setup, repeats=1 if setup.quick else 3)
     found = conclude(results[CACHED], results[ENCODED], size=config.dataset_params.params.image_size)
     latents = [np.load(Path(setup.scratch) / f"latent_cache_{name}.npy", allow_pickle=False)
@@ -67,25 +67,25 @@ def conclude(cached: Numbers, encoded: Numbers, *, size: int) -> Findings:
     return found
 
 
-def write_images(folder: Path, config: Config) -> None:
+def write_images(folder: Path, data: DatasetParams) -> None:
     """A table, images of the config's size, and a VAE of the SD family's shape whose weights were never trained."""
     from diffusers import AutoencoderKL
 
-    table = config.dataset_params.params
+    table = data.params
     rng = generator(0, "benchmark")
     lines = [f"{table.image_column},{table.label_column},SPLIT"]
     for index in range(_NUM_IMAGES):
         coarse = rng.integers(0, 256, (table.image_size // 8, table.image_size // 8, 3), dtype=np.uint8)
         write_png(folder / "images" / f"{index}.png", coarse.repeat(8, axis=0).repeat(8, axis=1))
-        lines.append(f"{index}.png,{index % config.num_classes},train")
+        lines.append(f"{index}.png,{index % len(table.class_names)},train")
     write_text(folder / "table.csv", "\n".join(lines) + "\n")
-    levels = config.dataset_params.params.image_size // config.dataset_params.latent_size
+    levels = data.params.image_size // data.latent_size
     widths = _WIDTHS[-levels.bit_length():]  # one halving between two levels
     torch.manual_seed(0)
     AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths), block_out_channels=widths, layers_per_block=2,
-        latent_channels=config.dataset_params.z_channels, norm_num_groups=32, sample_size=table.image_size,
+        latent_channels=data.z_channels, norm_num_groups=32, sample_size=table.image_size,
     ).save_pretrained(folder / "vae")
 
 
