@@ -209,7 +209,7 @@ CONFIGS: dict[str, tuple[Break, str]] = {
     "image that is huge": (key(f"{TABLE}.image_size", 10**30), "at most 4096"),
     "boolean for a number": (key("train_params.epochs", True), "expected an integer"),
     "off for a mode": (key("logging_params.wandb_mode", False), "quote the value"),
-    "class names of one": (key(f"{TABLE}.class_names", ["a"]), "two classes"),
+    "class names of one": (key(f"{TABLE}.class_names", ["a"]), "labels that cannot be used"),
     "class names twice": (key(f"{TABLE}.class_names", ["a", "a"]), "different names"),
     "class names that are numbers of other classes": (key(f"{TABLE}.class_names", ["1", "0"]), "number of its label"),
     "class names with markup": (key(f"{TABLE}.class_names", ["<script>alert(1)</script>", "b"]), DONE),

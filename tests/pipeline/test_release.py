@@ -164,11 +164,12 @@ def test_the_card_tells_numbers_limits_use_and_the_test_for_copies(run: Path) ->
 
 
 def test_the_verdict_of_a_memorisation_audit_goes_into_the_card(run: Path) -> None:
-    add_to_evaluation(run, rows=[row("memorisation share", 0.25, "9 of 36 are | nearer than held-out images <b>")])
+    audit = row("memorisation share", 0.25, "9 of 36 are | nearer than held-out images <b>") | {"comparison": "copies"}
+    add_to_evaluation(run, rows=[audit])
     card = (make(run) / "README.md").read_text(encoding="utf-8")
     assert "Copies were not tested" not in card
     copies = card.split("## Copies of training images")[1].split("## Intended use")[0]
-    assert "| memorisation share | total | 0.25 | 0 to 1 | 32 | 36 |" in copies
+    assert "| memorisation share | copies | 0.25 | 0 to 1 | 32 | 36 |" in copies
     assert "9 of 36 are \\| nearer than held-out images &lt;b&gt;" in copies
 
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_trained_is_refused(workspace: Workspace, tmp_path: Path)
     with pytest.raises(UserError, match=r"the VAE takes 1 channels, the images have 3|takes 1-channel images.* is 3"):
         train_vae.main(workspace.arguments(output(tmp_path / "vae"), "autoencoder_params.training.fine_tune=true",
                                            "dataset_params.params.im_channels=3"))
-    with pytest.raises(UserError, match=r"expected weights to start from, .*name them, .*pretrained=START"):
+    with pytest.raises(UserError, match=r"expected weights to start from, .*; name .* hub id .*pretrained=START"):
         train_vae.main(workspace.arguments(output(tmp_path / "vae"), "autoencoder_params.training.fine_tune=true",
                                            f"autoencoder_params.pretrained={tmp_path / 'vae'}"))
     assert not (tmp_path / "vae").exists()

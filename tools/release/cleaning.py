@@ -14,7 +14,7 @@ from tools.release.leaks import Secrets
 _REMOVED = "removed_"  # and the key
 _PROVENANCE = ("schema", "real_split", "vae_sha256", "checkpoint_sha256", "num_images", "class_names", "encoders")
 _OUR_DATA_SET = DatasetParams.target  # the default, which says nothing about its user
-_FREE_TEXT = frozenset({"class_names", "levels"})  # texts that are kept: without them the labels mean nothing
+_FREE_TEXT = frozenset({"class_names", "levels", "lora_targets"})  # texts that are kept: names of classes, levels and layers
 
 
 def clean_config(config: Config) -> dict[str, Any]:
