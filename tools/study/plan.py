@@ -161,12 +161,12 @@ def _check_families(
     raw: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], check: Callable[[bool, str, str], None]
 ) -> None:
     """Refuse families without arms, names that collide, generators that nobody has, and keys that the study sets itself."""
+    check(RECIPES not in (raw.get("baselines") or {}), "baselines", f"another name than {RECIPES}")
     recipes = declared[RECIPES]
     check(bool(recipes) and len(declared) + len(recipes) > 2, "arms",
           "two arms or more, from arms and grid together, or one and a baseline")
     check(all(isinstance(arms, dict) and arms for name, arms in declared.items() if name != RECIPES), "baselines",
           "names, each with arms")
-    check(RECIPES not in (raw.get("baselines") or {}), "baselines", f"another name than {RECIPES}")
     arms = [(str(name), values or {}) for family in declared.values() for name, values in family.items()]
     check(all(isinstance(values, dict) for _, values in arms), "arms", "names, each with config keys")
     check(len({name for name, _ in arms}) == len(arms), "baselines", "arms whose names differ from all others")
