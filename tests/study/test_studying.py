@@ -82,8 +82,8 @@ def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
      "grid: expected combinations whose names differ"),
     ({"grid": {"unet_params.attention": [[True, False], "[True, False]"]}},
      "grid: expected combinations whose names differ"),
-    ({"arms": {"a": {"train_params.seed": 3}, "b": {}}}, "train_params.seed: expected no value in arms, grid, baselines and overrides"),
-    ({"overrides": {"train_params.max_steps": 3}}, "train_params.max_steps: expected no value in arms, grid, baselines and overrides"),
+    ({"arms": {"a": {"train_params.seed": 3}, "b": {}}}, "train_params.seed: expected no value in arms, grid"),
+    ({"overrides": {"train_params.max_steps": 3}}, "train_params.max_steps: expected no value in arms, grid"),
     ({"baselines": {"paper": {}}}, "baselines: expected names, each with arms"),
     ({"baselines": {"recipes": {"a": {}}}}, "baselines: expected another name than recipes"),
     ({"baselines": {"paper": {"ours": {}}}}, "baselines: expected arms whose names differ"),
@@ -91,7 +91,7 @@ def test_every_arm_of_the_repository_s_studies_is_a_config(path: Path) -> None:
     ({"baselines": {"gan": {"gan": {"generator": "vae"}}}}, "gan.generator: expected one of diffusion, gan, augment_real"),
     ({"baselines": {"b": {"x": {"generator": "gan"}, "y": {}}}}, "baselines: expected one generator in all arms of b"),
     ({"test": 1}, "test: expected true or false, found '1'"),
-    ({"baselines": {"gan": {"gan": {"gan_params.max_steps": 3}}}}, "gan_params.max_steps: expected no value in arms, grid, baselines and overrides"),
+    ({"baselines": {"gan": {"gan": {"gan_params.max_steps": 3}}}}, "gan_params.max_steps: expected no value in arms, grid"),
 ])
 def test_a_study_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], wanted: str) -> None:
     with pytest.raises(UserError) as caught:
