@@ -40,7 +40,7 @@ class Family(Enum):
     ADJUSTED_P = "adjusted p of"
     LOOKS_LIKE = "looks like"
     MORPHOMETRY = "morphometry:"
-    OTHER = "other"  # names that this release does not know
+    OTHER = "other"  # metrics without a family, and names that this release does not know
 
 
 _OF_SPACE = frozenset((Family.FRECHET, Family.KERNEL, Family.KERNEL_P, Family.PRECISION, Family.RECALL, Family.DENSITY,
